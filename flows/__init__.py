@@ -1,0 +1,1 @@
+"""Decides when: flows, the supervisor and the command line."""

@@ -1,0 +1,1 @@
+"""Does the work on one machine: plain Python and torch, no cluster."""

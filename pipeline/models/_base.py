@@ -1,0 +1,127 @@
+"""The contract of every interactive model: encode what no click can change, then refine per click.
+
+Knows nothing about image pixels: clicks, previous mask, crops and logits live in crop pixels (the network input after
+ZoomIn); only `pipeline.inference.Predictor` knows the image.
+"""
+
+# B batch, K candidates, C channels, H/W encoded image px, h/w crop px
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from schemas.clicks import Click
+
+
+class Encoding:
+    """A named set of tensors with a leading batch axis: all that a model computes from the image alone.
+
+    Args:
+        tensors: Name to tensor; every tensor has the same first axis.
+
+    Raises:
+        ValueError: There is no tensor, or the batch axes differ.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        if not tensors or len({t.shape[0] for t in tensors.values()}) != 1:
+            raise ValueError("An encoding needs at least one tensor, and all need the same leading batch axis.")
+        self.tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images."""
+        return next(iter(self.tensors.values())).shape[0]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Encoding":
+        """Move and cast every tensor."""
+        return Encoding({name: t.to(device=device, dtype=dtype) for name, t in self.tensors.items()})
+
+    def select(self, index: int) -> "Encoding":
+        """One image of the batch, keeping the batch axis (of length 1)."""
+        return Encoding({name: t[index : index + 1] for name, t in self.tensors.items()})
+
+    @staticmethod
+    def stack(encodings: Sequence["Encoding"]) -> "Encoding":
+        """Concatenate encodings of equal shapes along the batch axis."""
+        return Encoding({name: torch.cat([e[name] for e in encodings]) for name in encodings[0].tensors})
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors, uncompressed."""
+        save_file({name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "Encoding":
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            return Encoding({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a refine step gives.
+
+    Attributes:
+        logits: (B, K, h, w) float, before the sigmoid, at crop size. Index 0 is the model's official single output.
+        scores: (B, K) estimated quality in [0, 1]; ones where the model has none.
+        query_ids: K stable ids of the candidates, used to average flipped candidates.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    query_ids: tuple[int, ...] = (0,)
+
+
+class InteractiveModel(nn.Module):
+    """Base of all models.
+
+    Attributes:
+        model_id: The id it is registered under.
+        cut: "image": encode sees the whole image once and may be stored; "crop": encode sees the ZoomIn crop.
+        input_size: (h, w) of the network input after ZoomIn.
+        image_size: Longest side in pixels of the image given to encode, for cut "image" (both sides are rounded to
+            multiples of 32); unused for cut "crop".
+    """
+
+    cut: ClassVar[Literal["image", "crop"]] = "crop"
+    model_id: str = ""
+    input_size: tuple[int, int] = (448, 448)
+    image_size: int = 512
+
+    def encode(self, images: Tensor) -> Encoding:
+        """Compute what clicks cannot change.
+
+        Args:
+            images: (B, 3, H, W) float32 RGB in [0, 1]: the whole image at the model's image size (cut "image") or the
+                network input (cut "crop").
+        """
+        raise NotImplementedError
+
+    def refine(
+        self,
+        encoding: Encoding,
+        clicks: Sequence[Sequence[Click]],
+        previous: Tensor,
+        crops: Tensor | None = None,
+        rois: Tensor | None = None,
+    ) -> Prediction:
+        """Predict the mask of the clicked object.
+
+        Args:
+            encoding: Of B images.
+            clicks: One list per image, in the order made, in crop pixels.
+            previous: (B, 1, h, w) soft probability in [0, 1] of the previous step, zeros at first.
+            crops: (B, 3, h, w) float32 RGB in [0, 1]; None means the image given to encode.
+            rois: (B, 4) float (y0, x0, y1, x1), pixel edges, half-open, as fractions of the encoded image; None = the
+                whole image. Refused by models with cut "crop".
+        """
+        raise NotImplementedError

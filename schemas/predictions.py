@@ -1,0 +1,120 @@
+"""What crosses between the gateway and a refiner: the edits of one instance in, one encoded mask out."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.masks import PackedMask, Rle
+
+EditKind = Literal["open", "click", "box", "brush", "mask_edit", "candidate"]
+
+
+class ImageRef(BaseModel):
+    """An image in the catalogue: enough to find, read and check it without the database.
+
+    Attributes:
+        sha256: Of the file's bytes, hex; the image key.
+        uri: fsspec URL or path of the file.
+        width: In pixels after EXIF orientation.
+        height: In pixels after EXIF orientation.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    uri: str
+    width: int
+    height: int
+
+
+class Engine(BaseModel):
+    """What computed a mask."""
+
+    model_config = ConfigDict(frozen=True)
+
+    runtime: str
+    version: str
+    dtype: str
+
+
+class Pins(BaseModel):
+    """What an instance's masks are computed with, fixed by its first event.
+
+    Attributes:
+        model_digest: sha256 of the model's weights file.
+        model_key: Key of the embeddings that it reads (see `pipeline.embeddings.key`).
+        adapter_digest: sha256 of the adapter file, None for the bare model.
+        embedding_digest: sha256 of the stored embedding's bytes, None until it was first computed.
+        engine: Runtime, None until the first mask.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model_digest: str
+    model_key: str
+    adapter_digest: str | None = None
+    embedding_digest: str | None = None
+    engine: Engine | None = None
+
+
+class Edit(BaseModel):
+    """One event of an instance that changes its mask, after undone ones were taken out.
+
+    Attributes:
+        kind: Event kind.
+        payload: The event's payload as stored (see `schemas.events`).
+        payload_sha256: Its hash, used in the digest of the event prefix.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: EditKind
+    payload: dict[str, Any]
+    payload_sha256: str
+
+
+class RefineRequest(BaseModel):
+    """A pure question: what is the mask of these edits on this image with these weights?
+
+    Attributes:
+        mask_format: "bits" for the page, "rle" for storage and scripts, "none" for the digest only.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    image: ImageRef
+    pins: Pins
+    edits: tuple[Edit, ...]
+    mask_format: Literal["bits", "rle", "none"] = "bits"
+
+
+class MaskReply(BaseModel):
+    """The answer.
+
+    Attributes:
+        mask_sha256: Digest of the mask's pixels (`pipeline.masks.digest.mask_digest`).
+        area: Pixels of the mask.
+        box_xywh: Bounding box (x, y, width, height) in pixels, as COCO's `toBbox` gives it.
+        bits: Present for mask_format "bits".
+        rle: Present for mask_format "rle".
+        roi: (y0, x0, y1, x1) in image pixels, half-open: where the last prediction looked; None before one.
+        scores: Estimated quality of each candidate in [0, 1].
+        candidate: Index of the chosen candidate.
+        embedding_digest: sha256 of the embedding that was used (None for cut "crop").
+        engine: What computed it.
+        latency_ms: Milliseconds by stage (fetch, model, post, encode, ...).
+    """
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    mask_sha256: str
+    area: int
+    box_xywh: tuple[int, int, int, int]
+    bits: PackedMask | None = None
+    rle: Rle | None = None
+    roi: tuple[int, int, int, int] | None = None
+    scores: tuple[float, ...] = ()
+    candidate: int = 0
+    embedding_digest: str | None = None
+    engine: Engine
+    latency_ms: dict[str, float] = Field(default_factory=dict)

@@ -1,0 +1,77 @@
+"""Settings, read by entry points only and passed down. Environment: CLICKLOOP_<NAME>; or a TOML file named by
+CLICKLOOP_CONFIG. Nothing in `pipeline` reads the environment."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+
+class Settings(BaseSettings):
+    """Where things are and how much of the machine each part may take."""
+
+    model_config = SettingsConfigDict(env_prefix="CLICKLOOP_", extra="ignore")
+
+    workspace: Path = Path(".clickloop")
+    """Folder of the embedded database, local storage, logs and serve.json."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty: SQLite at WORKSPACE/clickloop.db."""
+    storage_url: str = ""
+    """fsspec URL of embeddings, models, adapters and snapshots; empty: WORKSPACE/storage."""
+    ray_address: str = ""
+    """Address of a Ray cluster; empty: a local Ray is started."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8700, ge=0, le=65535)
+    allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
+    """Host names (without port) that the gateway answers to."""
+    source_roots: list[str] = []
+    """URLs below which ingest and export over HTTP may read and write, besides the workspace. The CLI is trusted."""
+    refiners: int = Field(default=1, ge=1, le=64)
+    encoders: int = Field(default=1, ge=1, le=64)
+    refiner_threads: int = Field(default=1, ge=1, le=64)
+    """Torch threads of each refiner."""
+    encoder_threads: int = Field(default=1, ge=1, le=64)
+    refiner_cache_mb: int = Field(default=512, ge=16)
+    """Megabytes of embeddings, decoded images and prefix states that a refiner keeps."""
+    lease_s: float = Field(default=600.0, gt=0)
+    """Seconds that a claim lasts without an event, unless the campaign says otherwise."""
+    refine_timeout_s: float = Field(default=2.0, gt=0)
+    refine_queue: int = Field(default=64, ge=1)
+    """Calls waiting for one refiner before the gateway answers busy."""
+    encode_timeout_s: float = Field(default=60.0, gt=0)
+    max_body_bytes: int = Field(default=1_000_000, ge=1000)
+    max_frame_bytes: int = Field(default=256_000, ge=1000)
+    max_events_per_instance: int = Field(default=2000, ge=10)
+    max_image_pixels: int = Field(default=120_000_000, ge=1)
+    min_free_bytes: int = Field(default=500_000_000, ge=0)
+    """Precompute and export stop before the disk has less than this."""
+    log_level: str = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        config = os.environ.get("CLICKLOOP_CONFIG")
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(config))) if config else sources
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL with the default filled in."""
+        return self.database_url or f"sqlite:///{self.workspace.resolve() / 'clickloop.db'}"
+
+    @property
+    def resolved_storage_url(self) -> str:
+        """The storage's URL with the default filled in, without a trailing slash."""
+        return (self.storage_url or str(self.workspace.resolve() / "storage")).rstrip("/")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the gateway listens on this machine only."""
+        return self.host in {"127.0.0.1", "localhost", "::1"}

@@ -1,0 +1,448 @@
+"""The catalogue's tables. Queries live in `pipeline.storage`; migrations in `schemas.migrations`.
+
+Ids are client- or server-made UUID strings, except where a natural key exists (sha256 digests) or a file format wants
+small integers (`number` columns: stable, from 1, never reused). Times are UTC, by the database's clock.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+CampaignState = Literal["active", "paused"]
+TaskState = Literal["new", "leased", "submitted", "skipped", "done"]
+SessionState = Literal["open", "submitted", "skipped", "released", "lost"]
+InstanceState = Literal["open", "accepted", "deleted"]
+RequestState = Literal["queued", "running", "done", "failed", "cancelled"]
+RequestKind = Literal["ingest", "precompute", "retrain", "export", "campaign"]
+AdapterState = Literal["candidate", "rejected", "promoted", "retired"]
+SourceState = Literal["registered", "duplicate", "quarantined"]
+
+TASK_MOVES: dict[str, frozenset[str]] = {
+    "new": frozenset({"leased"}),
+    "leased": frozenset({"new", "leased", "submitted", "skipped"}),
+    "submitted": frozenset({"done", "leased"}),
+    "skipped": frozenset({"leased", "new"}),
+    "done": frozenset({"leased"}),
+}
+"""From each task state, where it may go. new->leased: an annotator claims. leased->new: released; ->leased: claimed by
+another after expiry; ->submitted/skipped: by the holder. submitted->done: by the server when its masks are complete (at
+once today, after review later). skipped/done/submitted->leased: opened again for correction."""
+
+
+class Base(DeclarativeBase):
+    """Declarative base with stable constraint names, so that migrations can name what they change."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        datetime: DateTime(timezone=True),
+        str: String(255),
+    }
+
+
+class Campaign(Base):
+    """A set of images to label with one pinned model."""
+
+    __tablename__ = "campaigns"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    state: Mapped[str] = mapped_column(String(16), default="active")
+    source_url: Mapped[str] = mapped_column(Text)
+    model_id: Mapped[str]
+    model_digest: Mapped[str] = mapped_column(String(64))
+    model_key: Mapped[str] = mapped_column(String(64))
+    live_adapter: Mapped[str | None] = mapped_column(String(64))
+    live_version: Mapped[int] = mapped_column(Integer, default=0)
+    """Counts promotions and rollbacks; the compare-and-set of a promotion names the one it saw."""
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """holdout_fraction, lease_s, retrain_every_masks, retrain_every_s, seed: see `schemas.campaigns.CampaignSettings`."""
+    created_at: Mapped[datetime]
+
+
+class Category(Base):
+    """A label. `number` is the COCO category id."""
+
+    __tablename__ = "categories"
+    __table_args__ = (UniqueConstraint("campaign_id", "number"), UniqueConstraint("campaign_id", "name"))
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    number: Mapped[int]
+    name: Mapped[str]
+
+
+class Image(Base):
+    """One image, once per campaign by content."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        UniqueConstraint("campaign_id", "sha256"),
+        UniqueConstraint("campaign_id", "number"),
+        Index("ix_images_campaign_group", "campaign_id", "group_key"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    number: Mapped[int]
+    uri: Mapped[str] = mapped_column(Text)
+    file_name: Mapped[str] = mapped_column(Text)
+    """Relative POSIX path below the campaign's source."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    phash: Mapped[str] = mapped_column(String(16))
+    """64-bit perceptual hash, hex."""
+    group_key: Mapped[str] = mapped_column(String(64))
+    """sha256 of the first image of its near-duplicate group; groups never straddle the hold-out."""
+    holdout: Mapped[bool] = mapped_column(Boolean)
+    width: Mapped[int]
+    height: Mapped[int]
+    format: Mapped[str] = mapped_column(String(16))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    encode_attempts: Mapped[int] = mapped_column(Integer, default=0)
+    quarantine_reason: Mapped[str | None] = mapped_column(Text)
+    """Set when the image could be read at ingest but killed or failed the encoder three times."""
+    created_at: Mapped[datetime]
+
+
+class Source(Base):
+    """One file seen at ingest: registered, a duplicate of an image, or quarantined with the reason."""
+
+    __tablename__ = "sources"
+    __table_args__ = (UniqueConstraint("campaign_id", "uri_sha256"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    uri: Mapped[str] = mapped_column(Text)
+    uri_sha256: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str]
+    """Size and ETag or mtime as listed: unchanged means it need not be read again."""
+    state: Mapped[str] = mapped_column(String(16))
+    image_id: Mapped[str | None] = mapped_column(ForeignKey("images.id"))
+    reason: Mapped[str | None] = mapped_column(Text)
+    seen_at: Mapped[datetime]
+
+
+class Embedding(Base):
+    """That an embedding is stored, and the digest of its bytes. The store is the truth; this row saves a look."""
+
+    __tablename__ = "embeddings"
+
+    image_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class Annotator(Base):
+    """A person, or a simulated one. Exports carry the pseudonym."""
+
+    __tablename__ = "annotators"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    pseudonym: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+
+
+class Token(Base):
+    """An access token, hashed at rest."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotators.id"))
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[Any]] = mapped_column(JSON)
+    """Of label, review, train, export, admin."""
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Task(Base):
+    """The work item of one image. `lease_no` is the fencing token."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        UniqueConstraint("campaign_id", "image_id"),
+        Index("ix_tasks_queue", "campaign_id", "state", "priority", "position"),
+        CheckConstraint("state IN ('new', 'leased', 'submitted', 'skipped', 'done')", name="state"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    state: Mapped[str] = mapped_column(String(16), default="new")
+    priority: Mapped[float] = mapped_column(Float, default=0.0)
+    """Smaller first."""
+    position: Mapped[int]
+    lease_no: Mapped[int] = mapped_column(Integer, default=0)
+    annotator_id: Mapped[str | None] = mapped_column(ForeignKey("annotators.id"))
+    lease_expires_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+
+
+class Lease(Base):
+    """The history of claims: one row per (task, lease_no)."""
+
+    __tablename__ = "leases"
+
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id"), primary_key=True)
+    lease_no: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    claim_id: Mapped[str] = mapped_column(String(36), unique=True)
+    """Client-made: claiming again with it gives the same lease."""
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotators.id"))
+    session_id: Mapped[str] = mapped_column(String(36))
+    acquired_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    end_reason: Mapped[str | None] = mapped_column(String(16))
+
+
+class Session(Base):
+    """One annotator at work on one task under one lease."""
+
+    __tablename__ = "sessions"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id"), index=True)
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotators.id"))
+    lease_no: Mapped[int]
+    epoch: Mapped[int] = mapped_column(Integer, default=1)
+    last_seq: Mapped[int] = mapped_column(Integer, default=0)
+    state: Mapped[str] = mapped_column(String(16), default="open")
+    created_at: Mapped[datetime]
+
+
+class EventRow(Base):
+    """What people did. Append-only (a trigger refuses update and delete)."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("session_id", "seq"),)
+
+    event_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"))
+    seq: Mapped[int]
+    session_epoch: Mapped[int]
+    lease_no: Mapped[int]
+    instance_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    payload: Mapped[dict[str, Any]]
+    payload_sha256: Mapped[str] = mapped_column(String(64))
+    pins: Mapped[dict[str, Any] | None]
+    client_time: Mapped[datetime | None]
+    server_time: Mapped[datetime]
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotators.id"))
+
+
+class EventResult(Base):
+    """What computing added to an event. Can be rebuilt."""
+
+    __tablename__ = "event_results"
+
+    event_id: Mapped[str] = mapped_column(ForeignKey("events.event_id"), primary_key=True)
+    mask_sha256: Mapped[str] = mapped_column(String(64))
+    roi: Mapped[list[Any] | None]
+    scores: Mapped[list[Any]]
+    embedding_digest: Mapped[str | None] = mapped_column(String(64))
+    engine: Mapped[dict[str, Any]]
+    latency_ms: Mapped[dict[str, Any]]
+
+
+class Instance(Base):
+    """One object of a session: a projection of its events, kept for queries."""
+
+    __tablename__ = "instances"
+    __table_args__ = (Index("ix_instances_campaign_image", "campaign_id", "image_id"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16), default="open")
+    category_number: Mapped[int | None]
+    unsure: Mapped[bool] = mapped_column(Boolean, default=False)
+    mask_id: Mapped[str | None] = mapped_column(String(36))
+    """The accepted mask version, None while open."""
+
+
+class MaskRow(Base):
+    """An accepted mask: an immutable version with its lineage (a trigger refuses update and delete)."""
+
+    __tablename__ = "masks"
+    __table_args__ = (UniqueConstraint("campaign_id", "number"), UniqueConstraint("instance_id", "version"))
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    number: Mapped[int]
+    """COCO annotation id: from 1, unique in the campaign, never reused."""
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    instance_id: Mapped[str] = mapped_column(String(36))
+    version: Mapped[int]
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("masks.id"))
+    """The version or opened mask that this one came from."""
+    source: Mapped[str] = mapped_column(String(16))
+    """annotator or import."""
+    session_id: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
+    event_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    """The accept event."""
+    seq: Mapped[int | None]
+    """The event of the session whose mask was accepted."""
+    annotator_id: Mapped[str | None] = mapped_column(ForeignKey("annotators.id"))
+    category_number: Mapped[int | None]
+    height: Mapped[int]
+    width: Mapped[int]
+    rle_counts: Mapped[str] = mapped_column(Text)
+    mask_sha256: Mapped[str] = mapped_column(String(64))
+    area: Mapped[int]
+    bbox: Mapped[list[Any]]
+    num_clicks: Mapped[int]
+    model_digest: Mapped[str | None] = mapped_column(String(64))
+    adapter_digest: Mapped[str | None] = mapped_column(String(64))
+    embedding_digest: Mapped[str | None] = mapped_column(String(64))
+    engine: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+
+
+class Model(Base):
+    """Model weights copied by digest into the storage."""
+
+    __tablename__ = "models"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_id: Mapped[str]
+    uri: Mapped[str] = mapped_column(Text)
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class Adapter(Base):
+    """A trained adapter: content-addressed weights with lineage and gate outcome."""
+
+    __tablename__ = "adapters"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    number: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(32))
+    uri: Mapped[str] = mapped_column(Text)
+    model_digest: Mapped[str] = mapped_column(String(64))
+    model_key: Mapped[str] = mapped_column(String(64))
+    parent_digest: Mapped[str | None] = mapped_column(String(64))
+    snapshot_id: Mapped[str | None] = mapped_column(ForeignKey("snapshots.id"))
+    seed: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="candidate")
+    metrics: Mapped[dict[str, Any]]
+    gate: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Promotion(Base):
+    """The history of what was live: one row per change of `campaigns.live_adapter`."""
+
+    __tablename__ = "promotions"
+
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    adapter_digest: Mapped[str | None] = mapped_column(String(64))
+    previous_digest: Mapped[str | None] = mapped_column(String(64))
+    reason: Mapped[str] = mapped_column(String(32))
+    """promote or rollback."""
+    created_at: Mapped[datetime]
+
+
+class Evaluation(Base):
+    """A NoC report of a model or adapter."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    model_digest: Mapped[str] = mapped_column(String(64))
+    adapter_digest: Mapped[str | None] = mapped_column(String(64))
+    report: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class Request(Base):
+    """A long job: inserted by the gateway, claimed by the flow runner."""
+
+    __tablename__ = "requests"
+    __table_args__ = (Index("ix_requests_queue", "state", "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    payload: Mapped[dict[str, Any]]
+    payload_sha256: Mapped[str] = mapped_column(String(64))
+    campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    progress: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    owner: Mapped[str | None] = mapped_column(String(64))
+    heartbeat_at: Mapped[datetime | None]
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    cancel: Mapped[bool] = mapped_column(Boolean, default=False)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class Snapshot(Base):
+    """A named, immutable set of mask versions."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (UniqueConstraint("campaign_id", "number"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    number: Mapped[int]
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("snapshots.id"))
+    purpose: Mapped[str] = mapped_column(String(16))
+    """export or retrain."""
+    filters: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class SnapshotItem(Base):
+    """One mask version of a snapshot, or (mask_id None) one image verified to be empty."""
+
+    __tablename__ = "snapshot_items"
+    __table_args__ = (Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id"))
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    mask_id: Mapped[str | None] = mapped_column(ForeignKey("masks.id"))
+    category_number: Mapped[int | None]
+
+
+APPEND_ONLY = ("events", "masks")
+"""Tables whose rows a trigger protects from update and delete."""

@@ -1,0 +1,1 @@
+"""Puts the work on Ray actors and HTTP."""
