@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 class Settings(BaseSettings):
     """Where things are and how much of the machine each part may take."""
 
-    model_config = SettingsConfigDict(env_prefix="CLICKLOOP_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="CLICKLOOP_", extra="ignore", use_attribute_docstrings=True)
 
     workspace: Path = Path(".clickloop")
     """Folder of the embedded database, local storage, logs and serve.json."""
@@ -22,31 +22,43 @@ class Settings(BaseSettings):
     ray_address: str = ""
     """Address of a Ray cluster; empty: a local Ray is started."""
     host: str = "127.0.0.1"
+    """Address that the gateway listens on; anything but loopback requires tokens."""
     port: int = Field(default=8700, ge=0, le=65535)
+    """Port of the gateway; 0: any free one."""
     allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]"]
     """Host names (without port) that the gateway answers to."""
     source_roots: list[str] = []
     """URLs below which ingest and export over HTTP may read and write, besides the workspace. The CLI is trusted."""
     refiners: int = Field(default=1, ge=1, le=64)
+    """Refiner actors."""
     encoders: int = Field(default=1, ge=1, le=64)
+    """Encoder actors."""
     refiner_threads: int = Field(default=1, ge=1, le=64)
     """Torch threads of each refiner."""
     encoder_threads: int = Field(default=1, ge=1, le=64)
+    """Torch threads of each encoder."""
     refiner_cache_mb: int = Field(default=512, ge=16)
     """Megabytes of embeddings, decoded images and prefix states that a refiner keeps."""
     lease_s: float = Field(default=600.0, gt=0)
     """Seconds that a claim lasts without an event, unless the campaign says otherwise."""
     refine_timeout_s: float = Field(default=2.0, gt=0)
+    """Seconds that a refiner may take for a click before the next one is asked."""
     refine_queue: int = Field(default=64, ge=1)
     """Calls waiting for one refiner before the gateway answers busy."""
     encode_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds that encoding one missing image may take."""
     max_body_bytes: int = Field(default=1_000_000, ge=1000)
+    """Largest HTTP request body."""
     max_frame_bytes: int = Field(default=256_000, ge=1000)
+    """Largest WebSocket frame from a client."""
     max_events_per_instance: int = Field(default=2000, ge=10)
+    """Events that one instance may have."""
     max_image_pixels: int = Field(default=120_000_000, ge=1)
+    """Images with more pixels (by their header) are refused."""
     min_free_bytes: int = Field(default=500_000_000, ge=0)
     """Precompute and export stop before the disk has less than this."""
     log_level: str = "INFO"
+    """Level of the structured logs: DEBUG, INFO, WARNING or ERROR."""
 
     @classmethod
     def settings_customise_sources(
