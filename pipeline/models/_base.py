@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from schemas.clicks import Click
+from schemas.errors import BadInputError
 
 
 class Encoding:
@@ -24,15 +25,18 @@ class Encoding:
 
     Args:
         tensors: Name to tensor; every tensor has the same first axis.
+        images: (B, 3, H, W) what was encoded, kept beside the tensors so that `refine` may be called without crops; it
+            is never saved.
 
     Raises:
         ValueError: There is no tensor, or the batch axes differ.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], images: Tensor | None = None) -> None:
         if not tensors or len({t.shape[0] for t in tensors.values()}) != 1:
             raise ValueError("An encoding needs at least one tensor, and all need the same leading batch axis.")
         self.tensors = dict(tensors)
+        self.images = images
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -44,16 +48,20 @@ class Encoding:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Encoding":
         """Move and cast every tensor."""
-        return Encoding({name: t.to(device=device, dtype=dtype) for name, t in self.tensors.items()})
+        images = None if self.images is None else self.images.to(device=device)
+        return Encoding({name: t.to(device=device, dtype=dtype) for name, t in self.tensors.items()}, images)
 
     def select(self, index: int) -> "Encoding":
         """One image of the batch, keeping the batch axis (of length 1)."""
-        return Encoding({name: t[index : index + 1] for name, t in self.tensors.items()})
+        images = None if self.images is None else self.images[index : index + 1]
+        return Encoding({name: t[index : index + 1] for name, t in self.tensors.items()}, images)
 
     @staticmethod
     def stack(encodings: Sequence["Encoding"]) -> "Encoding":
         """Concatenate encodings of equal shapes along the batch axis."""
-        return Encoding({name: torch.cat([e[name] for e in encodings]) for name in encodings[0].tensors})
+        kept = [e.images for e in encodings if e.images is not None]
+        images = torch.cat(kept) if len(kept) == len(encodings) else None
+        return Encoding({name: torch.cat([e[name] for e in encodings]) for name in encodings[0].tensors}, images)
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors, uncompressed."""
@@ -125,3 +133,16 @@ class InteractiveModel(nn.Module):
                 whole image. Refused by models with cut "crop".
         """
         raise NotImplementedError
+
+    def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
+        """Names (as in `named_parameters`) of what an adapter of a kind replaces; everything else stays as it is.
+
+        All of them act after the cut, so an adapter never invalidates an embedding.
+
+        Args:
+            kind: "head": the decoder and the last block before it.
+
+        Raises:
+            BadInputError: The model has no adapter of that kind.
+        """
+        raise BadInputError(f"Model {self.model_id or type(self).__name__} has no adapter of kind {kind!r}.")
