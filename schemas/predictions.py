@@ -77,6 +77,7 @@ class RefineRequest(BaseModel):
     """A pure question: what is the mask of these edits on this image with these weights?
 
     Attributes:
+        initial_mask: The stored mask that the `open` edit names (its mask_id), None where it names none.
         mask_format: "bits" for the page, "rle" for storage and scripts, "none" for the digest only.
     """
 
@@ -85,6 +86,7 @@ class RefineRequest(BaseModel):
     image: ImageRef
     pins: Pins
     edits: tuple[Edit, ...]
+    initial_mask: Rle | None = None
     mask_format: Literal["bits", "rle", "none"] = "bits"
 
 
