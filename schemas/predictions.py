@@ -79,6 +79,7 @@ class RefineRequest(BaseModel):
     Attributes:
         initial_mask: The stored mask that the `open` edit names (its mask_id), None where it names none.
         mask_format: "bits" for the page, "rle" for storage and scripts, "none" for the digest only.
+        initial_mask: The stored mask that the instance was opened with, None when it was opened empty.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,6 +89,7 @@ class RefineRequest(BaseModel):
     edits: tuple[Edit, ...]
     initial_mask: Rle | None = None
     mask_format: Literal["bits", "rle", "none"] = "bits"
+    initial_mask: Rle | None = None
 
 
 class MaskReply(BaseModel):
@@ -120,3 +122,39 @@ class MaskReply(BaseModel):
     embedding_digest: str | None = None
     engine: Engine
     latency_ms: dict[str, float] = Field(default_factory=dict)
+
+
+class Encoded(BaseModel):
+    """An embedding that stands in the store.
+
+    Attributes:
+        sha256: Image key.
+        digest: sha256 of the stored bytes.
+        size: Of the stored bytes.
+        is_new: False when it was there already.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    digest: str
+    size: int
+    is_new: bool = True
+
+
+class EncodeFailure(BaseModel):
+    """Why an image of a chunk has no embedding.
+
+    Attributes:
+        sha256: Image key.
+        code: Of the error (see `schemas.errors`), or "error".
+        reason: For people.
+        is_image_fault: True when the image is to blame (count an attempt); False when the store is (pause, try later).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    code: str
+    reason: str
+    is_image_fault: bool
