@@ -1,0 +1,1 @@
+"""Clicks as network input, and clicks as a simulated annotator makes them."""

@@ -1,0 +1,1 @@
+"""How good a model is: metrics, the papers' robot user, and runs over a data set."""

@@ -1,0 +1,195 @@
+"""One prediction of one instance: crop, encode if the model wants the crop, refine, average the mirrored view.
+
+Pure; the state between predictions is kept by `instance` (serving) and `predictor` (evaluation, notebooks).
+"""
+
+# K candidates, h/w crop px, H/W image px
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.inference.preprocess import check_image, image_to_input
+from pipeline.inference.sampling import CornerAligned, PixelEdges, Probability, Sampling
+from pipeline.inference.zoom import Roi, click_to_crop, mirror_click, next_roi, roi_fractions
+from pipeline.masks.boxes import mask_box_xyxy
+from pipeline.models._base import Encoding, InteractiveModel, Prediction
+from schemas.clicks import Click
+from schemas.errors import ClickOutsideImageError, EmbeddingMissingError
+
+
+@dataclass(frozen=True, eq=False)
+class CropPrediction:
+    """What a prediction leaves: the probability of each candidate in its ROI.
+
+    Attributes:
+        probabilities: (K, h, w) float16 (float32 where a predictor was told so), read-only.
+        roi: Where in the image.
+        scores: K estimated qualities in [0, 1].
+    """
+
+    probabilities: NDArray[np.floating]
+    roi: Roi
+    scores: tuple[float, ...]
+
+    def candidate(self, index: int) -> Probability:
+        """The crop probability (h, w) of one candidate."""
+        return np.asarray(self.probabilities[index], np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """How predictions are made; the defaults are those of serving."""
+
+    flip: bool = False
+    """Average with the mirrored view (twice the cost)."""
+    target_size: tuple[int, int] | None = None
+    """(h, w) of the network input; None is the model's own."""
+    full_precision: bool = False
+    """Keep probabilities as float32 between clicks instead of the float16 that serving keeps."""
+
+
+SERVING = StepOptions()
+
+
+def sampling_of(model: InteractiveModel) -> Sampling:
+    """The resampling convention of a model's cut."""
+    return PixelEdges() if model.cut == "image" else CornerAligned()
+
+
+def encode_image(model: InteractiveModel, image: NDArray[np.uint8], flip: bool = False) -> Encoding | None:
+    """Encode a whole image for `predict`: one row, or two with the mirrored image; None for cut "crop".
+
+    Args:
+        model: The model.
+        image: HWC uint8 RGB.
+        flip: Encode the mirrored image, too: the features of F1 are not flip-equivariant.
+    """
+    check_image(image)
+    if model.cut != "image":
+        return None
+    inputs = image_to_input(model, image).to(_device(model))
+    with torch.inference_mode():
+        return model.encode(torch.cat([inputs, inputs.flip(-1)]) if flip else inputs)
+
+
+def check_click(click: Click, size: tuple[int, int]) -> None:
+    """Refuse a click outside the image.
+
+    Raises:
+        ClickOutsideImageError: It is outside.
+    """
+    if not (0 <= click.y < size[0] and 0 <= click.x < size[1]):
+        raise ClickOutsideImageError(
+            f"Click at (x={click.x}, y={click.y}) is outside the image of size {size[0]}x{size[1]} (height x width). "
+            "Send coordinates in image pixels, not screen pixels.",
+            x=click.x, y=click.y, height=size[0], width=size[1],
+        )  # fmt: skip
+
+
+def predict(
+    model: InteractiveModel,
+    image: NDArray[np.uint8],
+    encoding: Encoding | None,
+    clicks: Sequence[Click],
+    roi: Roi,
+    previous: Probability,
+    options: StepOptions = SERVING,
+) -> CropPrediction:
+    """Predict the mask of the clicked instance in a ROI.
+
+    Args:
+        model: In eval mode.
+        image: HWC uint8 RGB.
+        encoding: Of `encode_image` (any float type), None for cut "crop".
+        clicks: All clicks in image pixels, in the order made.
+        roi: Where to look.
+        previous: (h, w) crop probability of the previous step in this ROI, zeros at first.
+        options: How.
+
+    Raises:
+        EmbeddingMissingError: The model has cut "image" and no encoding is given.
+    """
+    size = options.target_size or model.input_size
+    device = _device(model)
+    views = [False, True] if options.flip else [False]
+    crop = sampling_of(model).crop_image(image, roi, size).to(device)
+    crops = torch.cat([crop.flip(-1) if mirrored else crop for mirrored in views])
+    own = torch.from_numpy(np.ascontiguousarray(previous))[None, None].to(device)
+    previous_views = torch.cat([own.flip(-1) if mirrored else own for mirrored in views])
+    in_crop = [click_to_crop(click, roi, size) for click in clicks]
+    click_views = [[mirror_click(c, size[1]) for c in in_crop] if mirrored else in_crop for mirrored in views]
+    with torch.inference_mode():
+        if model.cut == "image":
+            if encoding is None:
+                raise EmbeddingMissingError(f"Model {model.model_id!r} needs the image's encoding. Encode it first.")
+            y0, x0, y1, x1 = roi_fractions(roi, (image.shape[0], image.shape[1]))
+            rois = torch.tensor([(y0, 1 - x1, y1, 1 - x0) if m else (y0, x0, y1, x1) for m in views], device=device)
+            prediction = model.refine(encoding.to(device, torch.float32), click_views, previous_views, crops, rois)
+        else:
+            prediction = model.refine(model.encode(crops), click_views, previous_views)
+        probabilities, scores = _merge_views(prediction)
+        probabilities = probabilities if options.full_precision else probabilities.half()
+    array = probabilities.cpu().numpy()
+    array.setflags(write=False)
+    return CropPrediction(array, roi, tuple(round(float(score), 6) for score in scores))
+
+
+def zoom_and_carry(
+    model: InteractiveModel,
+    image_size: tuple[int, int],
+    before: CropPrediction | None,
+    candidate: int,
+    initial: NDArray[np.bool_] | None,
+    clicks: Sequence[Click],
+    options: StepOptions = SERVING,
+    force_roi: Roi | None = None,
+) -> tuple[Roi, Probability]:
+    """Choose the ROI of the next prediction and bring the previous probability into it.
+
+    Args:
+        model: Gives the convention and the crop size.
+        image_size: (H, W) of the image.
+        before: The previous prediction, None before the first.
+        candidate: Which of its candidates was chosen.
+        initial: bool (H, W) mask that the instance was opened with, looked at while there is no prediction.
+        clicks: All clicks so far, the new one included.
+        options: How.
+        force_roi: Look here instead of where ZoomIn would.
+
+    Returns:
+        The ROI and the previous crop probability (h, w), zeros where there is none.
+    """
+    size = options.target_size or model.input_size
+    sampling = sampling_of(model)
+    if before is not None:
+        probability = before.candidate(candidate)
+        roi = force_roi or next_roi(before.roi, sampling.mask_box(probability, before.roi), clicks, image_size)
+        return roi, sampling.carry(probability, before.roi, roi, image_size)
+    if initial is not None and initial.any():
+        # The official demo predicts the first click twice to give ZoomIn a previous map; the mask itself is one.
+        x0, y0, x1, y1 = mask_box_xyxy(initial)
+        roi = force_roi or next_roi(None, (y0, x0, y1, x1), clicks, image_size)
+        return roi, _rounded(sampling.crop_mask(initial, roi, size), options)
+    return force_roi or (0, 0, *image_size), np.zeros(size, np.float32)
+
+
+def _rounded(probability: Probability, options: StepOptions) -> Probability:
+    return probability if options.full_precision else probability.astype(np.float16).astype(np.float32)
+
+
+def _merge_views(prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """Average the logits of the plain and the mirrored view (candidates by query id), then the sigmoid."""
+    logits, scores = prediction.logits.float(), prediction.scores.float()
+    if logits.shape[0] == 2:
+        logits = torch.stack([logits[0], logits[1].flip(-1)]).mean(0, keepdim=True)
+        scores = scores.mean(0, keepdim=True)
+    return logits[0].sigmoid(), scores[0]
+
+
+def _device(model: InteractiveModel) -> torch.device:
+    return next(model.parameters()).device

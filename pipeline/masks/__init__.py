@@ -1,0 +1,1 @@
+"""Masks as bits, runs, boxes and boundary bands: pure numpy and OpenCV, one conversion per function."""

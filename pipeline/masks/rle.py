@@ -1,0 +1,136 @@
+"""COCO run-length encoding in numpy: masks to runs to the compressed ASCII form, and back.
+
+Everything that comes in is checked before memory is taken for it, so hostile counts give an error and never a crash.
+Byte-compatible with pycocotools without needing it; polygons are in `pipeline.masks.polygons`.
+
+Format: column-major runs that start with background; from the fourth on each is stored as its difference to the run
+two before; numbers are little-endian groups of 5 bits, bit 5 = "more follows", bit 4 of the last group is the sign,
+each written as chr(48 + group).
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import BadInputError, TooLargeError
+from schemas.masks import Rle
+
+MAX_MASK_PIXELS = 120_000_000
+"""Largest mask that is decoded; the default of the image limit in `schemas.settings`."""
+_MAX_GROUPS = 7  # 35 bits: more than any run of an image below the limit needs
+
+
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Check a mask's size before memory is taken for it.
+
+    Args:
+        size: (height, width) in pixels.
+
+    Raises:
+        BadInputError: A side is below 1.
+        TooLargeError: There are more than `MAX_MASK_PIXELS` pixels.
+    """
+    height, width = size
+    if height < 1 or width < 1:
+        raise BadInputError(f"Mask of size {height}x{width} (height x width): both sides must be at least 1.")
+    if height * width > MAX_MASK_PIXELS:
+        raise TooLargeError(f"Mask of size {height}x{width} has more than {MAX_MASK_PIXELS} pixels.")
+    return height, width
+
+
+def mask_to_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Column-major run lengths of a bool (H, W) mask, starting with background (maybe 0)."""
+    flat = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).reshape(-1)
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    bounds = np.concatenate([[0], changes, [flat.size]])
+    runs = np.diff(bounds)
+    return np.concatenate([[0], runs]) if flat[0] else runs
+
+
+def runs_to_mask(runs: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The bool (H, W) mask of column-major runs.
+
+    Raises:
+        BadInputError: A run is negative or the runs don't add up to the size.
+        TooLargeError: The size is over the limit.
+    """
+    height, width = check_size(size)
+    if runs.size == 0 or runs.min() < 0 or runs.max() > height * width or int(runs.sum()) != height * width:
+        raise BadInputError(
+            f"RLE runs do not fill a mask of size {height}x{width} (height x width). "
+            "Send COCO column-major runs whose sum is height * width."
+        )
+    values = np.zeros(runs.size, np.uint8)
+    values[1::2] = 1
+    columns = np.repeat(values, runs).reshape(width, height)
+    return np.asarray(cv2.transpose(columns).reshape(height, width), np.uint8).view(np.bool_)
+
+
+def encode_runs(runs: NDArray[np.int64]) -> str:
+    """COCO's compressed ASCII form of run lengths."""
+    deltas = runs.astype(np.int64)
+    deltas[3:] -= runs[1:-2]
+    groups = np.zeros((deltas.size, _MAX_GROUPS), np.uint8)
+    lengths = np.zeros(deltas.size, np.int64)
+    rest, active = deltas.copy(), np.ones(deltas.size, bool)
+    for position in range(_MAX_GROUPS):
+        group = rest & 0x1F
+        rest >>= 5
+        more = active & np.where(group & 0x10, rest != -1, rest != 0)
+        groups[:, position] = group | (more << 5)
+        lengths[active] += 1
+        active = more
+    used = np.arange(_MAX_GROUPS) < lengths[:, None]
+    return (groups[used] + 48).tobytes().decode("ascii")
+
+
+def decode_runs(counts: str) -> NDArray[np.int64]:
+    """Run lengths of COCO's compressed ASCII form (not yet checked against a size).
+
+    Raises:
+        BadInputError: The text is empty, has a foreign character, ends in mid-number or holds an absurd number.
+    """
+    data = np.frombuffer(counts.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if data.size == 0 or data.min() < 0 or data.max() > 63:
+        raise BadInputError("RLE counts are not COCO's compressed form: expected characters '0' to 'o' only.")
+    last = (data & 0x20) == 0
+    ends = np.flatnonzero(last)
+    if not last[-1]:
+        raise BadInputError("RLE counts end in the middle of a number. The text was cut off.")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _MAX_GROUPS:
+        raise BadInputError("RLE counts hold a number that no image can need.")
+    places = np.arange(data.size) - np.repeat(starts, lengths)
+    values = np.add.reduceat((data & 0x1F) << (5 * places), starts)
+    negative = (data[ends] & 0x10) != 0
+    values[negative] -= np.left_shift(np.int64(1), 5 * lengths[negative])
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def mask_to_rle(mask: NDArray[np.bool_]) -> Rle:
+    """Encode a bool (H, W) mask as COCO compressed RLE."""
+    height, width = mask.shape
+    return Rle(size=(height, width), counts=encode_runs(mask_to_runs(mask)))
+
+
+def rle_to_mask(rle: Rle) -> NDArray[np.bool_]:
+    """Decode COCO compressed RLE to a bool (H, W) mask, C-contiguous.
+
+    Raises:
+        BadInputError: The counts are malformed or don't fit the size.
+        TooLargeError: The size is over the limit.
+    """
+    check_size(rle.size)
+    return runs_to_mask(decode_runs(rle.counts), rle.size)
+
+
+def rle_area(rle: Rle) -> int:
+    """Pixels of the mask, without decoding it.
+
+    Raises:
+        BadInputError: The counts are malformed.
+    """
+    return int(decode_runs(rle.counts)[1::2].sum())
