@@ -1,0 +1,113 @@
+"""What retraining works on: an image with its encoding and the objects that people accepted on it.
+
+Records are plain and picklable, so that they cross to the trainer's process; pixels and encodings are brought by a
+`SceneSource` when they are needed. Knows no database (see `pipeline.adapters.data`) and no training.
+"""
+
+# H/W image px
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.masks.rle import rle_to_mask
+from pipeline.models._base import Encoding
+from schemas.clicks import Click
+from schemas.masks import Rle
+from schemas.predictions import Edit, ImageRef
+
+
+@dataclass(frozen=True)
+class AdapterTarget:
+    """One accepted mask and how it came about.
+
+    Attributes:
+        mask_id: Of the mask's version.
+        category: Category number, None without one.
+        rle: The mask.
+        edits: The instance's edits up to the accepted one, undone ones taken out; empty for imported masks.
+    """
+
+    mask_id: str
+    category: int | None
+    rle: Rle
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def clicks(self) -> tuple[Click, ...]:
+        """The person's clicks among the edits, in order, in image pixels."""
+        payloads = [edit.payload for edit in self.edits if edit.kind == "click"]
+        return tuple(Click(x=p["x"], y=p["y"], is_positive=p["is_positive"]) for p in payloads)
+
+
+@dataclass(frozen=True)
+class AdapterImage:
+    """An image of a snapshot or of the hold-out.
+
+    Attributes:
+        ref: Where it is.
+        group: Name shared by near-duplicates.
+        targets: Its accepted masks; empty for an image verified to hold nothing.
+        embedding_digest: sha256 of its stored embedding, None when unknown.
+    """
+
+    ref: ImageRef
+    group: str
+    targets: tuple[AdapterTarget, ...]
+    embedding_digest: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """An image ready to be clicked on.
+
+    Attributes:
+        image: HWC uint8 RGB.
+        encoding: Of the image, one row; None for models with cut "crop".
+        mirrored: Whether image and encoding are of the mirrored photograph.
+        scale: Pixels of `image` per pixel of the catalogue's image (1 unless it was shrunk for training).
+    """
+
+    image: NDArray[np.uint8]
+    encoding: Encoding | None
+    mirrored: bool = False
+    scale: float = 1.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def target_mask(self, target: AdapterTarget) -> NDArray[np.bool_]:
+        """The target's mask as this scene shows it, bool (H, W)."""
+        mask = rle_to_mask(target.rle)
+        if mask.shape != self.size:
+            resized = cv2.resize(mask.astype(np.uint8) * 255, self.size[::-1], interpolation=cv2.INTER_AREA)
+            mask = np.asarray(resized) > 127
+        return np.ascontiguousarray(mask[:, ::-1]) if self.mirrored else mask
+
+    def place_clicks(self, clicks: Sequence[Click]) -> list[Click]:
+        """Clicks in the catalogue's pixels as clicks in this scene's; those on the edge stay inside."""
+        height, width = self.size
+        placed = []
+        for click in clicks:
+            x, y = min(click.x * self.scale, width - 1.0), min(click.y * self.scale, height - 1.0)
+            placed.append(Click(x=max(0.0, width - 1 - x) if self.mirrored else x, y=y, is_positive=click.is_positive))
+        return placed
+
+
+class SceneSource(Protocol):
+    """Brings images and their encodings."""
+
+    def scene(self, image: AdapterImage, mirrored: bool = False, max_side: int | None = None) -> Scene:
+        """The scene of an image.
+
+        Args:
+            image: Which.
+            mirrored: Mirror it, with an encoding of the mirrored image: F1 is not flip-equivariant.
+            max_side: Shrink the image (not its encoding) so that no side is longer, in pixels.
+        """
