@@ -79,7 +79,6 @@ class RefineRequest(BaseModel):
     Attributes:
         initial_mask: The stored mask that the `open` edit names (its mask_id), None where it names none.
         mask_format: "bits" for the page, "rle" for storage and scripts, "none" for the digest only.
-        initial_mask: The stored mask that the instance was opened with, None when it was opened empty.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,7 +88,6 @@ class RefineRequest(BaseModel):
     edits: tuple[Edit, ...]
     initial_mask: Rle | None = None
     mask_format: Literal["bits", "rle", "none"] = "bits"
-    initial_mask: Rle | None = None
 
 
 class MaskReply(BaseModel):
