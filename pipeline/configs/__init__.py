@@ -1,0 +1,1 @@
+"""Runs as functions that return their full configuration."""

@@ -1,0 +1,1 @@
+"""Where training samples and evaluation samples come from."""

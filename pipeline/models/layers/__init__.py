@@ -1,0 +1,1 @@
+"""Building blocks shared by models. Each module has one idea; none knows a model by name."""

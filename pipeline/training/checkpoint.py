@@ -1,0 +1,36 @@
+"""The full state of a training run on disk: written whole or not at all, read without running code."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schemas.errors import BadCheckpointError
+
+FORMAT = "clickloop-training-1"
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write atomically: a killed run leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"format": FORMAT, **state}, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote.
+
+    Raises:
+        BadCheckpointError: The file is missing, corrupt or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the unpickler met
+        raise BadCheckpointError(f"{path} is no readable training state: {error}. Start without --resume.") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise BadCheckpointError(f"{path} is not a training state of this version ({FORMAT}). Start without --resume.")
+    return state

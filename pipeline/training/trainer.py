@@ -1,0 +1,237 @@
+"""Train an FDRN-like model by simulated clicks: one image encoding serves several regions and click passes.
+
+Knows tensors, not files of images: the data set is given. Every step depends only on the seed and its number, so a
+resumed run goes on as an uninterrupted one would.
+"""
+
+import csv
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.models import create_model
+from pipeline.models._base import Encoding
+from pipeline.models.fdrn import FdrnCompact
+from pipeline.training.checkpoint import load_state, save_state
+from pipeline.training.clicks import error_click, opening_clicks, rows_to_array
+from pipeline.training.objective import ObjectiveConfig, objective
+from pipeline.training.optim import OptimConfig, learning_rate_at, make_optimizer, update_average
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run.
+
+    Attributes:
+        model_id: What to train.
+        steps: In all, resumed ones included.
+        seed: Of data and clicks.
+        optim: See `OptimConfig`.
+        objective: See `ObjectiveConfig`.
+        click_passes: Probabilities of 0, 1, 2, ... passes of simulated clicks before the step that learns.
+        device: "cpu" or "cuda".
+        bfloat16: Autocast; for GPUs.
+        loader_workers: Processes that make batches; 0 makes them in this one.
+        save_every_s: Seconds between states on disk.
+        log_every: Steps between lines of the log.
+    """
+
+    model_id: str = "fdrn-compact"
+    steps: int = 1000
+    seed: int = 0
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    click_passes: tuple[float, ...] = (0.35, 0.3, 0.2, 0.15)
+    device: str = "cpu"
+    bfloat16: bool = False
+    loader_workers: int = 1
+    save_every_s: float = 180.0
+    log_every: int = 20
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        step: Steps done, earlier runs included.
+        samples: Regions learnt from, earlier runs included.
+        seconds: Wall-clock, earlier runs included.
+        finished: All steps are done.
+        state_path: The state to resume or export from.
+    """
+
+    step: int
+    samples: int
+    seconds: float
+    finished: bool
+    state_path: Path
+
+
+class Trainer:
+    """Model, optimiser, averaged weights and counters of one run.
+
+    Args:
+        config: The run.
+        data: Step number -> `pipeline.data.samples.Batch` (or anything with its attributes).
+        out: Folder of the state and the log.
+        resume: A state to go on from; None starts afresh.
+    """
+
+    def __init__(self, config: TrainConfig, data: Dataset[Any], out: Path, resume: Path | None = None) -> None:
+        self.config, self.data, self.out = config, data, out
+        self.device = torch.device(config.device)
+        torch.manual_seed(config.seed)
+        model = create_model(config.model_id)
+        if not isinstance(model, FdrnCompact):
+            raise ValueError(f"{config.model_id} cannot be trained here: only the FDRN family has refine_points.")
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.model, config.optim)
+        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.step, self.samples, self.seconds = 0, 0, 0.0
+        if resume is not None:
+            state = load_state(resume)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average = {name: value.to(self.device) for name, value in state["average"].items()}
+            self.step, self.samples, self.seconds = state["step"], state["samples"], state["seconds"]
+
+    def run(
+        self, minutes: float | None = None, progress: Callable[[int, float, float], None] | None = None
+    ) -> TrainResult:
+        """Train until the steps or the minutes are used up; the state is on disk afterwards.
+
+        Args:
+            minutes: Of this call; None means no limit.
+            progress: Called with (step, loss, mean IoU) at every line of the log.
+        """
+        started = time.monotonic()
+        before = self.seconds
+        saved = started
+        losses: list[float] = []
+        ious: list[float] = []
+        loader: DataLoader[Any] = DataLoader(
+            self.data,
+            batch_size=None,
+            sampler=range(self.step, self.config.steps),
+            num_workers=self.config.loader_workers,
+            prefetch_factor=4 if self.config.loader_workers else None,
+        )
+        for batch in loader:
+            loss, iou = self.train_step(batch)
+            losses.append(loss)
+            ious.append(iou)
+            now = time.monotonic()
+            self.seconds = before + now - started
+            if self.step % self.config.log_every == 0:
+                self._log(float(np.mean(losses)), float(np.mean(ious)))
+                if progress is not None:
+                    progress(self.step, float(np.mean(losses)), float(np.mean(ious)))
+                losses, ious = [], []
+            if now - saved > self.config.save_every_s:
+                self.save()
+                saved = now
+            if minutes is not None and now - started > minutes * 60:
+                break
+        self.save()
+        return TrainResult(self.step, self.samples, self.seconds, self.step >= self.config.steps, self.state_path)
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state is written."""
+        return self.out / "state.pt"
+
+    def save(self) -> None:
+        """Write the full state."""
+        save_state(
+            self.state_path,
+            {
+                "model": self.model.state_dict(),
+                "average": self.average,
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "samples": self.samples,
+                "seconds": self.seconds,
+                "config": asdict(self.config),
+            },
+        )
+
+    def train_step(self, batch: Any) -> tuple[float, float]:
+        """One update; returns the loss and the mean IoU over the regions."""
+        rng = np.random.default_rng((self.config.seed, self.step, 1))
+        images = self._image_tensor(batch.images)
+        crops = self._image_tensor(batch.crops)
+        rois, target = batch.rois.to(self.device), batch.targets.to(self.device)
+        previous = batch.previous.to(self.device)[:, None]
+        truth = batch.targets.numpy()
+        clicks = [opening_clicks(rng, truth[r], batch.previous[r].numpy()) for r in range(len(truth))]
+        rate = learning_rate_at(self.step, self.config.steps, self.config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            encoding = self.model.encode(images)
+            fixed = Encoding({name: value.detach() for name, value in encoding.tensors.items()})
+            shares = np.array(self.config.click_passes)
+            for _ in range(int(rng.choice(len(shares), p=shares / shares.sum()))):
+                previous = self._click_pass(fixed, clicks, previous, crops, rois)
+                mask = previous[:, 0].cpu().numpy() > 0.49
+                for r, rows in enumerate(clicks):
+                    click = error_click(rng, truth[r], mask[r])
+                    if click is not None:
+                        rows.append(click)
+            points = torch.from_numpy(rows_to_array(clicks)).to(self.device)
+            logits, coarse, score = self.model.refine_points(encoding, points, previous, crops, rois)
+        loss, iou = objective(logits, coarse, score, target, self.config.objective)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        update_average(self.average, self.model, self.config.optim.ema, self.step)
+        self.step += 1
+        self.samples += len(truth)
+        return float(loss.detach()), float(iou.mean())
+
+    @torch.no_grad()
+    def _click_pass(
+        self,
+        encoding: Encoding,
+        clicks: list[list[tuple[float, float, float]]],
+        previous: Tensor,
+        crops: Tensor,
+        rois: Tensor,
+    ) -> Tensor:
+        """The model's answer to the clicks so far, as the next previous mask; running statistics stay as they are."""
+        self.model.f2.eval()
+        points = torch.from_numpy(rows_to_array(clicks)).to(self.device)
+        logits = self.model.refine_points(encoding, points, previous, crops, rois)[0]
+        self.model.f2.train()
+        return torch.sigmoid(logits.float())
+
+    def _image_tensor(self, images: Tensor) -> Tensor:
+        return (images.to(self.device).float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def _log(self, loss: float, iou: float) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / "log.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(["step", "samples", "seconds", "learning_rate", "loss", "iou"])
+            rate = self.optimizer.param_groups[0]["lr"]
+            writer.writerow(
+                [self.step, self.samples, round(self.seconds, 1), f"{rate:.3g}", round(loss, 5), round(iou, 4)]
+            )
+        logger.info("step %d of %d loss %.4f iou %.3f", self.step, self.config.steps, loss, iou)
