@@ -98,9 +98,12 @@ class InteractiveModel(nn.Module):
         input_size: (h, w) of the network input after ZoomIn.
         image_size: Longest side in pixels of the image given to encode, for cut "image" (both sides are rounded to
             multiples of 32); unused for cut "crop".
+        encoder_state_prefixes: Names in the state dict that begin with one of these are what `encode` reads; they are
+            part of the key of stored embeddings.
     """
 
     cut: ClassVar[Literal["image", "crop"]] = "crop"
+    encoder_state_prefixes: ClassVar[tuple[str, ...]] = ("",)
     model_id: str = ""
     input_size: tuple[int, int] = (448, 448)
     image_size: int = 512

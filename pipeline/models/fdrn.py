@@ -155,6 +155,7 @@ class FdrnCompact(InteractiveModel):
     """
 
     cut: ClassVar[Literal["image", "crop"]] = "image"
+    encoder_state_prefixes: ClassVar[tuple[str, ...]] = ("f1.",)
 
     def __init__(
         self, image_size: int = 512, input_size: tuple[int, int] = (256, 256), printed_form: bool = False

@@ -31,6 +31,7 @@ class ToyColor(InteractiveModel):
     """Colour-distance segmentation with six weights, all meaningful as they are."""
 
     cut: ClassVar[Literal["image", "crop"]] = "image"
+    encoder_state_prefixes: ClassVar[tuple[str, ...]] = ()
     input_size = (128, 128)
     image_size = 256
 

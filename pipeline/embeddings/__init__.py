@@ -1,0 +1,1 @@
+"""Stored encodings: their key, their bytes and their store."""

@@ -1,0 +1,1 @@
+"""Labels out: a snapshot as Parquet, COCO and PNG, with a manifest that is written last."""

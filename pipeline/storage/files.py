@@ -1,0 +1,252 @@
+"""Whole files on any storage: a local folder or an object store, through fsspec.
+
+A file appears under its name only when it is complete: locally it is written aside, synced and renamed; an object store
+publishes a put whole. Nothing here writes through `fs.open(path, "wb")`, which commits a partial object when the block
+fails. Knows nothing about what the bytes mean.
+"""
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from schemas.errors import BadInputError, OutOfSpaceError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+_ATTEMPTS = 4
+_BACKOFF_S = 0.2
+_BLOCK_BYTES = 1 << 20
+
+
+def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL and the path in it, without a trailing slash (absolute for a local folder).
+
+    Args:
+        url: A path, or a URL of any fsspec protocol, such as s3://bucket/prefix.
+
+    Raises:
+        BadInputError: The URL is empty, chained ("::"), or of an unknown protocol or one whose package is missing.
+    """
+    if not url or "::" in url or "\0" in url:
+        raise BadInputError(f"{url!r} is not a usable storage URL. Give a folder or a URL such as s3://bucket/prefix.")
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise BadInputError(f"Storage URL {url!r}: {error}.") from error
+    return fs, root.rstrip("/") or root
+
+
+def is_local(fs: AbstractFileSystem) -> bool:
+    """Whether it is a folder of this machine, where files can be renamed and linked."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def join(root: str, *parts: str) -> str:
+    """Path below a root, with forward slashes."""
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def read_bytes(fs: AbstractFileSystem, path: str) -> bytes:
+    """A whole file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It cannot be read (after retries on an object store).
+    """
+    data: bytes = with_retry(fs, lambda: fs.cat_file(path))
+    return data
+
+
+def write_atomic(fs: AbstractFileSystem, path: str, content: bytes | Path) -> None:
+    """Write or replace a file; readers see the old one or the new one, whole.
+
+    Args:
+        fs: Where.
+        path: Name in `fs`; missing folders are made.
+        content: The bytes, or a local file that holds them (which stays).
+
+    Raises:
+        OutOfSpaceError: The disk or quota is full; nothing is visible.
+        OSError: It cannot be written.
+    """
+    if is_local(fs):
+        aside = _write_aside(path, content)
+        try:
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_folder(Path(path).parent)
+    else:
+        with_retry(fs, lambda: _put(fs, path, content))
+
+
+def put_if_absent(fs: AbstractFileSystem, path: str, content: bytes | Path) -> bool:
+    """Write a file unless there is one already: the first one stays.
+
+    Returns:
+        True if this call's content is what is stored now, False if there was another (or an equal) file before.
+
+    Raises:
+        OutOfSpaceError: The disk or quota is full; nothing is visible.
+        OSError: It cannot be written.
+    """
+    if fs.exists(path):
+        return False
+    if not is_local(fs):
+        return _create_object(fs, path, content)
+    aside = _write_aside(path, content)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync_folder(Path(path).parent)
+    return True
+
+
+def remove(fs: AbstractFileSystem, path: str) -> None:
+    """Delete a file; it need not exist."""
+    with contextlib.suppress(FileNotFoundError):
+        with_retry(fs, lambda: fs.rm_file(path))
+
+
+def exists(fs: AbstractFileSystem, path: str) -> bool:
+    """Whether a file is there, asked anew."""
+    fs.invalidate_cache()
+    found: bool = with_retry(fs, lambda: fs.exists(path))
+    return found
+
+
+def sha256_file(path: str | Path) -> str:
+    """sha256 (hex) of a local file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_stored(fs: AbstractFileSystem, path: str) -> tuple[str, int]:
+    """sha256 (hex) and bytes of a stored file, read in blocks.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+
+    def scan() -> tuple[str, int]:
+        digest, size = hashlib.sha256(), 0
+        with fs.open(path, "rb", block_size=8 * _BLOCK_BYTES) as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                size += len(block)
+        return digest.hexdigest(), size
+
+    return with_retry(fs, scan)
+
+
+def require_free_space(fs: AbstractFileSystem, path: str, min_free_bytes: int) -> None:
+    """Stop before a local disk gets full; object stores are never full.
+
+    Raises:
+        OutOfSpaceError: The disk of `path` has less than `min_free_bytes` free.
+    """
+    if not is_local(fs) or min_free_bytes <= 0:
+        return
+    folder = Path(path)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < min_free_bytes:
+        raise OutOfSpaceError(
+            f"Only {free / 1e6:.0f} MB are free at {folder}, and {min_free_bytes / 1e6:.0f} MB shall stay free. "
+            "Make room, or lower CLICKLOOP_MIN_FREE_BYTES.",
+            free_bytes=free,
+        )
+
+
+def as_space_error(error: OSError, path: str | Path) -> OSError | OutOfSpaceError:
+    """The error to raise for a failed write: ours if the disk is full, else the same."""
+    if error.errno in _FULL:
+        return OutOfSpaceError(f"No space left to write {path}: {error.strerror}. Make room and try again.")
+    return error
+
+
+def with_retry(fs: AbstractFileSystem, call: Callable[[], T]) -> T:
+    """Call; on an object store try again with growing pauses when it fails for a reason that may pass."""
+    attempts = 1 if is_local(fs) else _ATTEMPTS
+    for attempt in range(1, attempts):
+        try:
+            return call()
+        except _FINAL:
+            raise
+        except (OSError, TimeoutError) as error:
+            logger.warning("storage call failed, attempt %d of %d: %s", attempt, attempts, error)
+            time.sleep(_BACKOFF_S * 2**attempt)
+    return call()
+
+
+def _write_aside(path: str, content: bytes | Path) -> Path:
+    """A synced temporary file beside `path` with the content; gone again if writing fails."""
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(content, Path):
+                with content.open("rb") as source:
+                    shutil.copyfileobj(source, file, _BLOCK_BYTES)
+            else:
+                file.write(content)
+            file.flush()
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise as_space_error(error, path) from error
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put(fs: AbstractFileSystem, path: str, content: bytes | Path, **options: str) -> None:
+    if isinstance(content, Path):
+        fs.put_file(str(content), path, **options)
+    else:
+        fs.pipe_file(path, content, **options)
+
+
+def _create_object(fs: AbstractFileSystem, path: str, content: bytes | Path) -> bool:
+    """Conditional put where the store knows it (S3: If-None-Match)."""
+    try:
+        with_retry(fs, lambda: _put(fs, path, content, mode="create"))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if "PreconditionFailed" in repr(error) or "At least one of the pre-conditions" in str(error):
+            return False
+        raise
+    return True
