@@ -5,14 +5,13 @@ small integers (`number` columns: stable, from 1, never reused). Times are UTC, 
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
-    DateTime,
     Float,
     ForeignKey,
     Index,
@@ -21,12 +20,15 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from schemas.columns import UtcDateTime, make_append_only
+
 NAMING = {
     "ix": "ix_%(column_0_label)s",
-    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
     "ck": "ck_%(table_name)s_%(constraint_name)s",
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
@@ -53,22 +55,32 @@ another after expiry; ->submitted/skipped: by the holder. submitted->done: by th
 once today, after review later). skipped/done/submitted->leased: opened again for correction."""
 
 
+ACTIVE_REQUEST = "state IN ('queued', 'running') AND kind IN ('retrain', 'precompute')"
+"""Of these there is at most one per campaign."""
+
+
 class Base(DeclarativeBase):
     """Declarative base with stable constraint names, so that migrations can name what they change."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012
-        dict[str, Any]: JSON,
-        list[Any]: JSON,
-        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+        datetime: UtcDateTime(),
         str: String(255),
     }
+
+
+def _one_of(values: Any) -> CheckConstraint:
+    """`state` is one of a Literal's values."""
+    return CheckConstraint(f"state IN ({', '.join(repr(v) for v in get_args(values))})", name="state")
 
 
 class Campaign(Base):
     """A set of images to label with one pinned model."""
 
     __tablename__ = "campaigns"
+    __table_args__ = (_one_of(CampaignState),)
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
@@ -80,8 +92,8 @@ class Campaign(Base):
     live_adapter: Mapped[str | None] = mapped_column(String(64))
     live_version: Mapped[int] = mapped_column(Integer, default=0)
     """Counts promotions and rollbacks; the compare-and-set of a promotion names the one it saw."""
-    settings: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
-    """holdout_fraction, lease_s, retrain_every_masks, retrain_every_s, seed: see `schemas.campaigns.CampaignSettings`."""
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """See `schemas.campaigns.CampaignSettings`."""
     created_at: Mapped[datetime]
 
 
@@ -105,6 +117,7 @@ class Image(Base):
         UniqueConstraint("campaign_id", "sha256"),
         UniqueConstraint("campaign_id", "number"),
         Index("ix_images_campaign_group", "campaign_id", "group_key"),
+        Index("ix_images_sha256", "sha256"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -133,7 +146,7 @@ class Source(Base):
     """One file seen at ingest: registered, a duplicate of an image, or quarantined with the reason."""
 
     __tablename__ = "sources"
-    __table_args__ = (UniqueConstraint("campaign_id", "uri_sha256"),)
+    __table_args__ = (UniqueConstraint("campaign_id", "uri_sha256"), _one_of(SourceState))
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
@@ -155,7 +168,7 @@ class Embedding(Base):
     image_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     model_key: Mapped[str] = mapped_column(String(64), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
-    size_bytes: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
 
@@ -178,7 +191,7 @@ class Token(Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     annotator_id: Mapped[str] = mapped_column(ForeignKey("annotators.id"))
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    scopes: Mapped[list[Any]] = mapped_column(JSON)
+    scopes: Mapped[list[Any]]
     """Of label, review, train, export, admin."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
@@ -193,7 +206,7 @@ class Task(Base):
     __table_args__ = (
         UniqueConstraint("campaign_id", "image_id"),
         Index("ix_tasks_queue", "campaign_id", "state", "priority", "position"),
-        CheckConstraint("state IN ('new', 'leased', 'submitted', 'skipped', 'done')", name="state"),
+        _one_of(TaskState),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -229,11 +242,12 @@ class Session(Base):
     """One annotator at work on one task under one lease."""
 
     __tablename__ = "sessions"
+    __table_args__ = (UniqueConstraint("task_id", "lease_no"), _one_of(SessionState))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
-    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id"), index=True)
-    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    task_id: Mapped[str] = mapped_column(ForeignKey("tasks.id"))
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), index=True)
     annotator_id: Mapped[str] = mapped_column(ForeignKey("annotators.id"))
     lease_no: Mapped[int]
     epoch: Mapped[int] = mapped_column(Integer, default=1)
@@ -278,41 +292,49 @@ class EventResult(Base):
 
 
 class Instance(Base):
-    """One object of a session: a projection of its events, kept for queries."""
+    """One object of a session: a projection of its events, kept for queries. An imported mask has one, too."""
 
     __tablename__ = "instances"
-    __table_args__ = (Index("ix_instances_campaign_image", "campaign_id", "image_id"),)
+    __table_args__ = (Index("ix_instances_campaign_image", "campaign_id", "image_id"), _one_of(InstanceState))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
-    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), index=True)
+    session_id: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"), index=True)
+    """None: imported."""
     state: Mapped[str] = mapped_column(String(16), default="open")
     category_number: Mapped[int | None]
     unsure: Mapped[bool] = mapped_column(Boolean, default=False)
-    mask_id: Mapped[str | None] = mapped_column(String(36))
+    mask_id: Mapped[str | None] = mapped_column(ForeignKey("masks.id"), index=True)
     """The accepted mask version, None while open."""
+    opened_mask_id: Mapped[str | None] = mapped_column(ForeignKey("masks.id"), index=True)
+    """The stored mask that it was opened from: accepting or deleting the instance replaces that mask."""
 
 
 class MaskRow(Base):
     """An accepted mask: an immutable version with its lineage (a trigger refuses update and delete)."""
 
     __tablename__ = "masks"
-    __table_args__ = (UniqueConstraint("campaign_id", "number"), UniqueConstraint("instance_id", "version"))
+    __table_args__ = (
+        UniqueConstraint("campaign_id", "number"),
+        UniqueConstraint("instance_id", "version"),
+        CheckConstraint("source IN ('annotator', 'import')", name="source"),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     number: Mapped[int]
     """COCO annotation id: from 1, unique in the campaign, never reused."""
-    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
+    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"), index=True)
     instance_id: Mapped[str] = mapped_column(String(36))
+    """No foreign key: an instance names its mask, and each is written first once."""
     version: Mapped[int]
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("masks.id"))
     """The version or opened mask that this one came from."""
     source: Mapped[str] = mapped_column(String(16))
     """annotator or import."""
     session_id: Mapped[str | None] = mapped_column(ForeignKey("sessions.id"))
-    event_id: Mapped[str | None] = mapped_column(String(36), unique=True)
+    event_id: Mapped[str | None] = mapped_column(ForeignKey("events.event_id"), unique=True)
     """The accept event."""
     seq: Mapped[int | None]
     """The event of the session whose mask was accepted."""
@@ -340,7 +362,7 @@ class Model(Base):
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     model_id: Mapped[str]
     uri: Mapped[str] = mapped_column(Text)
-    size_bytes: Mapped[int]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
 
 
@@ -348,9 +370,10 @@ class Adapter(Base):
     """A trained adapter: content-addressed weights with lineage and gate outcome."""
 
     __tablename__ = "adapters"
+    __table_args__ = (UniqueConstraint("campaign_id", "number"), _one_of(AdapterState))
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     number: Mapped[int]
     kind: Mapped[str] = mapped_column(String(32))
     uri: Mapped[str] = mapped_column(Text)
@@ -396,7 +419,18 @@ class Request(Base):
     """A long job: inserted by the gateway, claimed by the flow runner."""
 
     __tablename__ = "requests"
-    __table_args__ = (Index("ix_requests_queue", "state", "created_at"),)
+    __table_args__ = (
+        Index("ix_requests_queue", "state", "created_at"),
+        Index(
+            "uq_requests_active",
+            "campaign_id",
+            "kind",
+            unique=True,
+            sqlite_where=text(ACTIVE_REQUEST),
+            postgresql_where=text(ACTIVE_REQUEST),
+        ),
+        _one_of(RequestState),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
@@ -446,3 +480,6 @@ class SnapshotItem(Base):
 
 APPEND_ONLY = ("events", "masks")
 """Tables whose rows a trigger protects from update and delete."""
+
+for _name in APPEND_ONLY:
+    make_append_only(Base.metadata.tables[_name])

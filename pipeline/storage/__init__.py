@@ -1,0 +1,1 @@
+"""The catalogue in SQL, and the files beside it."""

@@ -1,0 +1,276 @@
+"""Opening, upgrading and talking to the database: SQLite (embedded) or PostgreSQL. Knows no table.
+
+SQLite runs in WAL mode with synchronous FULL; a write transaction takes the write lock when it begins, so that it never
+fails half-way for want of it. SQLite is upgraded when opened, after a copy; PostgreSQL only by `upgrade_database`.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from pipeline.storage.sql import database_now
+from schemas.errors import BadInputError, DatabaseUnavailableError, DatabaseVersionError
+
+__all__ = [
+    "Database",
+    "database_now",
+    "database_revision",
+    "head_revision",
+    "open_database",
+    "upgrade_database",
+]
+logger = logging.getLogger(__name__)
+MIGRATIONS = "schemas:migrations"
+
+
+class Database:
+    """A database that was opened and whose version fits.
+
+    Args:
+        url: SQLAlchemy URL of SQLite (a file) or PostgreSQL.
+        busy_timeout_s: How long a transaction waits for locks of others.
+
+    Raises:
+        BadInputError: The URL names neither.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 10.0) -> None:
+        parsed = _parse(url)
+        self.url = parsed.render_as_string(hide_password=False)
+        self.dialect = parsed.get_backend_name()
+        self.engine: Engine = _engine(parsed, busy_timeout_s)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A write transaction: committed at the end of the block, rolled back on any error.
+
+        Raises:
+            DatabaseUnavailableError: The database is locked, full or gone; nothing was committed, or (when the
+                connection broke during the commit) nobody knows: look before doing it again.
+        """
+        with _translated(), self.engine.connect() as conn:
+            conn.execution_options(clickloop_write=True)
+            with conn.begin():
+                yield conn
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A read transaction.
+
+        Raises:
+            DatabaseUnavailableError: The database is locked or gone.
+        """
+        with _translated(), self.engine.connect() as conn, conn.begin():
+            yield conn
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def open_database(url: str, *, embedded: bool | None = None, busy_timeout_s: float = 10.0) -> Database:
+    """Open a database of this program's version.
+
+    Args:
+        url: SQLAlchemy URL.
+        embedded: Create or upgrade it first (after a copy beside it); the caller holds the workspace's lock. None: for
+            SQLite.
+        busy_timeout_s: How long a transaction waits for locks of others.
+
+    Raises:
+        DatabaseVersionError: It is newer than this program, is another program's, or is old and not embedded.
+        DatabaseUnavailableError: It cannot be reached.
+    """
+    database = Database(url, busy_timeout_s=busy_timeout_s)
+    try:
+        if database.dialect == "sqlite" if embedded is None else embedded:
+            _upgrade(database, copy=True)
+        found, head = _revision(database), head_revision()
+        if found != head:
+            raise DatabaseVersionError(
+                f"The database is at revision {found or 'none (empty)'}, this program needs {head}. "
+                "Run `clickloop db upgrade`.",
+                found=found,
+                head=head,
+            )
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def upgrade_database(url: str) -> tuple[str | None, str]:
+    """Bring a database to this program's version; a SQLite file is copied first.
+
+    Returns:
+        The revision before (None: it was empty) and after.
+
+    Raises:
+        DatabaseVersionError: It is newer than this program, or is another program's.
+        DatabaseUnavailableError: It cannot be reached.
+    """
+    with closing(Database(url)) as database:
+        return _upgrade(database, copy=database.dialect == "sqlite"), head_revision()
+
+
+def database_revision(url: str) -> str | None:
+    """The revision that a database is at; None when it is empty.
+
+    Raises:
+        DatabaseVersionError: It is newer than this program, or is another program's.
+        DatabaseUnavailableError: It cannot be reached.
+    """
+    with closing(Database(url)) as database:
+        return _revision(database)
+
+
+def head_revision() -> str:
+    """The revision that this program needs."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS)
+    return config
+
+
+def _revision(database: Database) -> str | None:
+    with database.connect() as conn:
+        found = MigrationContext.configure(conn).get_current_revision()
+        if found is None and inspect(conn).get_table_names():
+            raise DatabaseVersionError("The database has tables, but not Clickloop's. Name another, or an empty one.")
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise DatabaseVersionError(
+            f"The database is at revision {found}, which this program (up to {head_revision()}) does not know: "
+            "it is newer. Install the newer clickloop, or restore the copy made before its upgrade.",
+            found=found,
+            head=head_revision(),
+        )
+    return found
+
+
+def _upgrade(database: Database, *, copy: bool) -> str | None:
+    found = _revision(database)
+    if found == head_revision():
+        return found
+    if copy and found is not None:
+        _copy_sqlite(Path(database.engine.url.database or ""), found)
+    config = _config()
+    with database.begin() as conn:
+        if database.dialect == "postgresql":  # two upgrades at once: the second finds nothing to do
+            conn.execute(text("SELECT pg_advisory_xact_lock(20261120)"))
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")
+    logger.info("database upgraded from=%s to=%s", found, head_revision())
+    return found
+
+
+def _copy_sqlite(path: Path, revision: str) -> None:
+    """Copy the database, with what is still in its WAL, to `NAME.bak-REVISION`."""
+    target = path.with_name(f"{path.name}.bak-{revision}")
+    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(aside)) as copy:
+            source.backup(copy)
+        aside.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        raise DatabaseUnavailableError(f"Cannot copy {path} to {target} before upgrading it: {error}.") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    logger.info("database copied to=%s", target)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise BadInputError("The database URL is not one. Example: sqlite:////data/clickloop.db.") from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        if not parsed.database or parsed.database == ":memory:":
+            raise BadInputError("SQLite needs a file: sqlite:////data/clickloop.db.")
+        return parsed.set(drivername="sqlite+pysqlite")
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    raise BadInputError(f"Databases are SQLite and PostgreSQL; the URL names {backend!r}.")
+
+
+def _engine(url: URL, busy_timeout_s: float) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, pool_timeout=busy_timeout_s)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    engine = create_engine(
+        url, connect_args={"connect_timeout": 5}, pool_pre_ping=True, pool_timeout=busy_timeout_s, max_overflow=20
+    )
+
+    def prepare(connection: Any, record: Any) -> None:
+        connection.execute(f"SET lock_timeout = {int(busy_timeout_s * 1000)}")
+        connection.execute("SET timezone = 'UTC'")
+        connection.commit()
+
+    event.listen(engine, "connect", prepare)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves, see _begin_sqlite
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "recursive_triggers = ON",  # else REPLACE would delete a logged event without its trigger
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    write = conn.get_execution_options().get("clickloop_write", False)
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailableError("All database connections are in use. Try again.") from error
+    except DBAPIError as error:
+        if not _is_outage(error):
+            raise
+        reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+        raise DatabaseUnavailableError(f"The database is not available: {reason}. Try again.") from error
+
+
+def _is_outage(error: DBAPIError) -> bool:
+    """Whether it is the database's state and not our statement that is wrong."""
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 1) & 0xFF
+        return code not in {
+            sqlite3.SQLITE_ERROR,
+            sqlite3.SQLITE_CONSTRAINT,
+            sqlite3.SQLITE_MISUSE,
+            sqlite3.SQLITE_RANGE,
+        }
+    return isinstance(error, OperationalError | InterfaceError)

@@ -1,0 +1,57 @@
+"""Small SQL helpers that both databases share. Knows no table."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Row, Select, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import DeclarativeBase
+
+from schemas.columns import db_now
+
+T = TypeVar("T")
+BATCH = 200
+"""Rows of one statement."""
+
+
+def new_id() -> str:
+    """A random UUID as text."""
+    return str(uuid.uuid4())
+
+
+def table(cls: type[DeclarativeBase]) -> Table:
+    """The Core table of a declarative class."""
+    assert isinstance(cls.__table__, Table)
+    return cls.__table__
+
+
+def insert_into(conn: Connection, cls: type[DeclarativeBase]) -> Any:
+    """An INSERT of the connection's dialect, which both know `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    module = sqlite if conn.dialect.name == "sqlite" else postgresql
+    return module.insert(table(cls))
+
+
+def database_now(conn: Connection) -> datetime:
+    """The time by the database's clock, aware, in UTC."""
+    now = conn.execute(select(db_now())).scalar_one()
+    assert isinstance(now, datetime)
+    return now
+
+
+def one(conn: Connection, query: Select[Any]) -> Row[Any] | None:
+    """The only row, or None."""
+    return conn.execute(query).one_or_none()
+
+
+def batches(items: Iterable[T], size: int = BATCH) -> Iterable[Sequence[T]]:
+    """Consecutive lists of at most `size` items."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
