@@ -105,6 +105,9 @@ class MaskReply(BaseModel):
         embedding_digest: sha256 of the embedding that was used (None for cut "crop").
         engine: What computed it.
         latency_ms: Milliseconds by stage (fetch, model, post, encode, ...).
+        cache: How warm it was: "memo" (the state was known), the embedding was in "memory" or in the "store", or it had
+            to be "encoded" first.
+        steps: Edits that had to be applied: 0 for a known state, 1 for a click on a warm refiner.
     """
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
@@ -120,6 +123,8 @@ class MaskReply(BaseModel):
     embedding_digest: str | None = None
     engine: Engine
     latency_ms: dict[str, float] = Field(default_factory=dict)
+    cache: Literal["memo", "memory", "store", "encoded"] = "memory"
+    steps: int = 0
 
 
 class Encoded(BaseModel):
