@@ -18,7 +18,7 @@ from pipeline.inference.step import (
     sampling_of,
     zoom_and_carry,
 )
-from pipeline.inference.zoom import Roi
+from pipeline.inference.zoom import MASK_THRESHOLD, Roi
 from pipeline.models._base import Encoding, InteractiveModel
 from schemas.clicks import Click
 from schemas.errors import BadInputError
@@ -42,6 +42,9 @@ class Predictor:
         full_precision: Keep float32 probabilities between clicks, to compare with official code; by default they are
             rounded to float16 as in serving.
     """
+
+    threshold = MASK_THRESHOLD
+    """Probability above which a pixel is shown as inside (the papers' metrics use 0.49)."""
 
     def __init__(
         self,
@@ -142,6 +145,11 @@ class Predictor:
             crop = state.prediction.candidate(state.candidate)
             return sampling_of(self.model).paste(crop, state.prediction.roi, size)
         return np.zeros(size, np.float32) if state.initial is None else state.initial.astype(np.float32)
+
+    @property
+    def image(self) -> NDArray[np.uint8] | None:
+        """The image that is set."""
+        return self._image
 
     @property
     def clicks(self) -> tuple[Click, ...]:

@@ -28,7 +28,7 @@ _SCORES = (0.9, 0.7, 0.6)
 
 @register_model("toy-color")
 class ToyColor(InteractiveModel):
-    """Colour-distance segmentation with six weights, all meaningful as they are."""
+    """Colour-distance segmentation with ten weights, meaningful as they are."""
 
     cut: ClassVar[Literal["image", "crop"]] = "image"
     encoder_state_prefixes: ClassVar[tuple[str, ...]] = ()
@@ -41,8 +41,10 @@ class ToyColor(InteractiveModel):
         self.context = nn.Parameter(torch.tensor(2.0))
         self.place = nn.Parameter(torch.tensor(5.0))
         self.reach = nn.Parameter(torch.tensor(2.0))
-        self.memory = nn.Parameter(torch.tensor(0.5))
-        self.sharpness = nn.Parameter(torch.tensor(6.0))
+        self.head = nn.Conv2d(5, 1, 1)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([6.0, 0.5, 0.0, 0.0, 0.0]).view(1, 5, 1, 1))
+            self.head.bias.zero_()  # type: ignore[union-attr]
 
     def encode(self, images: Tensor) -> Encoding:
         """Blurred opponent colours at 1/4: (B, 3, H/4, W/4)."""
@@ -65,19 +67,20 @@ class ToyColor(InteractiveModel):
         context = self._align(encoding["context"].float(), rois, (h, w))
         colours = context if crops is None else opponent_colours(crops)
         features = torch.cat([self.colour * colours, self.context * context, self.place * self._places(batch, h, w)], 1)
-        logits = torch.stack([self._logits(f, own) for f, own in zip(features, clicks, strict=True)])[:, None]
-        logits = logits + self.memory * (2 * previous - 1) * (previous.amax((1, 2, 3), keepdim=True) > 0)
+        margins = torch.stack([self._margin(f, own) for f, own in zip(features, clicks, strict=True)])[:, None]
+        memory = (2 * previous - 1) * (previous.amax((1, 2, 3), keepdim=True) > 0)
+        logits: Tensor = self.head(torch.cat([margins, memory, colours], 1))
         offsets = torch.tensor(_OFFSETS, device=logits.device).view(1, -1, 1, 1)
         scores = torch.tensor(_SCORES, device=logits.device).expand(batch, -1)
         return Prediction(logits + offsets, scores, query_ids=(0, 1, 2))
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
-        """See `InteractiveModel.adapter_parameter_names`: "head" is all six weights, as the encoding has none."""
+        """See `InteractiveModel.adapter_parameter_names`: "head" is all weights, as the encoding has none."""
         if kind != "head":
             return super().adapter_parameter_names(kind)
         return tuple(name for name, _ in self.named_parameters())
 
-    def _logits(self, features: Tensor, clicks: Sequence[Click]) -> Tensor:
+    def _margin(self, features: Tensor, clicks: Sequence[Click]) -> Tensor:
         """(C, h, w) to (h, w): how much nearer the nearest positive click is than the nearest negative one."""
         _, h, w = features.shape
         nearest = {True: torch.full((h, w), 4.0, device=features.device), False: self.reach.expand(h, w)}
@@ -86,7 +89,7 @@ class ToyColor(InteractiveModel):
                 at_click = features[:, int(click.y), int(click.x)].view(-1, 1, 1)
                 distance = ((features - at_click).square().sum(0) + 1e-6).sqrt()
                 nearest[click.is_positive] = torch.minimum(nearest[click.is_positive], distance)
-        return self.sharpness * (nearest[False] - nearest[True])
+        return nearest[False] - nearest[True]
 
     def _places(self, batch: int, h: int, w: int) -> Tensor:
         rows = torch.linspace(0, 1, h, device=self.place.device).view(1, 1, h, 1).expand(batch, 1, h, w)

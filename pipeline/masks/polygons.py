@@ -1,0 +1,49 @@
+"""COCO polygons and uncompressed run-length encoding to RLE. The only masks module that needs pycocotools."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from pipeline.masks.rle import check_size, encode_runs, runs_to_mask
+from schemas.errors import BadInputError
+from schemas.masks import Rle
+
+
+def polygons_to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
+    """Rasterise the polygons of one instance, united, as COCO does.
+
+    Args:
+        polygons: Each [x1, y1, x2, y2, ...] in pixels, at least three points.
+        size: (height, width) of the image.
+
+    Raises:
+        BadInputError: A polygon is short, odd, not finite or far outside the image; or there is none.
+    """
+    height, width = check_size(size)
+    if not polygons:
+        raise BadInputError("An instance has no polygon. Expected at least one list of [x1, y1, x2, y2, ...].")
+    for polygon in polygons:
+        points = np.asarray(polygon, np.float64)
+        if points.ndim != 1 or points.size < 6 or points.size % 2:
+            raise BadInputError(f"A polygon has {points.size} numbers. Expected x, y of three points or more.")
+        # The rasteriser walks every edge in fifths of pixels: far points would cost memory without bound.
+        limits = np.array([width, height])
+        if not np.isfinite(points).all() or (np.abs(points.reshape(-1, 2)) > 2 * limits + 2).any():
+            raise BadInputError(f"A polygon leaves its image of size {height}x{width} (height x width) by far.")
+    parts = coco_mask.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
+    merged = coco_mask.merge(parts)
+    return Rle(size=size, counts=merged["counts"].decode("ascii"))
+
+
+def uncompressed_to_rle(counts: Sequence[int], size: tuple[int, int]) -> Rle:
+    """Compress COCO's list form of run lengths.
+
+    Raises:
+        BadInputError: The runs are no whole numbers or don't fill the size.
+    """
+    runs = np.asarray(counts)
+    if runs.ndim != 1 or runs.dtype.kind not in "iu":
+        raise BadInputError("Uncompressed RLE counts must be a flat list of whole numbers.")
+    runs_to_mask(runs.astype(np.int64), size)
+    return Rle(size=size, counts=encode_runs(runs.astype(np.int64)))

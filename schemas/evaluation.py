@@ -1,0 +1,101 @@
+"""What an evaluation reports. Keys of thresholds are percents ("90"), keys of click counts whole numbers ("1")."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Protocol(BaseModel):
+    """How the figures were made.
+
+    Attributes:
+        targets: IoU thresholds of NoC and NoF.
+        max_clicks: Cap; objects that never reach a target count with it.
+        threshold: Probability above which a pixel is in the mask.
+        flip: Whether the mirrored view was averaged in.
+        target_size: (h, w) of the network input, None for the model's own.
+        stops_at: IoU at which clicking an object ends; later values of mIoU@k keep the last one.
+        boundary_dilation_ratio: Width of the boundary band as a share of the image diagonal.
+        user: How clicks are placed.
+        strata: What the strata mean.
+        skipped: Ground truth objects without any pixel that counts; they are left out.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    targets: tuple[float, ...]
+    max_clicks: int
+    threshold: float
+    flip: bool
+    target_size: tuple[int, int] | None
+    stops_at: float
+    boundary_dilation_ratio: float
+    user: str = "first click from the empty prediction, next at the centre of the largest error (Euclidean)"
+    strata: dict[str, str] = Field(default_factory=dict)
+    skipped: int = 0
+
+
+class Stratum(BaseModel):
+    """Figures of a part of the objects; None where it has none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    samples: int
+    noc: dict[str, float | None]
+    nof: dict[str, int]
+
+
+class NocReport(BaseModel):
+    """Figures of one model on one data set, by simulated clicks.
+
+    Attributes:
+        model: Model id.
+        checkpoint_sha256: Of the weights file, None for fresh weights.
+        data: Name or path of the data.
+        samples: Number of objects.
+        noc: Mean number of clicks to reach each target, capped.
+        nof: Objects that never reach it.
+        at_cap: Objects whose number of clicks equals the cap (the official ">= 20" count).
+        miou_at: Mean IoU after k clicks.
+        biou_at: Mean boundary IoU after k clicks.
+        strata: small, thin, large (see `protocol.strata`); an object may be in several.
+        spc_ms: Wall milliseconds per click, encoding and click simulation included.
+        protocol: How.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    checkpoint_sha256: str | None
+    data: str
+    samples: int
+    noc: dict[str, float | None]
+    nof: dict[str, int]
+    at_cap: dict[str, int]
+    miou_at: dict[str, float | None]
+    biou_at: dict[str, float | None]
+    strata: dict[str, Stratum]
+    spc_ms: float | None
+    protocol: Protocol
+
+
+class SampleResult(BaseModel):
+    """One object's evaluation.
+
+    Attributes:
+        sample_id: Of the sample.
+        category: Its category's name.
+        ious: After click 1, 2, ...; ends once the largest target was reached.
+        bious: Boundary IoUs likewise.
+        clicks: (x, y, is_positive) in image pixels.
+        seconds: Wall time of all its clicks.
+        strata: Names of the strata that it is in.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sample_id: str
+    category: str | None = None
+    ious: tuple[float, ...]
+    bious: tuple[float, ...]
+    clicks: tuple[tuple[float, float, bool], ...]
+    seconds: float
+    strata: tuple[str, ...] = ()
