@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, select
+from sqlalchemy import Connection, Executable, Row, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 
@@ -40,7 +40,7 @@ def database_now(conn: Connection) -> datetime:
     return now
 
 
-def one(conn: Connection, query: Select[Any]) -> Row[Any] | None:
+def one(conn: Connection, query: Executable) -> Row[Any] | None:
     """The only row, or None."""
     return conn.execute(query).one_or_none()
 

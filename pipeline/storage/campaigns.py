@@ -1,0 +1,221 @@
+"""Campaigns, their categories and their figures. Knows nothing about reading images or loading models."""
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from pipeline.storage.adapters import list_adapters
+from pipeline.storage.masks import is_current
+from pipeline.storage.numbers import next_number
+from pipeline.storage.requests import list_requests
+from pipeline.storage.sql import one
+from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord
+from schemas.columns import db_now
+from schemas.errors import BadInputError, ConflictError, NotFoundError
+from schemas.tables import (
+    Campaign,
+    CampaignState,
+    Category,
+    Embedding,
+    EventRow,
+    Image,
+    Instance,
+    MaskRow,
+    Session,
+    Source,
+    Task,
+    TaskState,
+)
+
+
+def create_campaign(
+    conn: Connection,
+    *,
+    campaign_id: str,
+    name: str,
+    source_url: str,
+    model_id: str,
+    model_digest: str,
+    model_key: str,
+    labels: Iterable[str] = (),
+    settings: CampaignSettings | None = None,
+) -> CampaignRecord:
+    """Create a campaign with its pinned model; doing it again with the same values gives the same campaign.
+
+    Raises:
+        BadInputError: The name is empty or too long.
+        ConflictError: The name is taken, or the id is another campaign's.
+    """
+    _check_name(name, "campaign")
+    values: dict[str, Any] = {
+        "name": name,
+        "source_url": source_url,
+        "model_id": model_id,
+        "model_digest": model_digest,
+        "model_key": model_key,
+        "settings": (settings or CampaignSettings()).model_dump(mode="json"),
+    }
+    found = one(conn, select(Campaign.__table__).where(or_(Campaign.id == campaign_id, Campaign.name == name)).limit(1))
+    if found is None:
+        try:
+            with conn.begin_nested():
+                conn.execute(
+                    insert(Campaign).values(
+                        id=campaign_id, state="active", live_version=0, created_at=db_now(), **values
+                    )
+                )
+        except IntegrityError:
+            raise ConflictError(f"A campaign named {name!r} was just created by somebody else.") from None
+        add_categories(conn, campaign_id, labels)
+        return get_campaign(conn, campaign_id)
+    if found.id != campaign_id:
+        raise ConflictError(f"There is a campaign named {name!r} already. Choose another name.", campaign_id=found.id)
+    different = [key for key, value in values.items() if found._mapping[key] != value]
+    if different:
+        raise ConflictError(f"Campaign {campaign_id} exists with another {', '.join(different)}.", different=different)
+    add_categories(conn, campaign_id, labels)
+    return get_campaign(conn, campaign_id)
+
+
+def get_campaign(conn: Connection, id_or_name: str) -> CampaignRecord:
+    """A campaign by id or name (an id wins).
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    query = select(Campaign.__table__).where(or_(Campaign.id == id_or_name, Campaign.name == id_or_name))
+    rows = conn.execute(query).all()
+    if not rows:
+        raise NotFoundError(f"There is no campaign {id_or_name!r}. `clickloop campaign list` shows them.")
+    row = next((row for row in rows if row.id == id_or_name), rows[0])
+    return _record(row, _categories(conn, row.id))
+
+
+def list_campaigns(conn: Connection) -> list[CampaignRecord]:
+    """All campaigns, oldest first."""
+    rows = conn.execute(select(Campaign.__table__).order_by(Campaign.created_at, Campaign.name)).all()
+    return [_record(row, _categories(conn, row.id)) for row in rows]
+
+
+def set_campaign_state(conn: Connection, campaign_id: str, state: str) -> None:
+    """Pause or resume.
+
+    Raises:
+        BadInputError: `state` is neither active nor paused.
+        NotFoundError: There is no such campaign.
+    """
+    if state not in get_args(CampaignState):
+        raise BadInputError(f"A campaign is {' or '.join(get_args(CampaignState))}, not {state!r}.")
+    done = conn.execute(update(Campaign).where(Campaign.id == campaign_id).values(state=state))
+    if done.rowcount == 0:
+        raise NotFoundError(f"There is no campaign {campaign_id!r}.")
+
+
+def add_categories(conn: Connection, campaign_id: str, names: Iterable[str]) -> list[CategoryRecord]:
+    """Add the categories that are missing; numbers go on from the largest and are never given again.
+
+    Returns:
+        All categories of the campaign, by number.
+
+    Raises:
+        BadInputError: A name is empty or too long.
+        NotFoundError: There is no such campaign.
+    """
+    number = next_number(conn, Category, campaign_id)
+    known = _categories(conn, campaign_id)
+    present = {category.name for category in known}
+    for name in dict.fromkeys(names):
+        _check_name(name, "label")
+        if name in present:
+            continue
+        conn.execute(insert(Category).values(campaign_id=campaign_id, number=number, name=name))
+        known.append(CategoryRecord(number=number, name=name))
+        number += 1
+    return known
+
+
+def campaign_status(conn: Connection, campaign_id: str) -> CampaignStatus:
+    """The figures of a campaign, by id or name.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    campaign = get_campaign(conn, campaign_id)
+    of_campaign = Image.campaign_id == campaign.id
+    images, holdout = conn.execute(select(func.count(), func.count().filter(Image.holdout)).where(of_campaign)).one()
+    tasks = dict.fromkeys(get_args(TaskState), 0)
+    by_state = select(Task.state, func.count()).where(Task.campaign_id == campaign.id).group_by(Task.state)
+    tasks.update((row[0], row[1]) for row in conn.execute(by_state))
+    embeddings = conn.execute(
+        select(func.count())
+        .select_from(Image)
+        .join(Embedding, and_(Embedding.image_sha256 == Image.sha256, Embedding.model_key == campaign.model_key))
+        .where(of_campaign)
+    ).scalar_one()
+    masks, mean_clicks, by_category = _mask_figures(conn, campaign)
+    clicks = conn.execute(
+        select(func.count())
+        .select_from(EventRow)
+        .join(Session, Session.id == EventRow.session_id)
+        .where(Session.campaign_id == campaign.id, EventRow.kind == "click")
+    ).scalar_one()
+    return CampaignStatus(
+        campaign=campaign,
+        images=images,
+        holdout_images=holdout,
+        duplicates=conn.execute(_sources(campaign.id, "duplicate", func.count())).scalar_one(),
+        quarantined=_quarantined(conn, campaign.id),
+        tasks=tasks,
+        embeddings=embeddings,
+        masks=masks,
+        masks_by_category=by_category,
+        clicks=clicks,
+        clicks_per_mask=mean_clicks,
+        adapters=[adapter.model_dump(mode="json") for adapter in list_adapters(conn, campaign.id)],
+        requests=list_requests(conn, campaign.id, limit=10),
+    )
+
+
+def _mask_figures(conn: Connection, campaign: CampaignRecord) -> tuple[int, float | None, dict[str, int]]:
+    names = {category.number: category.name for category in campaign.categories}
+    rows = conn.execute(
+        select(Instance.category_number, func.count(), func.sum(MaskRow.num_clicks))
+        .select_from(Instance)
+        .join(MaskRow, MaskRow.id == Instance.mask_id)
+        .outerjoin(Session, Session.id == Instance.session_id)
+        .where(Instance.campaign_id == campaign.id, MaskRow.source == "annotator", is_current())
+        .group_by(Instance.category_number)
+    ).all()
+    by_category = {names.get(row[0], "(none)") if row[0] is not None else "(none)": int(row[1]) for row in rows}
+    masks = sum(int(row[1]) for row in rows)
+    return masks, sum(int(row[2]) for row in rows) / masks if masks else None, by_category
+
+
+def _quarantined(conn: Connection, campaign_id: str) -> list[dict[str, str]]:
+    files = conn.execute(_sources(campaign_id, "quarantined", Source.uri, Source.reason).order_by(Source.uri)).all()
+    images = conn.execute(
+        select(Image.uri, Image.quarantine_reason)
+        .where(Image.campaign_id == campaign_id, Image.quarantine_reason.is_not(None))
+        .order_by(Image.number)
+    ).all()
+    return [{"uri": uri, "reason": reason or ""} for uri, reason in (*files, *images)]
+
+
+def _sources(campaign_id: str, state: str, *columns: Any) -> Any:
+    return select(*columns).select_from(Source).where(Source.campaign_id == campaign_id, Source.state == state)
+
+
+def _categories(conn: Connection, campaign_id: str) -> list[CategoryRecord]:
+    query = select(Category.number, Category.name).where(Category.campaign_id == campaign_id).order_by(Category.number)
+    return [CategoryRecord(number=number, name=name) for number, name in conn.execute(query)]
+
+
+def _record(row: Row[Any], categories: list[CategoryRecord]) -> CampaignRecord:
+    return CampaignRecord(**{**row._mapping, "categories": categories})
+
+
+def _check_name(name: str, what: str) -> None:
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise BadInputError(f"A {what} name has 1 to 200 printable characters; got {name[:40]!r}.")

@@ -1,0 +1,254 @@
+"""Images of a campaign, the files that they came from, and which embeddings are stored. Reads no file."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+
+from pipeline.storage.numbers import next_number
+from pipeline.storage.sql import batches, insert_into, new_id, one
+from schemas.campaigns import CampaignSettings, ImageRecord
+from schemas.columns import db_now
+from schemas.errors import NotFoundError
+from schemas.tables import Campaign, Embedding, Image, Source, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a file: its image, and whether that was there already."""
+
+    image_id: str
+    duplicate: bool
+
+
+def known_sources(conn: Connection, campaign_id: str) -> dict[str, tuple[str, str]]:
+    """What ingest has seen: (version, state) by sha256 of the URI."""
+    query = select(Source.uri_sha256, Source.version, Source.state).where(Source.campaign_id == campaign_id)
+    return {key: (version, state) for key, version, state in conn.execute(query)}
+
+
+def image_hashes(conn: Connection, campaign_id: str) -> list[tuple[str, str, str]]:
+    """(sha256, perceptual hash, group key) of every image, by number: what near-duplicates are looked for in."""
+    query = select(Image.sha256, Image.phash, Image.group_key).where(Image.campaign_id == campaign_id)
+    return [(row[0], row[1], row[2]) for row in conn.execute(query.order_by(Image.number))]
+
+
+def in_holdout(group_key: str, settings: CampaignSettings) -> bool:
+    """Whether a near-duplicate group is held out: drawn by its key and the campaign's seed, so it never changes."""
+    drawn = hashlib.sha256(f"holdout:{settings.seed}:{group_key}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") < settings.holdout_fraction * 2**64
+
+
+def add_image(
+    conn: Connection,
+    campaign_id: str,
+    *,
+    uri: str,
+    file_name: str,
+    uri_sha256: str,
+    version: str,
+    sha256: str,
+    phash: str,
+    group_key: str,
+    width: int,
+    height: int,
+    format: str,
+    size_bytes: int,
+) -> Added:
+    """Register a file: a new image with its task, or a duplicate of one (same bytes).
+
+    Args:
+        conn: Write transaction.
+        campaign_id: The campaign.
+        uri: fsspec URL or path.
+        file_name: Relative POSIX path below the campaign's source.
+        uri_sha256: Of `uri`.
+        version: Size and ETag or mtime as listed.
+        sha256: Of the bytes.
+        phash: 64-bit perceptual hash, hex.
+        group_key: sha256 of the first image of its near-duplicate group; its own when it is the first.
+        width: Pixels, after EXIF orientation.
+        height: Pixels, after EXIF orientation.
+        format: JPEG or PNG.
+        size_bytes: Of the file.
+
+    Raises:
+        NotFoundError: There is no such campaign.
+    """
+    number = next_number(conn, Image, campaign_id)
+    source = {"uri": uri, "uri_sha256": uri_sha256, "version": version}
+    found = conn.execute(
+        select(Image.id, Image.uri).where(Image.campaign_id == campaign_id, Image.sha256 == sha256)
+    ).one_or_none()
+    if found is not None:  # the same file listed again under a new version is no duplicate of itself
+        state = "registered" if found.uri == uri else "duplicate"
+        _put_source(conn, campaign_id, **source, state=state, image_id=found.id, reason=None)
+        return Added(found.id, True)
+    settings = conn.execute(select(Campaign.settings).where(Campaign.id == campaign_id)).scalar_one()
+    image_id = new_id()
+    conn.execute(
+        insert(Image).values(
+            id=image_id,
+            campaign_id=campaign_id,
+            number=number,
+            uri=uri,
+            file_name=file_name,
+            sha256=sha256,
+            phash=phash,
+            group_key=group_key,
+            holdout=in_holdout(group_key, CampaignSettings(**settings)),
+            width=width,
+            height=height,
+            format=format,
+            size_bytes=size_bytes,
+            encode_attempts=0,
+            created_at=db_now(),
+        )
+    )
+    conn.execute(
+        insert(Task).values(
+            id=new_id(),
+            campaign_id=campaign_id,
+            image_id=image_id,
+            state="new",
+            priority=0.0,
+            position=number,
+            lease_no=0,
+            updated_at=db_now(),
+        )
+    )
+    _put_source(conn, campaign_id, **source, state="registered", image_id=image_id, reason=None)
+    return Added(image_id, False)
+
+
+def add_quarantined(
+    conn: Connection, campaign_id: str, *, uri: str, uri_sha256: str, version: str, reason: str
+) -> None:
+    """Record that a file cannot be used, and why."""
+    _put_source(
+        conn,
+        campaign_id,
+        uri=uri,
+        uri_sha256=uri_sha256,
+        version=version,
+        state="quarantined",
+        image_id=None,
+        reason=reason[:1000],
+    )
+
+
+def get_image(conn: Connection, image_id: str) -> ImageRecord:
+    """An image.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    row = one(conn, select(Image.__table__).where(Image.id == image_id))
+    if row is None:
+        raise NotFoundError(f"There is no image {image_id!r}.")
+    return image_record(row)
+
+
+def image_by_sha(conn: Connection, campaign_id: str, sha256: str) -> ImageRecord | None:
+    """The campaign's image with these bytes, or None."""
+    query = select(Image.__table__).where(Image.campaign_id == campaign_id, Image.sha256 == sha256)
+    row = one(conn, query)
+    return None if row is None else image_record(row)
+
+
+def images_of(
+    conn: Connection,
+    campaign_id: str,
+    *,
+    holdout: bool | None = None,
+    after_number: int = 0,
+    limit: int | None = None,
+) -> list[ImageRecord]:
+    """Images by number; page with `after_number`. `holdout` None: all."""
+    query = select(Image.__table__).where(Image.campaign_id == campaign_id, Image.number > after_number)
+    if holdout is not None:
+        query = query.where(Image.holdout.is_(holdout))
+    return [image_record(row) for row in conn.execute(query.order_by(Image.number).limit(limit))]
+
+
+def count_images(conn: Connection, campaign_id: str) -> int:
+    """How many images a campaign has."""
+    return int(conn.execute(select(func.count()).where(Image.campaign_id == campaign_id)).scalar_one())
+
+
+def missing_embeddings(
+    conn: Connection, campaign_id: str, model_key: str, limit: int, after: int = 0
+) -> list[ImageRecord]:
+    """Images, not quarantined, numbered above `after`, of which no embedding is recorded under this key; by number."""
+    stored = and_(Embedding.image_sha256 == Image.sha256, Embedding.model_key == model_key)
+    query = (
+        select(Image.__table__)
+        .outerjoin(Embedding.__table__, stored)
+        .where(
+            Image.campaign_id == campaign_id,
+            Image.number > after,
+            Image.quarantine_reason.is_(None),
+            Embedding.digest.is_(None),
+        )
+        .order_by(Image.number)
+        .limit(limit)
+    )
+    return [image_record(row) for row in conn.execute(query)]
+
+
+def record_embeddings(conn: Connection, model_key: str, stored: Iterable[tuple[str, str, int]]) -> None:
+    """Note stored embeddings as (image sha256, digest of the bytes, size in bytes); the first digest of a key stays.
+
+    Their images' attempts begin anew: they encode.
+    """
+    for rows in batches(stored):
+        values = [
+            {"image_sha256": sha, "model_key": model_key, "digest": digest, "size_bytes": size, "created_at": db_now()}
+            for sha, digest, size in rows
+        ]
+        statement = insert_into(conn, Embedding).values(values)
+        conn.execute(statement.on_conflict_do_nothing(index_elements=["image_sha256", "model_key"]))
+        shas = [row[0] for row in rows]
+        conn.execute(update(Image).where(Image.sha256.in_(shas), Image.encode_attempts > 0).values(encode_attempts=0))
+
+
+def forget_embedding(conn: Connection, sha256: str, model_key: str) -> None:
+    """Drop the note that an embedding is stored (its file was found corrupt or missing)."""
+    conn.execute(delete(Embedding).where(Embedding.image_sha256 == sha256, Embedding.model_key == model_key))
+
+
+def embedding_digest(conn: Connection, sha256: str, model_key: str) -> str | None:
+    """Digest of the stored embedding's bytes, None when none is recorded."""
+    query = select(Embedding.digest).where(Embedding.image_sha256 == sha256, Embedding.model_key == model_key)
+    return conn.execute(query).scalar_one_or_none()
+
+
+def note_encode_attempt(conn: Connection, image_ids: Sequence[str]) -> dict[str, int]:
+    """Count an attempt to encode; commit it before decoding, so that an image that kills its actor is found out.
+
+    Returns:
+        Attempts so far, this one included, by image id.
+    """
+    attempts: dict[str, int] = {}
+    for ids in batches(image_ids):
+        statement = update(Image).where(Image.id.in_(ids)).values(encode_attempts=Image.encode_attempts + 1)
+        attempts.update({row[0]: row[1] for row in conn.execute(statement.returning(Image.id, Image.encode_attempts))})
+    return attempts
+
+
+def quarantine_image(conn: Connection, image_id: str, reason: str) -> None:
+    """Take an image out of the work (its task is no longer given out), with the reason."""
+    conn.execute(update(Image).where(Image.id == image_id).values(quarantine_reason=reason[:1000]))
+
+
+def image_record(row: Row[Any]) -> ImageRecord:
+    """The record of a row with the columns of `images`."""
+    return ImageRecord(**{name: row._mapping[name] for name in ImageRecord.model_fields})
+
+
+def _put_source(conn: Connection, campaign_id: str, **values: Any) -> None:
+    statement = insert_into(conn, Source).values(campaign_id=campaign_id, seen_at=db_now(), **values)
+    fresh = {name: statement.excluded[name] for name in ("version", "state", "image_id", "reason", "seen_at")}
+    conn.execute(statement.on_conflict_do_update(index_elements=["campaign_id", "uri_sha256"], set_=fresh))

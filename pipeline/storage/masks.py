@@ -1,0 +1,141 @@
+"""Accepted masks: immutable versions, and which of them are current. Written by `click_log` and by imports.
+
+Current is the mask of an accepted instance of a submitted session (or an import) that no other such session replaced:
+an instance opened from it and then accepted or deleted.
+"""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, insert, or_, select
+from sqlalchemy.orm import aliased
+
+from pipeline.storage.numbers import next_number
+from pipeline.storage.sql import one
+from schemas.catalogue import MaskRecord
+from schemas.columns import db_now
+from schemas.errors import ConflictError, NotFoundError
+from schemas.masks import Rle
+from schemas.tables import Annotator, Image, Instance, MaskRow, Session
+
+
+def is_current() -> ColumnElement[bool]:
+    """The condition on `instances` outer-joined with `sessions`."""
+    later, its_session = aliased(Instance), aliased(Session)
+    replaced = exists(
+        select(later.id)
+        .join(its_session, its_session.id == later.session_id)
+        .where(
+            later.opened_mask_id == Instance.mask_id,
+            later.state.in_(("accepted", "deleted")),
+            its_session.state == "submitted",
+        )
+    )
+    done = or_(Instance.session_id.is_(None), Session.state == "submitted")
+    return and_(Instance.state == "accepted", done, ~replaced)
+
+
+def get_mask(conn: Connection, mask_id: str) -> MaskRecord:
+    """A mask version.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    row = one(conn, mask_query().where(MaskRow.id == mask_id))
+    if row is None:
+        raise NotFoundError(f"There is no mask {mask_id!r}.")
+    return mask_record(row)
+
+
+def current_masks(
+    conn: Connection, campaign_id: str, *, image_id: str | None = None, after: int = 0, limit: int | None = None
+) -> list[MaskRecord]:
+    """Current masks numbered above `after`, by number."""
+    query = (
+        mask_query()
+        .join(Instance, Instance.mask_id == MaskRow.id)
+        .outerjoin(Session, Session.id == Instance.session_id)
+        .where(MaskRow.campaign_id == campaign_id, MaskRow.number > after, is_current())
+    )
+    if image_id is not None:
+        query = query.where(MaskRow.image_id == image_id)
+    return [mask_record(row) for row in conn.execute(query.order_by(MaskRow.number).limit(limit))]
+
+
+def session_masks(conn: Connection, session_id: str) -> list[MaskRecord]:
+    """Every mask that a session accepted, by number."""
+    query = mask_query().where(MaskRow.session_id == session_id).order_by(MaskRow.number)
+    return [mask_record(row) for row in conn.execute(query)]
+
+
+def import_mask(
+    conn: Connection,
+    *,
+    mask_id: str,
+    instance_id: str,
+    image_id: str,
+    category_number: int | None,
+    rle: Rle,
+    mask_sha256: str,
+    area: int,
+    bbox: tuple[int, int, int, int],
+) -> MaskRecord:
+    """Store a mask that came from a file; the same id again gives the same mask.
+
+    Raises:
+        NotFoundError: There is no such image.
+        ConflictError: The id is another mask's.
+    """
+    found = one(conn, mask_query().where(MaskRow.id == mask_id))
+    if found is not None:
+        if (found.image_id, found.mask_sha256) != (image_id, mask_sha256):
+            raise ConflictError("This mask id is another mask's. Make a new UUID.", mask_id=mask_id)
+        return mask_record(found)
+    campaign_id = conn.execute(select(Image.campaign_id).where(Image.id == image_id)).scalar_one_or_none()
+    if campaign_id is None:
+        raise NotFoundError(f"There is no image {image_id!r}.")
+    conn.execute(
+        insert(MaskRow).values(
+            id=mask_id,
+            campaign_id=campaign_id,
+            number=next_number(conn, MaskRow, campaign_id),
+            image_id=image_id,
+            instance_id=instance_id,
+            version=1,
+            source="import",
+            category_number=category_number,
+            height=rle.size[0],
+            width=rle.size[1],
+            rle_counts=rle.counts,
+            mask_sha256=mask_sha256,
+            area=area,
+            bbox=list(bbox),
+            num_clicks=0,
+            created_at=db_now(),
+        )
+    )
+    conn.execute(
+        insert(Instance).values(
+            id=instance_id,
+            campaign_id=campaign_id,
+            image_id=image_id,
+            state="accepted",
+            category_number=category_number,
+            unsure=False,
+            mask_id=mask_id,
+        )
+    )
+    return get_mask(conn, mask_id)
+
+
+def mask_query() -> Select[Any]:
+    """Masks with what `mask_record` needs of their image and annotator."""
+    return (
+        select(MaskRow.__table__, Image.number.label("image_number"), Annotator.pseudonym)
+        .join(Image, Image.id == MaskRow.image_id)
+        .outerjoin(Annotator, Annotator.id == MaskRow.annotator_id)
+    )
+
+
+def mask_record(row: Row[Any]) -> MaskRecord:
+    """The record of a row of `mask_query`."""
+    return MaskRecord(**{name: row._mapping[name] for name in MaskRecord.model_fields})

@@ -1,0 +1,200 @@
+"""Long jobs as rows: asked for by a client-made id, claimed by one flow runner at a time, cancelled between batches.
+
+Knows nothing about what a job does.
+"""
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Any, get_args
+
+from sqlalchemy import Connection, Executable, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from pipeline.storage.sql import database_now, one
+from schemas.campaigns import RequestRecord
+from schemas.columns import db_now
+from schemas.errors import BadInputError, ConflictError, LeaseLostError, NotFoundError, StateError
+from schemas.tables import Request, RequestKind
+
+MAX_ATTEMPTS = 3
+ACTIVE = ("queued", "running")
+
+
+def insert_request(
+    conn: Connection, id: str, kind: str, campaign_id: str | None, payload: dict[str, Any]
+) -> RequestRecord:
+    """Ask for a job; asking again with the same id and payload gives the same one.
+
+    Raises:
+        BadInputError: There is no such kind.
+        NotFoundError: There is no such campaign.
+        ConflictError: The id was used with another payload.
+        StateError: The campaign has an active retrain or precompute already; `details["request_id"]` names it.
+    """
+    if kind not in get_args(RequestKind):
+        raise BadInputError(f"Unknown request kind {kind!r}. Known: {', '.join(get_args(RequestKind))}.")
+    digest = hashlib.sha256(json.dumps([kind, campaign_id, payload], sort_keys=True).encode()).hexdigest()
+    values = {"id": id, "kind": kind, "campaign_id": campaign_id, "payload": payload, "payload_sha256": digest}
+    state = {"state": "queued", "progress": {}, "attempt": 0, "cancel": False}
+    known = _known(conn, id, digest)
+    if known is not None:
+        return known
+    try:
+        with conn.begin_nested():
+            row = {**values, **state, "created_at": db_now(), "updated_at": db_now()}
+            conn.execute(insert(Request).values(**row))
+    except IntegrityError:
+        known = _known(conn, id, digest)  # the same request, just now, by another process
+        if known is not None:
+            return known
+        active = one(conn, _active(campaign_id, kind))
+        if active is None:
+            raise NotFoundError(f"There is no campaign {campaign_id!r}.") from None
+        raise StateError(
+            f"A {kind} of this campaign is {active.state} already: request {active.id}.", request_id=active.id
+        ) from None
+    return get_request(conn, id)
+
+
+def claim_request(
+    conn: Connection, owner: str, stale_s: float = 60.0, *, request_id: str | None = None
+) -> RequestRecord | None:
+    """Take the oldest waiting job, or just the named one if it waits.
+
+    Running jobs whose owner has not been heard of for `stale_s` seconds are put back first, or failed after the third
+    attempt.
+
+    Args:
+        conn: Write transaction.
+        owner: Who will run it: unique per process.
+        stale_s: Seconds without a heartbeat after which an owner counts as gone.
+        request_id: Claim only this one.
+
+    Returns:
+        The job, now running, its attempt counted; None when none waits.
+    """
+    _put_back(conn, stale_s)
+    query = select(Request.id, Request.attempt).where(Request.state == "queued")
+    if request_id is not None:
+        query = query.where(Request.id == request_id)
+    row = one(conn, query.order_by(Request.created_at, Request.id).limit(1).with_for_update(skip_locked=True))
+    if row is None:
+        return None
+    conn.execute(
+        update(Request)
+        .where(Request.id == row.id)
+        .values(state="running", owner=owner, attempt=row.attempt + 1, heartbeat_at=db_now(), updated_at=db_now())
+    )
+    return get_request(conn, row.id)
+
+
+def heartbeat(conn: Connection, id: str, owner: str, progress: dict[str, Any] | None = None) -> bool:
+    """Say that the job is alive, and how far it is.
+
+    Returns:
+        Whether it is to stop.
+
+    Raises:
+        LeaseLostError: Somebody else runs it, or it is over.
+    """
+    values: dict[str, Any] = {"heartbeat_at": db_now(), "updated_at": db_now()}
+    if progress is not None:
+        values["progress"] = progress
+    row = conn.execute(_own(id, owner).values(**values).returning(Request.cancel)).one_or_none()
+    if row is None:
+        raise _lost(id)
+    return bool(row.cancel)
+
+
+def finish_request(
+    conn: Connection,
+    id: str,
+    owner: str,
+    state: str,
+    result: dict[str, Any] | None = None,
+    error: str | None = None,
+) -> None:
+    """End a job as done, failed or cancelled.
+
+    Raises:
+        LeaseLostError: Somebody else runs it, or it is over.
+    """
+    assert state in {"done", "failed", "cancelled"}, state
+    values = {"state": state, "result": result, "error": error, "updated_at": db_now()}
+    if conn.execute(_own(id, owner).values(**values)).rowcount == 0:
+        raise _lost(id)
+
+
+def cancel_request(conn: Connection, id: str) -> RequestRecord:
+    """Cancel a waiting job at once, or ask a running one to stop; one that is over stays as it is.
+
+    Raises:
+        NotFoundError: There is no such request.
+    """
+    waiting = update(Request).where(Request.id == id, Request.state == "queued")
+    conn.execute(waiting.values(state="cancelled", cancel=True, updated_at=db_now()))
+    running = update(Request).where(Request.id == id, Request.state == "running")
+    conn.execute(running.values(cancel=True, updated_at=db_now()))
+    return get_request(conn, id)
+
+
+def get_request(conn: Connection, id: str) -> RequestRecord:
+    """A job.
+
+    Raises:
+        NotFoundError: There is no such request.
+    """
+    row = one(conn, select(Request.__table__).where(Request.id == id))
+    if row is None:
+        raise NotFoundError(f"There is no request {id!r}.")
+    return _record(row)
+
+
+def list_requests(
+    conn: Connection, campaign_id: str | None = None, *, state: str | None = None, limit: int | None = 100
+) -> list[RequestRecord]:
+    """Jobs, newest first; None: of all campaigns, in all states."""
+    query = select(Request.__table__)
+    if campaign_id is not None:
+        query = query.where(Request.campaign_id == campaign_id)
+    if state is not None:
+        query = query.where(Request.state == state)
+    return [_record(row) for row in conn.execute(query.order_by(Request.created_at.desc(), Request.id).limit(limit))]
+
+
+def _put_back(conn: Connection, stale_s: float) -> None:
+    silent = update(Request).where(
+        Request.state == "running", Request.heartbeat_at < database_now(conn) - timedelta(seconds=stale_s)
+    )
+    now = {"owner": None, "updated_at": db_now()}
+    conn.execute(silent.where(Request.cancel).values(state="cancelled", **now))
+    failure = f"Its runner died {MAX_ATTEMPTS} times."
+    conn.execute(silent.where(Request.attempt >= MAX_ATTEMPTS).values(state="failed", error=failure, **now))
+    conn.execute(silent.values(state="queued", **now))
+
+
+def _known(conn: Connection, id: str, digest: str) -> RequestRecord | None:
+    row = one(conn, select(Request.__table__).where(Request.id == id))
+    if row is None:
+        return None
+    if row.payload_sha256 != digest:
+        raise ConflictError("This request id was used for another request. Make a new UUID.", request_id=id)
+    return _record(row)
+
+
+def _active(campaign_id: str | None, kind: str) -> Executable:
+    query = select(Request.id, Request.state).where(Request.campaign_id == campaign_id, Request.kind == kind)
+    return query.where(Request.state.in_(ACTIVE)).limit(1)
+
+
+def _own(id: str, owner: str) -> Any:
+    return update(Request).where(Request.id == id, Request.owner == owner, Request.state == "running")
+
+
+def _lost(id: str) -> LeaseLostError:
+    return LeaseLostError(f"Request {id} is run by another process by now, or over. Stop.", request_id=id)
+
+
+def _record(row: Row[Any]) -> RequestRecord:
+    return RequestRecord(**{name: row._mapping[name] for name in RequestRecord.model_fields})
