@@ -29,6 +29,8 @@ LOW_CHANNELS = 32
 HIGH_CHANNELS = 96
 _DECODER = ("up8", "up8_refine", "up4", "up2_deep", "up2_skip", "up2", "to_logits", "to_score")
 """Parts of the refiner after its last block at 1/16."""
+_DECODER = ("up8", "up8_refine", "up4", "up2_deep", "up2_skip", "up2", "to_logits", "to_score")
+"""Parts of the refiner after its last block at 1/16."""
 
 
 def _upsample_to(x: Tensor, like: Tensor) -> Tensor:
@@ -224,6 +226,13 @@ class FdrnCompact(InteractiveModel):
         points = clicks_to_sequence(clicks, crops.device)
         logits, _, score = self.refine_points(encoding, points, previous.to(crops.dtype), crops, rois)
         return Prediction(logits, torch.sigmoid(score))
+
+    def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
+        """See `InteractiveModel.adapter_parameter_names`. "head": the last block at 1/16, the decoder, both outputs."""
+        if kind != "head":
+            return super().adapter_parameter_names(kind)
+        parts = tuple(f"f2.{name}." for name in ("deep.1", *_DECODER))
+        return tuple(name for name, _ in self.named_parameters() if name.startswith(parts))
 
 
 def _cut_image(images: Tensor, rois: Tensor | None, size: tuple[int, int]) -> Tensor:
