@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.training.losses import nfl
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
@@ -32,22 +34,6 @@ def boundary_weights(target: Tensor, inside: float, half_width: int) -> Tensor:
     dilated = F.max_pool2d(target, side, 1, half_width)
     eroded = -F.max_pool2d(-target, side, 1, half_width)
     return 1 + (inside - 1) * (dilated - eroded)
-
-
-def weighted_nfl(logits: Tensor, target: Tensor, weights: Tensor, alpha: float = 0.5) -> Tensor:
-    """Normalised focal loss (gamma 2) with a weight per pixel, mean over the batch.
-
-    Pixels of weight 0 do not count. With weights in {0, 1} this is `losses.nfl` with ignored pixels.
-
-    Source: Sofiiuk et al., AdaptIS, ICCV 2019, eq. 3; the per-sample factor is detached (MODELS 1.11).
-    """
-    log_pt = F.logsigmoid(torch.where(target > 0.5, logits, -logits))
-    counts = (weights > 0).to(logits.dtype)
-    beta = (1 - log_pt.exp()).square() * counts
-    total = counts.sum((1, 2, 3), keepdim=True)
-    factor = (total / (beta.sum((1, 2, 3), keepdim=True) + 1e-12)).detach()
-    loss = -alpha * beta * factor * log_pt * weights
-    return (loss.sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp_min(1e-6)).mean()
 
 
 def soft_iou_loss(logits: Tensor, target: Tensor, weights: Tensor) -> Tensor:
@@ -82,7 +68,8 @@ def objective(
     truth = (target == 1).float()[:, None]
     counted = (target >= 0).float()[:, None]
     weights = boundary_weights(truth, config.boundary, config.boundary_px) * counted
-    loss = weighted_nfl(logits, truth, weights) + config.soft_iou * soft_iou_loss(logits, truth, weights)
+    loss = nfl(logits, target[:, None], weight=weights).mean()
+    loss = loss + config.soft_iou * soft_iou_loss(logits, truth, weights)
     coarse_truth = F.adaptive_avg_pool2d(truth, (coarse.shape[2], coarse.shape[3]))
     loss = loss + config.coarse * F.binary_cross_entropy_with_logits(coarse, coarse_truth)
     iou = mask_iou(logits.detach(), truth, counted)
