@@ -79,9 +79,9 @@ class InstanceState:
     @property
     def size_bytes(self) -> int:
         """Memory of the arrays, counted as if they were not shared."""
-        arrays = [self.initial, self.prediction.probabilities if self.prediction else None]
-        arrays += [array for stroke in self.strokes for array in (stroke.added, stroke.erased)]
-        return 500 + 200 * len(self.prompts) + sum(array.nbytes for array in arrays if array is not None)
+        masks = [self.initial, *(mask for stroke in self.strokes for mask in (stroke.added, stroke.erased))]
+        total = 500 + 200 * len(self.prompts) + sum(mask.nbytes for mask in masks if mask is not None)
+        return total + (self.prediction.size_bytes if self.prediction else 0)
 
 
 def start(image: NDArray[np.uint8], initial_mask: NDArray[np.bool_] | None = None) -> InstanceState:
@@ -138,7 +138,7 @@ def apply_edit(
         check_click(click, size)
         prompts = (*state.prompts, click)
         roi, previous = zoom_and_carry(model, size, state.prediction, state.candidate, state.initial, prompts)
-        prediction = predict(model, image, encoding, prompts, roi, previous)
+        prediction = predict(model, image, encoding, prompts, roi, previous, before=state.prediction)
         clicks = (*state.clicks, click)
         return replace(state, initial=None, clicks=clicks, prompts=prompts, prediction=prediction, candidate=0)
     if isinstance(payload, BoxPayload):
@@ -214,7 +214,7 @@ def _apply_box(
     _, previous = zoom_and_carry(
         model, (height, width), state.prediction, state.candidate, state.initial, prompts, force_roi=roi
     )
-    prediction = predict(model, image, encoding, prompts, roi, previous)
+    prediction = predict(model, image, encoding, prompts, roi, previous, before=state.prediction)
     margin_y, margin_x = BOX_MARGIN * (y1 - y0), BOX_MARGIN * (x1 - x0)
     limits = (y0 - margin_y, x0 - margin_x, y1 + margin_y, x1 + margin_x)
     return replace(state, initial=None, prompts=prompts, prediction=_clipped(prediction, limits), candidate=0)

@@ -94,7 +94,7 @@ class Predictor:
         roi, previous = zoom_and_carry(
             self.model, size, state.prediction, state.candidate, state.initial, clicks, self.options
         )
-        prediction = predict(self.model, image, self._encoding, clicks, roi, previous, self.options)
+        prediction = predict(self.model, image, self._encoding, clicks, roi, previous, self.options, state.prediction)
         self._states.append(replace(state, clicks=clicks, prediction=prediction, candidate=0))
         return self.probability()
 

@@ -28,6 +28,9 @@ class Sampling(Protocol):
     def crop_image(self, image: NDArray[np.uint8], roi: Roi, size: tuple[int, int]) -> Tensor:
         """The ROI of an HWC uint8 image as (1, 3, h, w) float32 in [0, 1]."""
 
+    def crop_pixels(self, image: NDArray[np.uint8], roi: Roi, size: tuple[int, int]) -> Tensor:
+        """The same in the form to keep: uint8 where that loses nothing; `as_input` makes network input of it."""
+
     def crop_mask(self, mask: NDArray[np.bool_], roi: Roi, size: tuple[int, int]) -> Probability:
         """The ROI of a bool (H, W) mask as soft probability (h, w)."""
 
@@ -45,6 +48,9 @@ class CornerAligned:
     """The official predictor's resampling: bilinear with align_corners=True, no antialiasing."""
 
     def crop_image(self, image: NDArray[np.uint8], roi: Roi, size: tuple[int, int]) -> Tensor:
+        return as_input(self.crop_pixels(image, roi, size))
+
+    def crop_pixels(self, image: NDArray[np.uint8], roi: Roi, size: tuple[int, int]) -> Tensor:
         y0, x0, y1, x1 = roi
         return _resize_corners(pixels_to_tensor(image[y0:y1, x0:x1]), size)
 
@@ -73,8 +79,12 @@ class PixelEdges:
     """Our resampling for cut "image": pixel edges map to pixel edges, and shrinking averages."""
 
     def crop_image(self, image: NDArray[np.uint8], roi: Roi, size: tuple[int, int]) -> Tensor:
+        return as_input(self.crop_pixels(image, roi, size))
+
+    def crop_pixels(self, image: NDArray[np.uint8], roi: Roi, size: tuple[int, int]) -> Tensor:
         y0, x0, y1, x1 = roi
-        return pixels_to_tensor(shrink(image[y0:y1, x0:x1], size))
+        planes = np.ascontiguousarray(shrink(image[y0:y1, x0:x1], size).transpose(2, 0, 1))
+        return torch.from_numpy(planes)[None]
 
     def crop_mask(self, mask: NDArray[np.bool_], roi: Roi, size: tuple[int, int]) -> Probability:
         y0, x0, y1, x1 = roi
@@ -110,6 +120,11 @@ class PixelEdges:
         return (
             y0 + row0 * height // h, x0 + column0 * width // w, y0 - (-row1 * height // h), x0 - (-column1 * width // w)
         )  # fmt: skip
+
+
+def as_input(crop: Tensor) -> Tensor:
+    """Network input, float32 in [0, 1], of what `crop_pixels` gave."""
+    return crop.float() / 255.0 if crop.dtype == torch.uint8 else crop
 
 
 def shrink(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

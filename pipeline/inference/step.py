@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.inference.preprocess import check_image, image_to_input
-from pipeline.inference.sampling import CornerAligned, PixelEdges, Probability, Sampling
+from pipeline.inference.sampling import CornerAligned, PixelEdges, Probability, Sampling, as_input
 from pipeline.inference.zoom import Roi, click_to_crop, mirror_click, next_roi, roi_fractions
 from pipeline.masks.boxes import mask_box_xyxy
 from pipeline.models._base import Encoding, InteractiveModel, Prediction
@@ -30,11 +30,18 @@ class CropPrediction:
         probabilities: (K, h, w) float16 (float32 where a predictor was told so), read-only.
         roi: Where in the image.
         scores: K estimated qualities in [0, 1].
+        crop: (1, 3, h, w) pixels that the model saw, uint8 or float32; used again while the ROI stays.
     """
 
     probabilities: NDArray[np.floating]
     roi: Roi
     scores: tuple[float, ...]
+    crop: Tensor | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the arrays."""
+        return self.probabilities.nbytes + (self.crop.nbytes if self.crop is not None else 0)
 
     def candidate(self, index: int) -> Probability:
         """The crop probability (h, w) of one candidate."""
@@ -99,6 +106,7 @@ def predict(
     roi: Roi,
     previous: Probability,
     options: StepOptions = SERVING,
+    before: CropPrediction | None = None,
 ) -> CropPrediction:
     """Predict the mask of the clicked instance in a ROI.
 
@@ -110,6 +118,7 @@ def predict(
         roi: Where to look.
         previous: (h, w) crop probability of the previous step in this ROI, zeros at first.
         options: How.
+        before: The previous prediction on this image with these options; spares cutting the same crop again.
 
     Raises:
         EmbeddingMissingError: The model has cut "image" and no encoding is given.
@@ -117,10 +126,12 @@ def predict(
     size = options.target_size or model.input_size
     device = _device(model)
     views = [False, True] if options.flip else [False]
-    crop = sampling_of(model).crop_image(image, roi, size).to(device)
-    crops = torch.cat([crop.flip(-1) if mirrored else crop for mirrored in views])
+    reused = before.crop if before is not None and before.roi == roi else None
+    crop = reused if reused is not None else sampling_of(model).crop_pixels(image, roi, size)
+    plain = as_input(crop.to(device))
+    crops = torch.cat([plain, plain.flip(-1)]) if options.flip else plain
     own = torch.from_numpy(np.ascontiguousarray(previous))[None, None].to(device)
-    previous_views = torch.cat([own.flip(-1) if mirrored else own for mirrored in views])
+    previous_views = torch.cat([own, own.flip(-1)]) if options.flip else own
     in_crop = [click_to_crop(click, roi, size) for click in clicks]
     click_views = [[mirror_click(c, size[1]) for c in in_crop] if mirrored else in_crop for mirrored in views]
     with torch.inference_mode():
@@ -136,7 +147,7 @@ def predict(
         probabilities = probabilities if options.full_precision else probabilities.half()
     array = probabilities.cpu().numpy()
     array.setflags(write=False)
-    return CropPrediction(array, roi, tuple(round(float(score), 6) for score in scores))
+    return CropPrediction(array, roi, tuple(round(float(score), 6) for score in scores), crop)
 
 
 def zoom_and_carry(
