@@ -1,0 +1,243 @@
+"""Registering a source's images: list, read, check, hash, decode once, and write them down in short transactions.
+
+Nothing is copied: images stay where they are. Files whose listing is unchanged since the last pass are not read again,
+so a pass that was stopped goes on where it ended. Database transactions never span a read.
+"""
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.ingest.decode import MAX_PIXELS, decode_image
+from pipeline.ingest.dedupe import GroupIndex, perceptual_hash
+from pipeline.ingest.sources import SourceFile, list_files
+from pipeline.storage import images
+from pipeline.storage.database import Database
+from pipeline.storage.files import open_storage, read_bytes
+from schemas.campaigns import CampaignRecord
+from schemas.errors import BadImageError, BadInputError, BusyError
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[dict[str, Any]], None]
+BATCH_ROWS = 200
+_BATCH_S = 2.0
+_AHEAD = 16
+"""Files read ahead of what was written down."""
+
+
+class IngestReport(BaseModel):
+    """What a pass over a source came to.
+
+    Attributes:
+        files: Image files listed.
+        registered: New images.
+        duplicates: Files whose bytes an image already has.
+        quarantined: Files that cannot be used, with the reason in the catalogue.
+        unchanged: Files known from an earlier pass, not read again.
+        vanished: Files that were listed and gone when they were to be read.
+        ignored: Files that are no images by their names.
+        stopped: Ended early because it was asked to; run it again to go on.
+    """
+
+    files: int = 0
+    registered: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    unchanged: int = 0
+    vanished: int = 0
+    ignored: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file that was read: an image's facts, or why it is none."""
+
+    file: SourceFile
+    sha256: str = ""
+    phash: str = ""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    size_bytes: int = 0
+    problem: str | None = None
+    vanished: bool = False
+
+
+def ingest(
+    database: Database,
+    campaign: CampaignRecord,
+    url: str,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    roots: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    threads: int = 2,
+) -> IngestReport:
+    """Register what is new or changed at a source.
+
+    Args:
+        database: The catalogue.
+        campaign: Whose images they become.
+        url: Folder, glob or file; see `sources.list_files`.
+        progress: Called with counts after each batch.
+        should_stop: Asked between files; what was done until then stays.
+        roots: See `sources.list_files`.
+        max_pixels: Larger images are quarantined.
+        threads: Files read and decoded at once.
+
+    Returns:
+        Counts. Images get their numbers in the order of the files' names.
+
+    Raises:
+        BadInputError: There is nothing at the URL, or it disappeared meanwhile.
+        BusyError: The storage cannot be reached. What was registered so far stays; run it again to go on.
+    """
+    began = time.monotonic()
+    listing = list_files(url, roots)
+    with database.connect() as conn:
+        known = images.known_sources(conn, campaign.id)
+        hashes = images.image_hashes(conn, campaign.id)
+    index = GroupIndex((phash, group) for sha256, phash, group in hashes if sha256 == group)
+    todo = [file for file in listing.files if known.get(file.uri_sha256, ("", ""))[0] != file.version]
+    report = IngestReport(files=len(listing.files), ignored=listing.ignored, unchanged=len(listing.files) - len(todo))
+    stop = should_stop or (lambda: False)
+    batch: list[_Read] = []
+    last_commit = time.monotonic()
+
+    def commit() -> None:
+        nonlocal last_commit
+        if batch:
+            _write_down(database, campaign.id, batch, index, report)
+            batch.clear()
+        last_commit = time.monotonic()
+        if progress:
+            done = report.files - len(todo) + report.registered + report.duplicates
+            progress({"done": done + report.quarantined + report.vanished, "total": report.files})
+
+    try:
+        for read in _read_all(todo, url, max_pixels, threads, stop):
+            batch.append(read)
+            if len(batch) >= BATCH_ROWS or time.monotonic() - last_commit > _BATCH_S:
+                commit()
+    finally:
+        commit()
+    report.stopped = stop() and report.files > _handled(report)
+    report.seconds = round(time.monotonic() - began, 3)
+    logger.info("ingested campaign_id=%s url=%s %s", campaign.id, url, report)
+    return report
+
+
+def _handled(report: IngestReport) -> int:
+    return report.unchanged + report.registered + report.duplicates + report.quarantined + report.vanished
+
+
+def _read_all(
+    todo: Sequence[SourceFile], url: str, max_pixels: int, threads: int, should_stop: Callable[[], bool]
+) -> Iterator[_Read]:
+    """Read files in order, some ahead in threads."""
+    waiting: deque[Future[_Read]] = deque()
+    files = iter(todo)
+    with ThreadPoolExecutor(threads, thread_name_prefix="ingest") as pool:
+        try:
+            while True:
+                while len(waiting) < _AHEAD and not should_stop() and (file := next(files, None)) is not None:
+                    waiting.append(pool.submit(_read, file, url, max_pixels))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _read(file: SourceFile, url: str, max_pixels: int) -> _Read:
+    """Read, check and hash one file.
+
+    Raises:
+        BadInputError: The source as a whole is gone.
+        BusyError: The storage cannot be reached.
+    """
+    if file.problem:
+        return _Read(file, problem=file.problem)
+    try:
+        fs, path = open_storage(file.uri)
+        data = read_bytes(fs, path)
+        pixels, info = decode_image(data, max_pixels)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        _require_source(url, error)
+        logger.warning("file vanished uri=%s", file.uri)
+        return _Read(file, vanished=True)
+    except PermissionError:
+        return _Read(file, problem="Not allowed to read the file. Check its permissions.")
+    except BadImageError as error:
+        return _Read(file, problem=error.message)
+    except OSError as error:
+        raise BusyError(
+            f"Reading {file.uri} failed: {error}. What was registered so far stays; run it again to go on."
+        ) from error
+    return _Read(
+        file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        phash=perceptual_hash(pixels),
+        width=info.width,
+        height=info.height,
+        format=info.format,
+        size_bytes=len(data),
+    )
+
+
+def _require_source(url: str, cause: OSError) -> None:
+    """One file may vanish, the whole source may not."""
+    try:
+        list_files(url)
+    except BadInputError as error:
+        raise BadInputError(
+            f"The source {url!r} disappeared while it was read. What was registered so far stays; "
+            "run it again when the source is back."
+        ) from (error if error.__cause__ else cause)
+
+
+def _write_down(
+    database: Database, campaign_id: str, batch: Sequence[_Read], index: GroupIndex, report: IngestReport
+) -> None:
+    """One transaction for a batch."""
+    registered = duplicates = quarantined = vanished = 0
+    with database.begin() as conn:
+        for read in batch:
+            file = {"uri": read.file.uri, "uri_sha256": read.file.uri_sha256, "version": read.file.version}
+            if read.vanished:
+                vanished += 1
+            elif read.problem is not None:
+                images.add_quarantined(conn, campaign_id, **file, reason=read.problem)
+                quarantined += 1
+            else:
+                added = images.add_image(
+                    conn,
+                    campaign_id,
+                    **file,
+                    file_name=read.file.file_name,
+                    sha256=read.sha256,
+                    phash=read.phash,
+                    group_key=index.assign(read.phash, read.sha256),
+                    width=read.width,
+                    height=read.height,
+                    format=read.format,
+                    size_bytes=read.size_bytes,
+                )
+                duplicates += added.duplicate
+                registered += not added.duplicate
+    report.registered += registered
+    report.duplicates += duplicates
+    report.quarantined += quarantined
+    report.vanished += vanished

@@ -1,0 +1,169 @@
+"""What image files lie at a source: a folder, a glob or one file, local or on an object store. Reads none of them."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from fsspec import AbstractFileSystem
+from fsspec.utils import stringify_path
+
+from pipeline.storage.files import is_local, open_storage, with_retry
+from schemas.errors import BadInputError, BusyError, ForbiddenError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png"})
+OTHER_IMAGES = frozenset({".tif", ".tiff", ".webp", ".bmp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".dng", ".svs"})
+"""Images that people expect to be read; they are reported instead of being passed over."""
+_VERSION_FIELDS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated")
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file as it was listed.
+
+    Attributes:
+        uri: Absolute path or URL.
+        file_name: Relative POSIX path below the source.
+        version: Size and ETag or modification time: the same means unchanged.
+        problem: Why it cannot be registered, known from the listing alone.
+    """
+
+    uri: str
+    file_name: str
+    version: str
+    problem: str | None = None
+
+    @property
+    def uri_sha256(self) -> str:
+        """The key of its row in the catalogue."""
+        return hashlib.sha256(self.uri.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A source's image files in order of their names, and how many other files were passed over."""
+
+    files: list[SourceFile]
+    ignored: int
+
+
+def require_allowed(url: str, roots: Sequence[str]) -> None:
+    """Check that a URL lies below one of the configured roots, links and ".." resolved.
+
+    Raises:
+        BadInputError: It is no usable URL.
+        ForbiddenError: It lies elsewhere.
+    """
+    place = _place(url)
+    if not any(_is_below(place, _place(root)) for root in roots):
+        raise ForbiddenError(f"{url!r} is not below a configured root (CLICKLOOP_SOURCE_ROOTS).")
+
+
+def list_files(url: str, roots: Sequence[str] | None = None) -> Listing:
+    """List a source.
+
+    Args:
+        url: Folder (looked through with all its subfolders), glob or file; a path or an fsspec URL.
+        roots: Local files that lie (by links) outside of these are refused; None: anywhere.
+
+    Raises:
+        BadInputError: There is nothing at the URL, or the URL is not usable.
+        BusyError: The storage cannot be reached.
+    """
+    fs, root = open_storage(url)
+    try:
+        base, found = with_retry(fs, lambda: _find(fs, root))
+    except PermissionError as error:
+        raise BadInputError(f"Not allowed to read {url!r}: {error}. Check its permissions or credentials.") from error
+    except OSError as error:
+        raise BusyError(f"The storage of {url!r} cannot be reached: {error}. Try again.") from error
+    if found is None:
+        raise BadInputError(f"There is nothing at {url!r}. Give an existing folder, glob or file.")
+    files, ignored = [], 0
+    for path, facts in sorted(found.items()):
+        name = path[len(base) :].lstrip("/")
+        suffix = os.path.splitext(name)[1].lower()
+        if any(part.startswith(".") for part in name.split("/")) or suffix not in SUFFIXES | OTHER_IMAGES:
+            ignored += 1
+            continue
+        files.append(_source_file(fs, path, name, facts, roots))
+    return Listing(files, ignored)
+
+
+def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, Any]] | None]:
+    """The folder that names are relative to, and every file's facts by path; None where nothing is."""
+    fs.invalidate_cache()
+    if fs.isfile(root):
+        return root.rpartition("/")[0], {root: fs.info(root)}
+    if is_local(fs) and os.path.isdir(root):
+        return root, dict(_walk_local(root))
+    if fs.isdir(root):
+        found = fs.find(root, detail=True)
+        return root, {path: facts for path, facts in found.items() if facts.get("type") == "file"}
+    if not _GLOB & set(root):
+        return root, None
+    base = root[: min(root.index(c) for c in _GLOB if c in root)].rpartition("/")[0]
+    matches = fs.glob(root, detail=True)
+    files = {path: facts for path, facts in matches.items() if facts.get("type") == "file" or facts.get("islink")}
+    return base, files or None
+
+
+def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every regular file below a local folder, through links, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                facts = os.stat(path)
+            except OSError:  # a dangling link
+                continue
+            if stat.S_ISREG(facts.st_mode):
+                yield path, {"size": facts.st_size, "mtime": facts.st_mtime_ns}
+
+
+def _source_file(
+    fs: AbstractFileSystem, path: str, name: str, facts: dict[str, Any], roots: Sequence[str] | None
+) -> SourceFile:
+    version = next((str(facts[field]).strip('"') for field in _VERSION_FIELDS if facts.get(field)), "")
+    version = f"{facts.get('size')}:{version}"
+    uri = stringify_path(path) if is_local(fs) else fs.unstrip_protocol(path)
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in OTHER_IMAGES:
+        problem = f"Files of type {suffix} cannot be read; JPEG and PNG can."
+        return SourceFile(_printable(uri), _printable(name), version, problem)
+    if _printable(uri) != uri or "::" in uri:
+        problem = "The file's name is not valid UTF-8, or holds '::'. Rename it."
+        return SourceFile(_printable(uri), _printable(name), version, problem)
+    if roots is not None and is_local(fs) and not any(_is_below(_place(path), _place(root)) for root in roots):
+        return SourceFile(uri, name, version, "A link that leads out of the configured roots.")
+    return SourceFile(uri, name, version)
+
+
+def _printable(text: str) -> str:
+    """The text with what is not valid UTF-8, and NUL, written out: a database can store it."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _place(url: str) -> tuple[str, str]:
+    """(protocol, path) to compare."""
+    fs, path = open_storage(url)
+    if is_local(fs):
+        return "file", os.path.realpath(path)
+    if ".." in path.split("/"):
+        raise BadInputError(f"{url!r} holds '..'.")
+    return urlsplit(url).scheme, path
+
+
+def _is_below(place: tuple[str, str], root: tuple[str, str]) -> bool:
+    return place[0] == root[0] and (place[1] == root[1] or place[1].startswith(root[1].rstrip("/") + "/"))
