@@ -1,0 +1,178 @@
+"""One optimiser step of an adapter's training: which states are drawn, and what is minimised on them.
+
+Every draw is a function of (seed, step). Knows nothing of checkpoints, averages and when to stop (see `train`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource
+from pipeline.adapters.trajectories import crop_target, refine_scene, trajectory
+from pipeline.models._base import InteractiveModel
+from pipeline.training.losses import nfl
+from pipeline.training.objective import boundary_weights, mask_iou, soft_iou_loss
+from schemas.clicks import Click
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """How an adapter is trained.
+
+    Attributes:
+        kind: What is trained, see `InteractiveModel.adapter_parameter_names`.
+        seed: Of every draw.
+        max_steps: Optimiser steps.
+        max_minutes: Of training, summed over resumed runs; whatever comes first ends it.
+        objects_per_step: Trajectories per optimiser step.
+        max_clicks: Clicks of a trajectory, drawn from 1 to this.
+        learning_rate: AdamW's, after the warm-up, falling linearly to a tenth at the last step.
+        warmup_steps: Linear from 0.
+        weight_decay: AdamW's, towards the live weights (not towards zero).
+        clip_norm: Largest norm of the gradient.
+        ema: Decay of the averaged weights, which are what is kept.
+        recorded_share: Share of trajectories that follow the person's clicks where there are any.
+        hold_share: Share of trajectories that hold to the live model on states that nobody labelled.
+        mirror: Train on mirrored images, too (each is encoded once).
+        jitter: Of ROIs, see `trajectories.trajectory`.
+        max_side: Images are shrunk to this side for training, in pixels.
+        validation_share: Of the training images, for early stopping.
+        validation_objects: At most so many.
+        validation_clicks: Clicks per object in validation.
+        validate_every: Steps.
+        patience: Validations without a better one after which training ends.
+        checkpoint_every: Steps.
+    """
+
+    kind: str = "head"
+    seed: int = 0
+    max_steps: int = 300
+    max_minutes: float = 10.0
+    objects_per_step: int = 4
+    max_clicks: int = 4
+    learning_rate: float = 3e-4
+    warmup_steps: int = 20
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.98
+    recorded_share: float = 0.5
+    hold_share: float = 0.25
+    mirror: bool = True
+    jitter: float = 0.1
+    max_side: int = 1600
+    validation_share: float = 0.2
+    validation_objects: int = 24
+    validation_clicks: int = 4
+    validate_every: int = 25
+    patience: int = 5
+    checkpoint_every: int = 10
+
+
+def optimize_step(
+    model: InteractiveModel,
+    student: InteractiveModel,
+    trained: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    live: dict[str, Tensor],
+    images: Sequence[AdapterImage],
+    source: SceneSource,
+    config: AdapterConfig,
+    step: int,
+) -> float:
+    """One optimiser step over `objects_per_step` trajectories.
+
+    Args:
+        model: The live model.
+        student: Shares all weights with it but the trained ones.
+        trained: The student's trained parameters by name.
+        optimizer: Of those.
+        live: The live model's values of them, which weight decay pulls towards.
+        images: To draw from, each with at least one target.
+        source: Brings scenes.
+        config: How.
+        step: Number of this step; with the seed it decides every draw.
+
+    Returns:
+        Mean loss of the clicks.
+    """
+    rng = np.random.default_rng((config.seed, step))
+    total, count = 0.0, 0
+    optimizer.zero_grad(set_to_none=True)
+    for _ in range(config.objects_per_step):
+        image, target = _draw(rng, images)
+        mirrored = config.mirror and rng.random() < 0.5
+        scene = source.scene(image, mirrored, config.max_side)
+        if rng.random() < config.hold_share:
+            losses = _hold_losses(model, student, scene, rng, config)
+        else:
+            losses = _object_losses(student, scene, target, rng, config)
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
+            total, count = total + float(loss.detach()), count + 1
+    if count == 0:
+        return 0.0
+    rate = config.learning_rate * _schedule(step, config)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            if parameter.grad is not None:
+                parameter.grad /= count
+            parameter.lerp_(live[name].to(parameter), rate * config.weight_decay)
+    torch.nn.utils.clip_grad_norm_(trained.values(), config.clip_norm)
+    optimizer.step()
+    return total / count
+
+
+def _object_losses(
+    student: InteractiveModel, scene: Scene, target: AdapterTarget, rng: np.random.Generator, config: AdapterConfig
+) -> Iterator[Tensor]:
+    """The loss of each click on one accepted mask."""
+    mask = scene.target_mask(target)
+    if not mask.any():
+        return
+    recorded = scene.place_clicks(target.clicks) if rng.random() < config.recorded_share else []
+    num_clicks = int(rng.integers(1, config.max_clicks + 1))
+    for step in trajectory(student, scene, mask, rng, num_clicks, recorded, config.jitter):
+        logits = step.prediction.logits[:, :1].float()
+        truth = crop_target(student, scene, mask, step.roi).to(logits.device)
+        weights = boundary_weights(truth, 2.0, 3)
+        loss = nfl(logits, truth, weight=weights).mean() + 0.5 * soft_iou_loss(logits, truth, weights)
+        if step.prediction.scores.requires_grad:
+            iou = mask_iou(logits.detach(), truth, torch.ones_like(truth))
+            loss = loss + 0.2 * (step.prediction.scores[:, 0].float() - iou).square().mean()
+        yield loss
+
+
+def _hold_losses(
+    model: InteractiveModel, student: InteractiveModel, scene: Scene, rng: np.random.Generator, config: AdapterConfig
+) -> Iterator[Tensor]:
+    """How far the student leaves the live model where somebody clicks on anything else."""
+    height, width = scene.size
+    clicks = [
+        Click(x=float(rng.integers(width)), y=float(rng.integers(height)), is_positive=index == 0 or rng.random() < 0.5)
+        for index in range(int(rng.integers(1, config.max_clicks + 1)))
+    ]
+    nothing = np.zeros(scene.size, np.bool_)
+    with torch.no_grad():
+        steps = list(trajectory(model, scene, nothing, rng, len(clicks), clicks, config.jitter))
+    for step in steps:
+        prediction = refine_scene(student, scene, step.clicks, step.roi, step.previous)
+        held = step.prediction.logits.float().sigmoid()
+        yield F.binary_cross_entropy_with_logits(prediction.logits.float(), held) - F.binary_cross_entropy(held, held)
+
+
+def _draw(rng: np.random.Generator, images: Sequence[AdapterImage]) -> tuple[AdapterImage, AdapterTarget]:
+    """An image, by the square root of its number of masks, and one of them."""
+    shares = np.sqrt([len(image.targets) for image in images])
+    image = images[int(rng.choice(len(images), p=shares / shares.sum()))]
+    return image, image.targets[int(rng.integers(len(image.targets)))]
+
+
+def _schedule(step: int, config: AdapterConfig) -> float:
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return warm * (1 - 0.9 * step / config.max_steps)
