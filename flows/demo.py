@@ -1,7 +1,7 @@
 """`make demo`: the whole loop once on real photographs, through the same commands that a user types.
 
-The photographs are read from the installed scikit-image package; the masks in `demo_data/annotations.json` are ours. With
---data DIR it takes DIR/images and DIR/annotations.json instead. Each step prints its command, the end a table.
+The photographs are read from the installed scikit-image package; the masks in `demo_data/annotations.json` are ours.
+With --data DIR it takes DIR/images and DIR/annotations.json instead. Each step prints its command, the end a table.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def clickloop(workspace: Path, *words: str, show: bool = True) -> Any:
     if show:
         print(f"\n$ clickloop {' '.join(words)}", flush=True)
     command = [sys.executable, "-m", "flows.cli", *words, "--workspace", str(workspace), "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Step(f"clickloop {' '.join(words)} exited with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)
