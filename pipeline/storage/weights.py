@@ -1,0 +1,128 @@
+"""Models and adapters in a campaign's storage, named by the sha256 of their files.
+
+A campaign keeps its own copy of the weights, so that a newer package changes new campaigns only. What is read is
+checked against its name. Knows nothing about the catalogue.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from fsspec import AbstractFileSystem
+from torch import device as Device
+
+from pipeline.adapters.head import adapted, check_fits, read_adapter
+from pipeline.models import default_weights_path, load_model, resolve_model_id, weights_digest
+from pipeline.models._base import InteractiveModel
+from pipeline.storage.files import is_local, join, open_storage, put_if_absent, read_bytes, sha256_file
+from schemas.errors import BadCheckpointError, NotFoundError
+
+
+def publish_model(storage_url: str, model_id: str) -> tuple[str, str]:
+    """Copy the shipped weights of a model into a storage; harmless when they are there.
+
+    Args:
+        storage_url: Of the campaign.
+        model_id: Or an alias.
+
+    Returns:
+        Digest of the file, and where it is.
+
+    Raises:
+        NotFoundError: Unknown model, or one without shipped weights.
+    """
+    path = default_weights_path(model_id)
+    digest = weights_digest(path)
+    fs, root = open_storage(storage_url)
+    target = _model_path(root, digest)
+    put_if_absent(fs, target, path)
+    put_if_absent(fs, _facts_path(root, digest), json.dumps({"model_id": resolve_model_id(model_id)}).encode())
+    return digest, target
+
+
+def load_model_by_digest(
+    storage_url: str,
+    model_digest: str,
+    adapter_digest: str | None = None,
+    *,
+    cache_dir: str | None = None,
+    device: Device | str = "cpu",
+) -> InteractiveModel:
+    """The model of a campaign, with an adapter laid over it if one is named.
+
+    Args:
+        storage_url: Of the campaign.
+        model_digest: Of `publish_model`.
+        adapter_digest: Of a file below adapters/.
+        cache_dir: Local folder that keeps copies of a remote storage's files; None: the system's temporary folder.
+        device: Where to put it.
+
+    Raises:
+        NotFoundError: The storage has no such file.
+        BadCheckpointError: A file's bytes are not those of its name, or do not fit.
+    """
+    fs, root = open_storage(storage_url)
+    try:
+        model_id = json.loads(read_bytes(fs, _facts_path(root, model_digest)))["model_id"]
+    except FileNotFoundError as error:
+        raise NotFoundError(f"No model {model_digest} in {storage_url}. Create the campaign again.") from error
+    checkpoint = _local_copy(fs, _model_path(root, model_digest), model_digest, cache_dir)
+    model = load_model(model_id, checkpoint=checkpoint, device=device)
+    return model if adapter_digest is None else with_adapter(storage_url, model, adapter_digest, cache_dir=cache_dir)
+
+
+def with_adapter(
+    storage_url: str, model: InteractiveModel, adapter_digest: str, *, cache_dir: str | None = None
+) -> InteractiveModel:
+    """A model that shares all weights with `model` but those of a stored adapter.
+
+    Raises:
+        NotFoundError: The storage has no such adapter.
+        BadCheckpointError: Its bytes are not those of its name, or do not fit the model.
+    """
+    fs, root = open_storage(storage_url)
+    path = _local_copy(fs, adapter_path(root, adapter_digest), adapter_digest, cache_dir)
+    tensors, meta = read_adapter(path)
+    check_fits(model, tensors, meta, f"Adapter {adapter_digest}")
+    return adapted(model, tensors)
+
+
+def adapter_path(root: str, digest: str) -> str:
+    """Where an adapter's file is below a storage's root."""
+    return join(root, "adapters", digest, "weights.safetensors")
+
+
+def _model_path(root: str, digest: str) -> str:
+    return join(root, "models", f"{digest}.safetensors")
+
+
+def _facts_path(root: str, digest: str) -> str:
+    return join(root, "models", f"{digest}.json")
+
+
+def _local_copy(fs: AbstractFileSystem, path: str, digest: str, cache_dir: str | None) -> Path:
+    """The file on this machine, with the bytes that its name says."""
+    if is_local(fs):
+        local = Path(path)
+        if not local.is_file():
+            raise NotFoundError(f"There is no {path}. Was the storage moved or cleaned?")
+        if sha256_file(local) != digest:
+            raise BadCheckpointError(f"{path} has changed: its bytes are not those of its name. Restore the file.")
+        return local
+    folder = Path(cache_dir) if cache_dir else Path(tempfile.gettempdir()) / f"clickloop-{os.getuid()}-weights"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    local = folder / f"{digest}.safetensors"
+    if local.is_file() and sha256_file(local) == digest:
+        return local
+    partial = local.with_name(f"{local.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(read_bytes(fs, path))
+        if sha256_file(partial) != digest:
+            raise BadCheckpointError(f"{path} has changed: its bytes are not those of its name. Restore the file.")
+        os.replace(partial, local)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"There is no {path}. Was the storage moved or cleaned?") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return local

@@ -1,0 +1,267 @@
+"""Ray: started by its owner process, attached to by address and token by every other one.
+
+`python -m workers.cluster` is the owner: it starts Ray (or attaches to CLICKLOOP_RAY_ADDRESS), owns the actors, says
+where they are in WORKSPACE/ray.json, and exits with 1 when Ray is gone, so that whoever watches it starts it again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import ray
+
+from schemas.errors import BusyError
+from schemas.settings import Settings
+from workers.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+"""Enough: a refiner returns kilobytes, and embeddings go through the storage."""
+HEALTH_PERIOD_S = 1.0
+STOP_TIMEOUT_S = 8.0
+"""After a signal the process ends within this, whatever Ray does."""
+_CORE_PROCESSES = ("gcs_server", "raylet")
+
+
+@dataclass(frozen=True)
+class ClusterInfo:
+    """Where the actors are: what WORKSPACE/ray.json says.
+
+    Attributes:
+        address: Of Ray's head.
+        namespace: Of the actors.
+        token_file: Ray's token, empty when the environment has it.
+        owner_pid: Process that owns the actors.
+        owner_started: When it started, in seconds since 1970, as numbers of processes are used again.
+        generation: New at every start of the owner.
+    """
+
+    address: str
+    namespace: str
+    token_file: str
+    owner_pid: int
+    owner_started: float
+    generation: str
+
+
+def read_info(workspace: Path) -> ClusterInfo | None:
+    """What ray.json says, None when there is none or its owner is dead."""
+    try:
+        info = ClusterInfo(**json.loads(info_path(workspace).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return info if _is_running(info.owner_pid, info.owner_started) else None
+
+
+def info_path(workspace: Path) -> Path:
+    """Where the owner says how to attach."""
+    return workspace.resolve() / "ray.json"
+
+
+def find_info(settings: Settings) -> ClusterInfo | None:
+    """How to attach: what the local owner says, else the cluster of the settings."""
+    info = read_info(settings.workspace)
+    if info is None and settings.ray_address:
+        return _external(settings)
+    return info
+
+
+def namespace_of(settings: Settings) -> str:
+    """Name of the actors' namespace: the same for all that share a storage and a build."""
+    name = hashlib.sha256(settings.resolved_storage_url.encode()).hexdigest()[:12]
+    return f"clickloop-{version('clickloop')}-{name}"
+
+
+def attach(settings: Settings) -> Pool:
+    """Connect this process to the running actors.
+
+    Raises:
+        BusyError: There are none (yet).
+    """
+    info = find_info(settings)
+    if info is None:
+        raise BusyError(f"No workers are running for the workspace {settings.workspace}.", retry_after_s=2)
+    connect(info)
+    return Pool.find(settings, info.namespace)
+
+
+def connect(info: ClusterInfo) -> None:
+    """Connect this process to Ray, which another process started.
+
+    Raises:
+        BusyError: It does not answer.
+    """
+    _use_token(info.token_file)
+    try:
+        ray.init(
+            address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.WARNING,
+            ignore_reinit_error=True,
+        )  # fmt: skip
+    except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+        raise BusyError(f"Ray at {info.address} does not answer: {error}", retry_after_s=2) from error
+
+
+def start_ray(settings: Settings) -> str:
+    """Start Ray on this machine, owned by this process.
+
+    Returns:
+        Its address.
+    """
+    _use_token(str(_token_file(settings.workspace)))
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    folder = _temp_dir(settings.workspace)
+    shutil.rmtree(folder, ignore_errors=True)  # logs and sockets of the last start: the workspace has one owner
+    folder.mkdir(mode=0o700)
+    context = ray.init(
+        address="local",
+        num_cpus=max(2, len(os.sched_getaffinity(0))),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        namespace=namespace_of(settings),
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        _temp_dir=str(folder),
+    )
+    return str(context.address_info["gcs_address"])
+
+
+@contextmanager
+def cluster(settings: Settings) -> Iterator[Pool]:
+    """The actors for a command: the running ones, else own ones that end with the block."""
+    if find_info(settings) is not None:
+        pool = attach(settings)
+        try:
+            yield pool
+        finally:
+            ray.shutdown()
+        return
+    with owned(settings) as pool:
+        yield pool
+
+
+@contextmanager
+def owned(settings: Settings) -> Iterator[Pool]:
+    """Start Ray (or attach to the cluster of the settings) and the actors, and end what was started."""
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    namespace = namespace_of(settings)
+    if settings.ray_address:
+        connect(_external(settings))
+    else:
+        start_ray(settings)
+    try:
+        yield Pool.start(settings, namespace)
+    finally:
+        ray.shutdown()
+        if not settings.ray_address:
+            shutil.rmtree(_temp_dir(settings.workspace), ignore_errors=True)
+
+
+def _external(settings: Settings) -> ClusterInfo:
+    return ClusterInfo(settings.ray_address, namespace_of(settings), "", 0, 0.0, settings.ray_address)
+
+
+def _is_running(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return bool(process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _use_token(token_file: str) -> None:
+    """Authenticate with the workspace's token; without one the environment's own settings hold."""
+    if token_file:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = token_file
+
+
+def _token_file(workspace: Path) -> Path:
+    path = workspace.resolve() / "ray.token"
+    if not path.exists():
+        write_private(path, secrets.token_hex(32))
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write or replace a file that only this user may read, whole."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    aside.unlink(missing_ok=True)
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text)
+    os.replace(aside, path)
+
+
+def _temp_dir(workspace: Path) -> Path:
+    """A short path: Ray's sockets lie below it, and their names are limited to 107 characters."""
+    name = hashlib.sha256(str(workspace.resolve()).encode()).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"clickloop-{os.getuid()}-{name}"
+
+
+def _core_processes() -> list[psutil.Process]:
+    """Ray's own processes, where this process started Ray."""
+    return [p for p in psutil.Process().children() if p.name() in _CORE_PROCESSES]
+
+
+def _watch(pool: Pool, stop: threading.Event) -> int:
+    """Keep the actors alive until told to stop (0) or until Ray is gone (1)."""
+    core = _core_processes()
+    while not stop.wait(HEALTH_PERIOD_S):
+        # Asking Ray instead would block for a minute when its head is gone.
+        if not all(_is_running(p.pid, p.create_time()) for p in core) or not ray.is_initialized():
+            logger.error("Ray is gone")
+            return 1
+        pool.replace_dead()
+    return 0
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def handle(*_: object) -> None:
+        stop.set()
+        threading.Timer(STOP_TIMEOUT_S, os._exit, (1,)).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def main() -> int:
+    """Own the actors until SIGTERM (0) or until Ray is gone (1)."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    settings = Settings()
+    stop = threading.Event()
+    with owned(settings) as pool:
+        _stop_on_signals(stop)  # after ray.init, which sets its own
+        process = psutil.Process()
+        info = ClusterInfo(
+            address=settings.ray_address or str(ray.get_runtime_context().gcs_address),
+            namespace=pool.namespace,
+            token_file="" if settings.ray_address else str(_token_file(settings.workspace)),
+            owner_pid=process.pid,
+            owner_started=process.create_time(),
+            generation=secrets.token_hex(8),
+        )
+        write_private(info_path(settings.workspace), json.dumps(asdict(info)))
+        logger.info("workers are ready: refiners=%d encoders=%d", len(pool.refiners), len(pool.encoders))
+        status = _watch(pool, stop)
+        info_path(settings.workspace).unlink(missing_ok=True)
+        if status:
+            os._exit(status)  # an orderly end would wait for Ray's head
+    os._exit(status)  # the timer of the signal must not hold up the end
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""The refiner: what is the mask of these edits on this image with these weights? A pure function, memoised.
+
+It keeps no session. Embeddings, decoded images and the states after edit prefixes are kept in bytes-bounded caches;
+losing them costs time, never an answer. Knows the storage; does not know SQL, encoders or who asks.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+
+from pipeline.embeddings.codec import decode_bytes, embedding_digest
+from pipeline.embeddings.store import EmbeddingStore
+from pipeline.inference.instance import InstanceState, apply_edit, final_mask, start
+from pipeline.ingest.decode import read_image
+from pipeline.masks.boxes import mask_box_xywh
+from pipeline.masks.digest import mask_digest
+from pipeline.masks.packed import pack
+from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.models._base import Encoding, InteractiveModel
+from pipeline.storage.weights import load_model_by_digest, with_adapter
+from schemas.clicks import Click
+from schemas.errors import BadCheckpointError, BusyError, EmbeddingMissingError
+from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest
+from workers.cores import device, use_threads
+from workers.lru import Lru
+
+MAX_MODELS = 8
+"""Models that a refiner holds at once, counting each adapter laid over one (it shares the model's other weights)."""
+_PROBE_SIDE = 64
+
+
+Method = TypeVar("Method", bound=Callable[..., object])
+
+
+def _beside_clicks(method: Method) -> Method:
+    """Run in threads of their own, so that clicks do not wait for it."""
+    decorated: Method = ray.method(concurrency_group="io")(method)
+    return decorated
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    digest: str | None
+    encoding: Encoding | None
+
+
+NO_EMBEDDING = _Embedding(None, None)
+"""What models with cut "crop" have."""
+
+
+@dataclass
+class _Timer:
+    """Milliseconds by stage."""
+
+    stages: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages[stage] = round(self.stages.get(stage, 0.0) + 1000 * (now - self._last), 3)
+        self._last = now
+
+
+class Refiner:
+    """Answers refine requests from the storage and its own memory.
+
+    Clicks are answered one at a time, in the order asked; `warm`, `load` and `stats` run beside them.
+
+    Args:
+        storage_url: Of embeddings, models and adapters.
+        cache_bytes: Limit of what is kept: half for images, a quarter each for embeddings and states.
+        threads: Torch threads.
+        cache_dir: Local copies of what a remote storage holds; None: none.
+        max_image_pixels: Larger images are refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage_url: str,
+        cache_bytes: int = 512_000_000,
+        threads: int = 1,
+        cache_dir: str | None = None,
+        max_image_pixels: int = 120_000_000,
+    ) -> None:
+        self._storage_url = storage_url
+        self._threads = threads
+        self._cache_dir = cache_dir
+        self._max_image_pixels = max_image_pixels
+        self._device = device()
+        self._store = EmbeddingStore(storage_url, cache_dir)
+        self._images: Lru[str, NDArray[np.uint8]] = Lru(cache_bytes // 2)
+        self._embeddings: Lru[tuple[str, str], _Embedding] = Lru(cache_bytes // 4)
+        self._states: Lru[bytes, tuple[InstanceState, str | None]] = Lru(cache_bytes // 4)
+        self._models: Lru[tuple[str, str | None], InteractiveModel] = Lru(MAX_MODELS)
+        self._loading = threading.RLock()
+        self._engine = Engine(runtime=f"torch-{self._device}", version=torch.__version__, dtype="float32")
+        self._counts = {"requests": 0, "memo_hits": 0, "memory_hits": 0, "store_hits": 0, "steps": 0}
+
+    def refine(self, request: RefineRequest) -> MaskReply:
+        """The mask after all edits of the request.
+
+        Costs one step when the state before the last edit is known, none when the last state is, else all of them.
+
+        Raises:
+            EmbeddingMissingError: The store has no embedding of the image: encode it, then ask again.
+            CorruptDataError: The stored embedding is not the pinned one or unreadable, or the image file has changed.
+            BadInputError: An edit does not fit the image, or the weights do not load.
+            BusyError: The storage or the image's source does not answer.
+        """
+        use_threads(self._threads)
+        timer = _Timer()
+        self._counts["requests"] += 1
+        names = prefix_names(request)
+        done, known = self._longest_known(names)
+        if known is not None:
+            state, used_digest = known
+        cache: Literal["memo", "memory", "store"] = "memo"
+        steps = len(request.edits) - done
+        if known is None or steps:
+            model = self.model(request.pins)
+            image = self._image(request.image)
+            embedding, cache = self._embedding(request.image, request.pins, model)
+            timer.lap("fetch")
+            if known is None:
+                state = start(image, None if request.initial_mask is None else rle_to_mask(request.initial_mask))
+                self._states.put(names[0], (state, embedding.digest), state.size_bytes)
+            for name, edit in zip(names[done + 1 :], request.edits[done:], strict=True):
+                state = apply_edit(model, image, embedding.encoding, state, edit)
+                self._states.put(name, (state, embedding.digest), state.size_bytes)
+            used_digest = embedding.digest
+            self._counts["steps"] += steps
+            timer.lap("model")
+        else:
+            self._counts["memo_hits"] += 1
+        mask = final_mask(state, (request.image.height, request.image.width))
+        timer.lap("post")
+        reply = MaskReply(
+            mask_sha256=mask_digest(mask),
+            area=int(np.count_nonzero(mask)),
+            box_xywh=mask_box_xywh(mask),
+            bits=pack(mask) if request.mask_format == "bits" else None,
+            rle=mask_to_rle(mask) if request.mask_format == "rle" else None,
+            roi=state.roi,
+            scores=state.scores,
+            candidate=state.candidate,
+            embedding_digest=used_digest,
+            engine=self._engine,
+            latency_ms=timer.stages,
+            cache=cache,
+            steps=steps,
+        )
+        timer.lap("encode")
+        return reply
+
+    def _longest_known(self, names: list[bytes]) -> tuple[int, tuple[InstanceState, str | None] | None]:
+        for done in range(len(names) - 1, -1, -1):
+            known = self._states.get(names[done])
+            if known is not None:
+                return done, known
+        return 0, None
+
+    @_beside_clicks
+    def warm(self, image: ImageRef, pins: Pins) -> bool:
+        """Load what a first click on the image will need.
+
+        Returns:
+            False when the embedding is missing.
+        """
+        model = self.model(pins)
+        self._image(image)
+        try:
+            self._embedding(image, pins, model)
+        except EmbeddingMissingError:
+            return False
+        return True
+
+    @_beside_clicks
+    def load(self, model_digest: str, adapter_digest: str | None = None) -> Engine:
+        """Load weights and try them on a probe, so that a later click finds them working and warm.
+
+        Raises:
+            NotFoundError: The storage has no such model or adapter.
+            BadCheckpointError: A file is corrupt, does not fit, or gives values that are not finite.
+        """
+        use_threads(self._threads)
+        self._probe(self._model(model_digest, adapter_digest))
+        return self._engine
+
+    def _probe(self, model: InteractiveModel) -> None:
+        h, w = model.input_size
+        crops = torch.full((1, 3, h, w), 0.5, device=self._device)
+        whole = torch.full((1, 3, _PROBE_SIDE, _PROBE_SIDE), 0.5, device=self._device)
+        click = Click(x=w / 2, y=h / 2, is_positive=True)
+        with torch.inference_mode():
+            encoding = model.encode(whole if model.cut == "image" else crops)
+            logits = model.refine(encoding, [[click]], torch.zeros_like(crops[:, :1]), crops).logits
+        if not bool(torch.isfinite(logits).all()):
+            raise BadCheckpointError("The weights give values that are not finite. Do not promote them.")
+
+    @_beside_clicks
+    def stats(self) -> dict[str, int]:
+        """Counts since the start, and bytes kept now."""
+        kept = self._images.size + self._embeddings.size + self._states.size
+        return {**self._counts, "bytes": kept, "models": len(self._models)}
+
+    @_beside_clicks
+    def ping(self) -> str:
+        """Answer, to show that it can."""
+        return "refiner"
+
+    def model(self, pins: Pins) -> InteractiveModel:
+        """The model that the pins name, loaded when it is not held."""
+        return self._model(pins.model_digest, pins.adapter_digest)
+
+    def _model(self, model_digest: str, adapter_digest: str | None) -> InteractiveModel:
+        key = (model_digest, adapter_digest)
+        held = self._models.get(key)
+        if held is not None:
+            return held
+        with self._loading:
+            held = self._models.get(key)
+            if held is None:
+                held = self._load_model(model_digest, adapter_digest)
+                self._models.put(key, held)
+        return held
+
+    def _load_model(self, model_digest: str, adapter_digest: str | None) -> InteractiveModel:
+        if adapter_digest is not None:
+            base = self._model(model_digest, None)
+            return with_adapter(self._storage_url, base, adapter_digest, cache_dir=self._cache_dir)
+        return load_model_by_digest(self._storage_url, model_digest, cache_dir=self._cache_dir, device=self._device)
+
+    def _image(self, ref: ImageRef) -> NDArray[np.uint8]:
+        image = self._images.get(ref.sha256)
+        if image is None:
+            try:
+                image = read_image(ref, max_pixels=self._max_image_pixels)
+            except OSError as error:
+                raise BusyError(f"Image {ref.uri} cannot be read now: {error}. Try again later.") from error
+            self._images.put(ref.sha256, image, image.nbytes)
+        return image
+
+    def _embedding(
+        self, image: ImageRef, pins: Pins, model: InteractiveModel
+    ) -> tuple[_Embedding, Literal["memory", "store"]]:
+        """The embedding and where it came from."""
+        if model.cut == "crop":
+            return NO_EMBEDDING, "memory"
+        key = (pins.model_key, image.sha256)
+        held = self._embeddings.get(key)
+        if held is not None and pins.embedding_digest in (None, held.digest):
+            self._counts["memory_hits"] += 1
+            return held, "memory"
+        try:
+            data = self._store.get(pins.model_key, image.sha256, pins.embedding_digest)
+        except OSError as error:
+            raise BusyError(f"The embedding store does not answer: {error}. Try again later.") from error
+        encoding = decode_bytes(data).to(self._device, torch.float32)
+        held = _Embedding(embedding_digest(data), encoding)
+        self._embeddings.put(key, held, sum(t.nbytes for t in encoding.tensors.values()))
+        self._counts["store_hits"] += 1
+        return held, "store"
+
+
+def prefix_names(request: RefineRequest) -> list[bytes]:
+    """Digests of the states after 0, 1, ... n edits: everything that a state depends on, chained.
+
+    Args:
+        request: Its pins, image and edits' payload hashes name the states.
+    """
+    pins = request.pins
+    root = [pins.model_digest, pins.model_key, pins.adapter_digest, pins.embedding_digest, request.image.sha256]
+    if request.initial_mask is not None:
+        root.append(request.initial_mask.model_dump_json())
+    names = [hashlib.sha256("|".join(str(part) for part in root).encode()).digest()]
+    for edit in request.edits:
+        names.append(hashlib.sha256(names[-1] + f"{edit.kind}:{edit.payload_sha256}".encode()).digest())
+    return names
+
+
+RefinerActor = ray.remote(concurrency_groups={"io": 2})(Refiner)

@@ -1,0 +1,320 @@
+"""Where a refine request goes, and what happens when it fails: the next refiner, an encoder for what is missing, busy.
+
+Knows actors by name and how to attach to them again after their owner restarted; keeps no state that matters. Imports
+no torch. `LocalRouter` does the same with a refiner and an encoder in this process.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from schemas.errors import BusyError, CorruptDataError, EmbeddingMissingError
+from schemas.predictions import Encoded, ImageRef, MaskReply, Pins, RefineRequest
+from schemas.settings import Settings
+from workers.cluster import connect, find_info
+from workers.pool import Pool, cause_of
+
+if TYPE_CHECKING:
+    from workers.encoder import Encoder
+    from workers.refiner import Refiner
+
+logger = logging.getLogger(__name__)
+
+MISSES_BEFORE_RESTART = 3
+RESTART_WAIT_S = 15.0
+"""A call whose refiner died waits so long for Ray to start it again: importing torch takes 3-5 s."""
+SECONDS_PER_EDIT = 0.05
+"""Added to a call's deadline per edit: a refiner that was restarted computes them all again."""
+_POLL_S = 0.1
+_WATCH_PERIOD_S = 1.0
+
+
+class _EncodeOnMiss(ABC):
+    """What both routers share: an embedding that is missing or corrupt is encoded once, however many ask."""
+
+    def __init__(self) -> None:
+        self._encoding: dict[tuple[str, str], asyncio.Task[Encoded]] = {}
+
+    @abstractmethod
+    async def _ask(self, request: RefineRequest) -> MaskReply:
+        """Ask a refiner."""
+
+    @abstractmethod
+    async def _encode(self, image: ImageRef, pins: Pins) -> Encoded:
+        """Have an encoder publish the embedding."""
+
+    async def refine(self, request: RefineRequest) -> MaskReply:
+        """The mask of the request's edits.
+
+        A corrupt embedding is computed again; where that gives other bytes than those pinned, the mask is computed with
+        the new ones, and the reply's `embedding_digest` says so.
+
+        Raises:
+            BadInputError: An edit does not fit the image, or the image cannot be decoded.
+            CorruptDataError: The image file is not the one that was ingested.
+            BusyError: No refiner or encoder answers in time; try again.
+        """
+        try:
+            return await self._ask(request)
+        except (EmbeddingMissingError, CorruptDataError):
+            encoded = await self._encode_once(request.image, request.pins)
+        if request.pins.embedding_digest not in (None, encoded.digest):
+            logger.warning(
+                "the pinned embedding is lost, going on with a new one: sha256=%s pinned=%s new=%s",
+                request.image.sha256, request.pins.embedding_digest, encoded.digest,
+            )  # fmt: skip
+            pins = request.pins.model_copy(update={"embedding_digest": encoded.digest})
+            request = request.model_copy(update={"pins": pins})
+        reply = await self._ask(request)
+        return reply.model_copy(update={"cache": "encoded"})
+
+    async def _encode_once(self, image: ImageRef, pins: Pins) -> Encoded:
+        key = (pins.model_key, image.sha256)
+        task = self._encoding.get(key)
+        if task is None:
+            task = asyncio.create_task(self._encode(image, pins))
+            self._encoding[key] = task
+            task.add_done_callback(lambda _: self._encoding.pop(key, None))
+        return await asyncio.shield(task)
+
+
+class LocalRouter(_EncodeOnMiss):
+    """A refiner and an encoder in this process, without Ray.
+
+    Args:
+        refiner: Asked in a thread.
+        encoder: Asked for what is missing.
+    """
+
+    def __init__(self, refiner: "Refiner", encoder: "Encoder") -> None:
+        super().__init__()
+        self._refiner = refiner
+        self._encoder = encoder
+        self.queue_depth = 0
+
+    async def _ask(self, request: RefineRequest) -> MaskReply:
+        return await asyncio.to_thread(self._refiner.refine, request)
+
+    async def _encode(self, image: ImageRef, pins: Pins) -> Encoded:
+        return await self._encoder.encode(
+            image, pins.model_digest, pins.model_key, expected_digest=pins.embedding_digest
+        )
+
+    async def warm(self, images: Sequence[ImageRef], pins: Pins) -> None:
+        """See `Router.warm`."""
+        for image in images:
+            if not await asyncio.to_thread(self._refiner.warm, image, pins):
+                await self._encode_once(image, pins)
+
+    async def ready(self) -> dict[str, Any]:
+        """See `Router.ready`."""
+        return {"ray": True, "refiners": 1, "encoders": 1, "reason": ""}
+
+    async def close(self) -> None:
+        """End the encoder's threads."""
+        await asyncio.to_thread(self._encoder.close)
+
+
+class Router(_EncodeOnMiss):
+    """Sends requests to the actors of a workspace or cluster.
+
+    The image decides which refiner is asked first (rendezvous hashing), so that its memory is warm; any can answer.
+
+    Args:
+        settings: Where the actors are, deadlines and queue bounds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._pool: Pool | None = None
+        self._generation = ""
+        self._attaching = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+        self._calls: dict[asyncio.Future[Any], str] = {}
+        self._misses: Counter[str] = Counter()
+        self._loaded: set[tuple[str, str, str | None]] = set()
+
+    @property
+    def queue_depth(self) -> int:
+        """Calls that refiners have not answered."""
+        return len(self._calls)
+
+    async def warm(self, images: Sequence[ImageRef], pins: Pins) -> None:
+        """Prepare first clicks on images that will come soon: weights, decoded image, embedding. Never raises."""
+        try:
+            pool = await self._attached()
+            for image in images:
+                name = rendezvous(image.sha256, pool.refiners)[0]
+                call = pool.refiners[name].warm.remote(image, pins)
+                if not await self._answer(name, call, self._settings.encode_timeout_s):
+                    await self._encode_once(image, pins)
+        except Exception as error:
+            logger.warning("could not warm the next images: %s", error)
+
+    async def ready(self) -> dict[str, Any]:
+        """Whether Ray, refiners and encoders answer: {"ray", "refiners", "encoders", "reason"}."""
+        try:
+            pool = await self._attached()
+        except BusyError as error:
+            return {"ray": False, "refiners": 0, "encoders": 0, "reason": error.message}
+        answering = await asyncio.to_thread(pool.answering, self._settings.refine_timeout_s)
+        refiners, encoders = len(answering & pool.refiners.keys()), len(answering & pool.encoders.keys())
+        reason = "" if refiners and encoders else "no refiner or no encoder answers"
+        return {"ray": True, "refiners": refiners, "encoders": encoders, "reason": reason}
+
+    async def close(self) -> None:
+        """Stop watching and let go of Ray."""
+        if self._watcher:
+            self._watcher.cancel()
+        await self._detach()
+
+    async def _ask(self, request: RefineRequest) -> MaskReply:
+        give_up = time.monotonic() + RESTART_WAIT_S
+        while True:
+            pool = await self._attached()
+            is_restarting = False
+            for name in rendezvous(request.image.sha256, pool.refiners):
+                if list(self._calls.values()).count(name) >= self._settings.refine_queue:
+                    continue
+                try:
+                    return await self._ask_refiner(pool, name, request)
+                except TimeoutError:
+                    continue
+                except RayActorError:
+                    is_restarting = True
+                    self._forget(name)
+            if not is_restarting or time.monotonic() > give_up:
+                raise BusyError("No refiner answers in time. Try again.", retry_after_s=1)
+            await asyncio.sleep(_POLL_S)
+
+    async def _ask_refiner(self, pool: Pool, name: str, request: RefineRequest) -> MaskReply:
+        refiner = pool.refiners[name]
+        await self._ensure_loaded(name, refiner, request.pins)
+        deadline = self._settings.refine_timeout_s + SECONDS_PER_EDIT * len(request.edits)
+        try:
+            reply: MaskReply = await self._answer(name, refiner.refine.remote(request), deadline)
+        except TimeoutError:
+            self._misses[name] += 1
+            if self._misses[name] >= MISSES_BEFORE_RESTART:
+                self._forget(name)
+                await asyncio.to_thread(pool.restart, name)
+            raise
+        self._misses[name] = 0
+        return reply
+
+    async def _ensure_loaded(self, name: str, refiner: ActorHandle, pins: Pins) -> None:
+        """Have weights loaded before the click's deadline begins, once per refiner and weights."""
+        key = (name, pins.model_digest, pins.adapter_digest)
+        if key not in self._loaded:
+            call = refiner.load.remote(pins.model_digest, pins.adapter_digest)
+            await self._answer(name, call, self._settings.encode_timeout_s)
+            self._loaded.add(key)
+
+    def _forget(self, name: str) -> None:
+        """A refiner starts anew: nothing is loaded, nothing was missed."""
+        self._misses[name] = 0
+        self._loaded = {key for key in self._loaded if key[0] != name}
+
+    async def _encode(self, image: ImageRef, pins: Pins) -> Encoded:
+        give_up = time.monotonic() + self._settings.encode_timeout_s
+        while True:
+            pool = await self._attached()
+            for name in rendezvous(image.sha256, pool.encoders):
+                call = pool.encoders[name].encode.remote(
+                    image, pins.model_digest, pins.model_key, "interactive", pins.embedding_digest
+                )
+                try:
+                    encoded: Encoded = await self._answer(name, call, max(0.1, give_up - time.monotonic()))
+                    return encoded
+                except (TimeoutError, RayActorError):
+                    continue
+            if time.monotonic() > give_up:
+                raise BusyError("No encoder answers in time. Try again.", retry_after_s=2)
+            await asyncio.sleep(_POLL_S)
+
+    async def _answer(self, name: str, ref: Any, timeout_s: float) -> Any:
+        """The result of a call to an actor; the call itself goes on when it is late.
+
+        Raises:
+            TimeoutError: It is late.
+            RayActorError: The actor died or is being restarted.
+            BusyError: Ray itself is gone.
+            ClickloopError: What the actor raised.
+        """
+        future = asyncio.wrap_future(ref.future())
+        self._calls[future] = name
+        future.add_done_callback(self._done)
+        done, _ = await asyncio.wait({future}, timeout=timeout_s)
+        if not done:
+            raise TimeoutError
+        try:
+            return future.result()
+        except RayTaskError as error:
+            raise cause_of(error) from None
+        except RayActorError:
+            raise
+        except (RayError, asyncio.CancelledError) as error:
+            raise BusyError("The workers are being restarted. Try again.", retry_after_s=2) from error
+
+    def _done(self, future: "asyncio.Future[Any]") -> None:
+        self._calls.pop(future, None)
+        if not future.cancelled():
+            future.exception()  # seen: a late one has no reader
+
+    async def _attached(self) -> Pool:
+        """The actors, attached to when needed.
+
+        Raises:
+            BusyError: They are not there (yet).
+        """
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._watch())
+        if self._pool is not None:
+            return self._pool
+        async with self._attaching:
+            if self._pool is None:
+                info = find_info(self._settings)
+                if info is None:
+                    raise BusyError("The workers are starting. Try again.", retry_after_s=2)
+                await asyncio.to_thread(connect, info)
+                self._pool = await asyncio.to_thread(Pool.find, self._settings, info.namespace)
+                self._generation = info.generation
+                logger.info("attached to the workers: generation=%s", info.generation)
+            return self._pool
+
+    async def _watch(self) -> None:
+        """Let go of Ray when its owner is gone, before Ray ends this process for the loss of its head."""
+        while True:
+            await asyncio.sleep(_WATCH_PERIOD_S)
+            info = find_info(self._settings)
+            if self._pool is not None and (info is None or info.generation != self._generation):
+                logger.warning("the workers' owner is gone")
+                await self._detach()
+
+    async def _detach(self) -> None:
+        async with self._attaching:
+            if self._pool is not None:
+                self._pool = None
+                for call in list(self._calls):
+                    call.cancel()  # Ray will not answer it any more
+                self._misses.clear()
+                self._loaded.clear()
+                await asyncio.to_thread(ray.shutdown)
+
+
+def rendezvous(key: str, names: Sequence[str] | dict[str, Any]) -> list[str]:
+    """Names in the order in which they are to be asked for a key.
+
+    Adding or taking away a name moves only the keys that it wins (highest random weight, Thaler and Ravishankar 1998).
+    """
+    return sorted(names, key=lambda name: hashlib.sha256(f"{key}:{name}".encode()).digest(), reverse=True)
