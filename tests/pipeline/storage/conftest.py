@@ -1,0 +1,20 @@
+"""Both databases, and a campaign with images to work on."""
+
+import pytest
+
+from pipeline.storage.database import Database
+from tests.databases import (  # noqa: F401
+    database,
+    database_url,
+    empty_url,
+    migrated_sqlite,
+    postgres_server,
+    sqlite_database,
+)
+from tests.pipeline.storage.catalogues import Catalogue
+
+
+@pytest.fixture
+def catalogue(database: Database) -> Catalogue:  # noqa: F811
+    """A campaign with five images and an annotator."""
+    return Catalogue(database, images=5)

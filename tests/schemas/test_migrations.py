@@ -1,0 +1,64 @@
+"""A migrated database equals one made from the tables, triggers and constraints included."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from pipeline.storage.database import Database, head_revision, upgrade_database
+from schemas.tables import Base
+from tests.databases import PostgresServer, migrated_sqlite, postgres_server  # noqa: F401
+
+
+def _objects(path: Path) -> dict[tuple[str, str], str]:
+    with closing(sqlite3.connect(path)) as conn:
+        rows = conn.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%'").fetchall()
+    return {(kind, name): "\n".join(sorted(_parts(sql or ""))) for kind, name, sql in rows}
+
+
+def _parts(sql: str) -> list[str]:
+    """Columns and constraints of a CREATE TABLE, one per line as SQLAlchemy writes them; anything else whole."""
+    return [" ".join(line.strip().rstrip(",").split()) for line in sql.splitlines() if line.strip()]
+
+
+def test_sqlite_migrated_equals_fresh(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'fresh.db'}")
+    with database.begin() as conn:
+        Base.metadata.create_all(conn)
+    database.close()
+    assert upgrade_database(f"sqlite:///{tmp_path / 'migrated.db'}") == (None, head_revision())
+
+    fresh, migrated = _objects(tmp_path / "fresh.db"), _objects(tmp_path / "migrated.db")
+
+    assert migrated.keys() == fresh.keys()
+    for key, definition in fresh.items():
+        assert migrated[key] == definition, key
+    assert {name for kind, name in fresh if kind == "trigger"} == {
+        "events_no_update",
+        "events_no_delete",
+        "masks_no_update",
+        "masks_no_delete",
+    }
+
+
+@pytest.mark.postgres
+def test_postgresql_migrated_equals_fresh(postgres_server: PostgresServer) -> None:  # noqa: F811
+    fresh, migrated = postgres_server.create(), postgres_server.create()
+    try:
+        engine = create_engine(postgres_server.url(fresh))
+        Base.metadata.create_all(engine)
+        engine.dispose()
+        upgrade_database(postgres_server.url(migrated))
+        wanted, found = (
+            [line for line in postgres_server.dump_schema(name).splitlines() if not line.startswith("\\")]
+            for name in (fresh, migrated)
+        )
+    finally:
+        postgres_server.drop(fresh)
+        postgres_server.drop(migrated)
+
+    assert found == wanted
+    assert sum("CREATE TRIGGER" in line for line in wanted) == 4
+    assert sum("FOREIGN KEY" in line for line in wanted) > 20
