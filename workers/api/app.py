@@ -1,0 +1,65 @@
+"""Puts the gateway together: services, layers, routes, page. No globals."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from pipeline.storage.database import Database
+from pipeline.storage.writer import GroupWriter
+from schemas.settings import Settings
+from workers.api import errors, ws
+from workers.api.auth import Authenticator
+from workers.api.deps import Services
+from workers.api.intake import Intake
+from workers.api.live import Hub
+from workers.api.metrics import Metrics
+from workers.api.refining import RefineService, Refining
+from workers.api.routes import adapters, campaigns, events, health, images, requests, sessions, tasks
+from workers.api.security import BodyLimit, RequestId, SameOrigin
+from workers.api.work import in_thread
+
+STATIC = Path(__file__).parent / "static"
+DRAIN_S = 3.0
+
+
+def build_services(settings: Settings, database: Database, service: RefineService, admin_token: str = "") -> Services:
+    """The parts of a gateway.
+
+    Args:
+        settings: Of this process.
+        database: Open; the gateway writes to it through one thread.
+        service: Who computes masks.
+        admin_token: The supervisor's own token, "" for none.
+    """
+    metrics = Metrics()
+    writer = GroupWriter(database)
+    refining = Refining(service, metrics)
+    hub = Hub(database, metrics)
+    auth = Authenticator(database, writer, admin_token, open_door=settings.is_loopback)
+    intake = Intake(database, writer, hub, refining, metrics, settings)
+    return Services(settings, database, writer, refining, auth, hub, intake, metrics)
+
+
+def create_app(services: Services) -> FastAPI:
+    """The gateway as an ASGI app; its shutdown flushes the writer."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        services.draining = True
+        await services.finish_background(DRAIN_S)
+        await in_thread(services.writer.close)
+
+    app = FastAPI(title="Clickloop", lifespan=lifespan)
+    app.state.services = services
+    errors.install(app)
+    for module in (health, campaigns, tasks, images, sessions, events, requests, adapters, ws):
+        app.include_router(module.router)
+    app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
+    app.add_middleware(BodyLimit, max_bytes=services.settings.max_body_bytes)
+    app.add_middleware(SameOrigin, allowed_hosts=[*services.settings.allowed_hosts, services.settings.host])
+    app.add_middleware(RequestId, metrics=services.metrics)
+    return app

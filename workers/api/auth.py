@@ -1,0 +1,120 @@
+"""Who calls, and with which rights. Tokens are looked up hashed; on loopback a caller without one has full rights.
+
+Knows the catalogue's annotators and the supervisor's own token; knows no routes.
+"""
+
+import hmac
+import re
+import time
+from dataclasses import dataclass
+
+from pipeline.storage.annotators import authenticate, get_or_create_annotator
+from pipeline.storage.database import Database
+from pipeline.storage.writer import GroupWriter
+from schemas.campaigns import SCOPES, AnnotatorRecord
+from schemas.errors import AuthError, BadInputError, ForbiddenError
+from workers.api.work import in_thread, write
+
+_NAME = re.compile(r"[\w.@ -]{1,100}")
+_CACHE_S = 5.0
+"""Seconds for which a token's answer is kept: how late a revocation may bite."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """An authenticated caller.
+
+    Attributes:
+        annotator: Whose work this is, and the scopes.
+        trusted: Holds the supervisor's own token: the command line, to which source roots do not apply.
+    """
+
+    annotator: AnnotatorRecord
+    trusted: bool = False
+
+    @property
+    def id(self) -> str:
+        """The annotator's id."""
+        return self.annotator.id
+
+    def need(self, scope: str) -> None:
+        """Refuse a caller without a scope.
+
+        Raises:
+            ForbiddenError: The token does not carry it (admin carries all).
+        """
+        if not {scope, "admin"} & self.annotator.scopes:
+            raise ForbiddenError(f"This needs the scope '{scope}', which your token does not have.")
+
+
+class Authenticator:
+    """Turns a token and an annotator's name into a caller.
+
+    Args:
+        admin_token: The supervisor's own token, "" for none.
+        open_door: Whether a caller without a token has full rights (loopback only).
+    """
+
+    def __init__(self, database: Database, writer: GroupWriter, admin_token: str, open_door: bool) -> None:
+        self._database = database
+        self._writer = writer
+        self._admin_token = admin_token
+        self._open_door = open_door
+        self._annotators: dict[str, AnnotatorRecord] = {}
+        self._tokens: dict[str, tuple[float, AnnotatorRecord]] = {}
+
+    async def caller(self, token: str | None, name: str | None) -> Caller:
+        """The caller.
+
+        Args:
+            token: Bearer token, None if none was given; one that was given must be valid.
+            name: Annotator's name, looked at only where no token names the person.
+
+        Raises:
+            AuthError: The token is not valid, or one is needed.
+            BadInputError: The name has characters that no name needs.
+        """
+        if token:
+            if self._admin_token and hmac.compare_digest(token.encode(), self._admin_token.encode()):
+                return Caller(await self._named(name or "local"), trusted=True)
+            return Caller(await self._by_token(token))
+        if not self._open_door:
+            raise AuthError("Send a token: 'Authorization: Bearer ...'. `clickloop token create` makes one.")
+        return Caller(await self._named(name or "local"))
+
+    async def _by_token(self, token: str) -> AnnotatorRecord:
+        kept = self._tokens.get(token)
+        if kept is None or kept[0] < time.monotonic():
+            record = await in_thread(self._authenticate, token)
+            if len(self._tokens) > 10_000:
+                self._tokens.clear()
+            kept = self._tokens[token] = (time.monotonic() + _CACHE_S, record)
+        return kept[1]
+
+    def _authenticate(self, token: str) -> AnnotatorRecord:
+        with self._database.connect() as conn:
+            return authenticate(conn, token)
+
+    async def _named(self, name: str) -> AnnotatorRecord:
+        if not _NAME.fullmatch(name):
+            raise BadInputError("An annotator's name has 1 to 100 letters, digits, spaces or any of . _ @ -")
+        if name not in self._annotators:
+            record = await write(self._writer, lambda conn: get_or_create_annotator(conn, name))
+            if len(self._annotators) > 10_000:
+                self._annotators.clear()
+            self._annotators[name] = record.model_copy(update={"scopes": frozenset(SCOPES)})
+        return self._annotators[name]
+
+
+def bearer(header: str | None) -> str | None:
+    """The token of an Authorization header.
+
+    Raises:
+        AuthError: There is a header, and it is not "Bearer TOKEN".
+    """
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise AuthError("The Authorization header must be 'Bearer TOKEN'.")
+    return token.strip()

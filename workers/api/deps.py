@@ -1,0 +1,113 @@
+"""What routes are given: the services of this gateway and the caller. No globals: everything hangs on the app."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Header, Request
+from sqlalchemy import Connection
+
+from pipeline.ingest.sources import require_allowed
+from pipeline.storage.database import Database
+from pipeline.storage.writer import GroupWriter
+from schemas.settings import Settings
+from workers.api.auth import Authenticator, Caller, bearer
+from workers.api.intake import Intake
+from workers.api.live import Hub
+from workers.api.metrics import Metrics
+from workers.api.refining import Refining
+from workers.api.work import in_thread, write
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass
+class Services:
+    """The parts of one gateway.
+
+    Attributes:
+        draining: Set on SIGTERM: claims are refused, what was begun is finished.
+    """
+
+    settings: Settings
+    database: Database
+    writer: GroupWriter
+    refining: Refining
+    auth: Authenticator
+    hub: Hub
+    intake: Intake
+    metrics: Metrics
+    draining: bool = False
+    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    async def read(self, function: Callable[[Connection], T]) -> T:
+        """Run a query in a thread, in a read transaction of its own."""
+
+        def run() -> T:
+            with self.database.connect() as conn:
+                return function(conn)
+
+        return await in_thread(run)
+
+    async def write(self, function: Callable[[Connection], T]) -> T:
+        """Run a change in the writer's next transaction; returns once it is committed."""
+        return await write(self.writer, function)
+
+    def check_place(self, url: str) -> None:
+        """Refuse a source or target outside the workspace and the configured roots.
+
+        Raises:
+            ForbiddenError: It lies elsewhere.
+            BadInputError: It is no usable URL.
+        """
+        require_allowed(url, [*self.settings.source_roots, str(self.settings.workspace.resolve())])
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something that nobody waits for; a failure is logged."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    async def finish_background(self, timeout_s: float) -> None:
+        """Wait for what runs in the background."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("background work failed: %s", error)
+
+
+def get_services(request: Request) -> Services:
+    """The app's services."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+async def get_caller(
+    request: Request,
+    services: ServicesDep,
+    authorization: Annotated[str | None, Header()] = None,
+    x_annotator: Annotated[str | None, Header()] = None,
+) -> Caller:
+    """Who calls (see `workers.api.auth`)."""
+    caller = await services.auth.caller(bearer(authorization), x_annotator)
+    request.scope["clickloop.annotator"] = caller.annotator.id
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def envelope(
+    results: list[Any], count: int, following: str | None = None, previous: str | None = None
+) -> dict[str, Any]:
+    """The one shape of lists."""
+    return {"count": count, "next": following, "previous": previous, "results": results}

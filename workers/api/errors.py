@@ -1,0 +1,91 @@
+"""From an error's code to an HTTP status and one JSON shape: {"error": {"code", "message", "details"}}."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from schemas.errors import ClickloopError
+
+logger = logging.getLogger(__name__)
+
+STATUS: dict[str, int] = {
+    "error": 500,
+    "bad_input": 422,
+    "click_outside_image": 422,
+    "bad_image": 422,
+    "bad_checkpoint": 422,
+    "bad_annotations": 422,
+    "too_large": 413,
+    "not_found": 404,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "conflict": 409,
+    "gap": 409,
+    "lease_lost": 409,
+    "stale_epoch": 409,
+    "stale_preview": 409,
+    "undo_mismatch": 409,
+    "wrong_state": 409,
+    "busy": 503,
+    "database_unavailable": 503,
+    "embedding_missing": 503,
+    "corrupt_data": 500,
+    "database_version": 503,
+    "workspace_locked": 409,
+    "out_of_space": 507,
+}
+RETRY_AFTER_S = 1
+_HTTP_CODES = {404: "not_found", 405: "bad_input", 400: "bad_input"}
+
+
+def error_body(error: ClickloopError) -> dict[str, Any]:
+    """The JSON shape of an error."""
+    return {"error": {"code": error.code, "message": error.message, "details": error.details}}
+
+
+def error_response(error: ClickloopError) -> JSONResponse:
+    """The answer for an error; a 503 says when to come back."""
+    status = STATUS[error.code]
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), status, headers)
+
+
+def first_problem(error: RequestValidationError) -> str:
+    """Where and what the first problem of a request is, without echoing the input."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}."
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error in the one shape."""
+
+    @app.exception_handler(ClickloopError)
+    async def ours(request: Request, error: ClickloopError) -> JSONResponse:
+        request.scope["clickloop.code"] = error.code
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        request.scope["clickloop.code"] = "bad_input"
+        body = {"error": {"code": "bad_input", "message": first_problem(error), "details": {}}}
+        return JSONResponse(body, 422)
+
+    @app.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> JSONResponse:
+        code = _HTTP_CODES.get(error.status_code, "error")
+        request.scope["clickloop.code"] = code
+        body = {"error": {"code": code, "message": str(error.detail), "details": {}}}
+        return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.exception("unexpected error at %s %s", request.method, request.url.path, exc_info=error)
+        message = "Something went wrong on the server. Its log has the details under this request id."
+        return JSONResponse({"error": {"code": "error", "message": message, "details": {}}}, 500)

@@ -1,0 +1,1 @@
+"""One noun per file; every route is thin: rights, one call, one record."""

@@ -1,0 +1,52 @@
+"""Adapters of a campaign: list, promote, roll back."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection
+
+from pipeline.storage.adapters import list_adapters, promote, rollback
+from pipeline.storage.campaigns import get_campaign
+from workers.api.deps import CallerDep, ServicesDep, envelope
+
+router = APIRouter(prefix="/api/campaigns", tags=["adapters"])
+
+
+class Promotion(BaseModel):
+    """The version of the campaign's live adapter that the caller saw."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    expected_version: int
+
+
+@router.get("/{campaign}/adapters")
+async def index(campaign: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """The campaign's adapters, oldest first."""
+    records = await services.read(lambda conn: list_adapters(conn, get_campaign(conn, campaign).id))
+    return envelope([record.model_dump(mode="json") for record in records], len(records))
+
+
+@router.post("/{campaign}/adapters/{digest}/promote")
+async def make_live(
+    campaign: str, digest: str, promotion: Promotion, services: ServicesDep, caller: CallerDep
+) -> dict[str, Any]:
+    """Make an adapter live for instances that open from now on, if the live one is still the one that was seen."""
+    caller.need("train")
+    record = await services.read(lambda conn: get_campaign(conn, campaign))
+    await services.refining.load(record.model_digest, digest)
+    version = await services.write(lambda conn: promote(conn, record.id, digest, promotion.expected_version))
+    return {"live_adapter": digest, "live_version": version}
+
+
+@router.post("/{campaign}/rollback")
+async def go_back(campaign: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """Make the previous live adapter (or the bare model) live again."""
+    caller.need("train")
+
+    def change(conn: Connection) -> dict[str, Any]:
+        version, digest = rollback(conn, get_campaign(conn, campaign).id)
+        return {"live_adapter": digest, "live_version": version}
+
+    return await services.write(change)

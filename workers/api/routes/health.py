@@ -1,0 +1,86 @@
+"""Whether this gateway lives, whether each part it needs is ready, and its metrics."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import text
+
+from pipeline.storage.files import open_storage
+from pipeline.storage.tasks import expired_leases
+from schemas.errors import BusyError, ClickloopError, DatabaseUnavailableError
+from workers.api.deps import Services, ServicesDep
+from workers.api.errors import RETRY_AFTER_S
+from workers.api.work import in_thread
+
+router = APIRouter(tags=["health"])
+
+_TIMEOUT_S = 3.0
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(services: ServicesDep) -> JSONResponse:
+    """Each part: "ok" or what is wrong. 503 unless all are ok."""
+    checks = {
+        "database": _part(_database(services)),
+        "storage": _part(in_thread(_storage, services.settings.resolved_storage_url)),
+        "ray": _part(_refiners(services, "ray")),
+        "model": _part(_refiners(services, "refiners", "encoders")),
+        "draining": _part(_draining(services)),
+    }
+    outcomes = await asyncio.gather(*checks.values())
+    parts = dict(zip(checks, outcomes, strict=True))
+    good = all(outcome == "ok" for outcome in outcomes)
+    headers = {} if good else {"Retry-After": str(RETRY_AFTER_S)}
+    return JSONResponse({"ready": good, "parts": parts}, 200 if good else 503, headers)
+
+
+@router.get("/metrics")
+async def metrics(services: ServicesDep) -> Response:
+    """Prometheus text."""
+    services.metrics.writer_queue.set(services.writer.waiting)
+    try:
+        services.metrics.leases_expired.set(len(await services.read(expired_leases)))
+    except DatabaseUnavailableError:
+        services.metrics.leases_expired.set(float("nan"))
+    return Response(services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _part(check: Awaitable[Any]) -> str:
+    try:
+        await asyncio.wait_for(check, _TIMEOUT_S)
+    except TimeoutError:
+        return "no answer"
+    except ClickloopError as error:
+        return error.message[:200]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:200]
+    return "ok"
+
+
+async def _database(services: Services) -> None:
+    await services.read(lambda conn: conn.execute(text("SELECT 1")))
+
+
+def _storage(url: str) -> None:
+    fs, root = open_storage(url)
+    fs.exists(root)
+
+
+async def _refiners(services: Services, *names: str) -> None:
+    facts = await services.refining.ready()
+    if not all(facts.get(name) for name in names):
+        raise BusyError(str(facts.get("reason") or "not running"))
+
+
+async def _draining(services: Services) -> None:
+    if services.draining:
+        raise BusyError("The gateway is shutting down.")

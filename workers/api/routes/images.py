@@ -1,0 +1,40 @@
+"""An image's bytes, as they were ingested."""
+
+from typing import Annotated
+
+import fsspec
+from fastapi import APIRouter, Header
+from fastapi.responses import Response
+
+from pipeline.storage.images import get_image
+from schemas.campaigns import ImageRecord
+from schemas.errors import NotFoundError
+from workers.api.deps import CallerDep, ServicesDep
+from workers.api.work import in_thread
+
+router = APIRouter(prefix="/api/images", tags=["images"])
+
+_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png"}
+
+
+@router.get("/{image_id}/content")
+async def content(
+    image_id: str, services: ServicesDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """The file. Its ETag is the sha256 of the bytes, so a browser keeps it."""
+    image = await services.read(lambda conn: get_image(conn, image_id))
+    headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    data = await in_thread(_read, image)
+    kind = next((kind for start, kind in _TYPES.items() if data.startswith(start)), "application/octet-stream")
+    return Response(data, media_type=kind, headers=headers)
+
+
+def _read(image: ImageRecord) -> bytes:
+    try:
+        with fsspec.open(image.uri, "rb") as file:
+            data: bytes = file.read()
+    except OSError as error:
+        raise NotFoundError(f"The file of image {image.id} cannot be read any more at its source.") from error
+    return data

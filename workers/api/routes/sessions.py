@@ -1,0 +1,90 @@
+"""A session's state, its events so far, opening it again, and the mask of an instance."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Connection
+
+from pipeline.storage.sessions import get_session, reopen_session, session_events
+from schemas.campaigns import SessionRecord
+from schemas.errors import ForbiddenError
+from workers.api.auth import Caller
+from workers.api.deps import CallerDep, ServicesDep, envelope
+from workers.api.live import LiveSession
+from workers.api.replies import mask_json
+
+router = APIRouter(prefix="/api/sessions", tags=["sessions"])
+
+PAGE = 1000
+
+
+def may_read(caller: Caller, record: SessionRecord) -> None:
+    """Refuse reading somebody else's session without the scope review.
+
+    Raises:
+        ForbiddenError: It is somebody else's.
+    """
+    if record.annotator_id != caller.id and not {"review", "admin"} & caller.annotator.scopes:
+        raise ForbiddenError("This session belongs to another annotator.")
+
+
+async def _readable(services: ServicesDep, caller: Caller, session_id: str) -> LiveSession:
+    live = await services.hub.fresh(session_id)
+    may_read(caller, live.record)
+    return live
+
+
+@router.get("/{session_id}")
+async def show(session_id: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """Where the session stands: everything a client needs to go on."""
+    return (await _readable(services, caller, session_id)).to_json()
+
+
+@router.post("/{session_id}/open")
+async def open_again(session_id: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """Take the session over on this connection: its epoch goes up and older connections turn read-only."""
+    caller.need("label")
+    live = await services.hub.get(session_id)
+    live.own(caller.id)
+
+    def reopen(conn: Connection) -> SessionRecord:
+        return reopen_session(conn, session_id)
+
+    async with live.lock:
+        live.record = await services.write(reopen)
+        await services.hub.refresh(live)
+    for watcher in list(live.watchers):
+        await watcher.superseded(live.record.epoch)
+    return live.to_json()
+
+
+@router.get("/{session_id}/events")
+async def events(
+    session_id: str, services: ServicesDep, caller: CallerDep, after: Annotated[int, Query(ge=0)] = 0
+) -> dict[str, Any]:
+    """The session's events after a seq, in order."""
+
+    def load(conn: Connection) -> dict[str, Any]:
+        record = get_session(conn, session_id)
+        may_read(caller, record)
+        found = session_events(conn, session_id, after, limit=PAGE)
+        following = f"/api/sessions/{session_id}/events?after={found[-1].seq}" if len(found) == PAGE else None
+        return envelope([event.model_dump(mode="json") for event in found], record.last_seq, following)
+
+    return await services.read(load)
+
+
+@router.get("/{session_id}/instances/{instance_id}/mask")
+async def mask(
+    session_id: str,
+    instance_id: str,
+    services: ServicesDep,
+    caller: CallerDep,
+    format: Literal["rle", "bits"] = "rle",
+    seq: Annotated[int | None, Query(ge=1)] = None,
+) -> dict[str, Any]:
+    """The instance's mask now, or as of one of the session's events."""
+    live = await _readable(services, caller, session_id)
+    question = await services.hub.question(live, live.state, instance_id, seq, format)
+    shown = live.state.instances[instance_id].mask_seq if seq is None else seq
+    return mask_json(await services.refining.ask(question), shown, instance_id)
