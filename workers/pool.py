@@ -134,7 +134,6 @@ class Pool:
         from workers.trainer import TrainerActor
 
         return self._actor(TrainerActor, "trainer", self._options("trainer")).remote(
-            storage_url=self._settings.resolved_storage_url,
             threads=self._settings.encoder_threads,
             cache_dir=self._cache_dir(),
         )

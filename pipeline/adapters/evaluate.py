@@ -6,6 +6,7 @@ the live model by construction: those figures are reported, the gate does not lo
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.adapters.gate import ObjectResult
 from pipeline.adapters.monotone import keeps_promise, probe_clicks
-from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource
+from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource, Turn
 from pipeline.adapters.validation import click_edit
 from pipeline.clicks.simulate import next_click
 from pipeline.inference.instance import apply_edit, final_mask, start
@@ -99,6 +100,7 @@ def evaluate_adapter(
     config: EvaluationConfig,
     progress: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    turn: Turn = nullcontext,
 ) -> AdapterReport | None:
     """Click every held-out object to the target, probe its promises, replay its record.
 
@@ -109,6 +111,7 @@ def evaluate_adapter(
         config: How.
         progress: Told {"object", "objects"}.
         should_stop: Asked between objects.
+        turn: Entered around each click, where heavy work takes turns.
 
     Returns:
         The report, None when told to stop.
@@ -120,12 +123,12 @@ def evaluate_adapter(
             return None
         scene = source.scene(image)
         truth = scene.target_mask(target)
-        curve, clicks, violations = _click_object(model, scene, truth, config)
+        curve, clicks, violations = _click_object(model, scene, truth, config, turn)
         noc = noc_of(curve, config.target_iou, config.max_clicks)
         objects.append(ObjectResult(target.mask_id, image.group, target.category, noc, clicks, violations))
         curves.append(tuple(curve))
         if config.replay and _replayable(target):
-            recorded.append(replay_recorded(model, scene, target, truth))
+            recorded.append(replay_recorded(model, scene, target, truth, turn))
         if progress is not None:
             progress({"object": index + 1, "objects": len(chosen)})
     return AdapterReport(tuple(objects), tuple(curves), tuple(recorded), config)
@@ -140,20 +143,21 @@ def choose_objects(images: Sequence[AdapterImage], max_masks: int) -> list[tuple
 
 
 def replay_recorded(
-    model: InteractiveModel, scene: Scene, target: AdapterTarget, truth: NDArray[np.bool_]
+    model: InteractiveModel, scene: Scene, target: AdapterTarget, truth: NDArray[np.bool_], turn: Turn = nullcontext
 ) -> RecordedCurve:
     """What this model makes of the clicks (and boxes, strokes, ...) that somebody made on an object."""
     state = start(scene.image)
     ious: list[float] = []
     for edit in target.edits:
-        state = apply_edit(model, scene.image, scene.encoding, state, edit)
+        with turn():
+            state = apply_edit(model, scene.image, scene.encoding, state, edit)
         if edit.kind == "click":
             ious.append(_iou(final_mask(state, scene.size), truth))
     return RecordedCurve(target.mask_id, tuple(ious), _iou(final_mask(state, scene.size), truth))
 
 
 def _click_object(
-    model: InteractiveModel, scene: Scene, truth: NDArray[np.bool_], config: EvaluationConfig
+    model: InteractiveModel, scene: Scene, truth: NDArray[np.bool_], config: EvaluationConfig, turn: Turn
 ) -> tuple[list[float], int, int]:
     """The robot user on one object: IoU after each click, clicks checked for monotonicity, broken promises."""
     state, mask = start(scene.image), np.zeros(scene.size, np.bool_)
@@ -165,20 +169,22 @@ def _click_object(
         if click is None:
             break
         clicked[int(click.y), int(click.x)] = True
-        before, state = state, apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
+        before = state
+        with turn():
+            state = apply_edit(model, scene.image, scene.encoding, before, click_edit(click))
         checks += keeps_promise(model, scene.size, before, state, click)
         mask = final_mask(state, scene.size)
         curve.append(_iou(mask, truth))
     for click in probe_clicks(truth, mask):
-        after = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
+        with turn():
+            after = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
         checks += keeps_promise(model, scene.size, state, after, click)
     return curve, len(checks), checks.count(False)
 
 
 def _replayable(target: AdapterTarget) -> bool:
-    """Whether its edits start from nothing: one opened from another mask would need that mask as well."""
-    opened = [edit for edit in target.edits if edit.kind == "open" and edit.payload.get("mask_id")]
-    return bool(target.clicks) and not opened
+    """Whether it was clicked and its edits start from nothing: the mask it was opened from would be needed as well."""
+    return any(e.kind == "click" for e in target.edits) and not any(e.payload.get("mask_id") for e in target.edits)
 
 
 def _iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:

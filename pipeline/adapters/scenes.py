@@ -6,9 +6,10 @@ Records are plain and picklable, so that they cross to the trainer's process; pi
 
 # H/W image px
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -19,6 +20,9 @@ from pipeline.models._base import Encoding
 from schemas.clicks import Click
 from schemas.masks import Rle
 from schemas.predictions import Edit, ImageRef
+
+Turn: TypeAlias = Callable[[], AbstractContextManager[Any]]
+"""Entered around about 100 ms of heavy work, so that others on the same cores get theirs; may wait."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,13 @@ class AdapterTarget:
 
     @property
     def clicks(self) -> tuple[Click, ...]:
-        """The person's clicks among the edits, in order, in image pixels."""
+        """The person's clicks in order, in image pixels; empty where the model was led by more than clicks.
+
+        A box, another candidate or a mask that the instance was opened from shape the states between clicks; strokes
+        and tools do not.
+        """
+        if any(edit.kind in {"box", "candidate"} or edit.payload.get("mask_id") for edit in self.edits):
+            return ()
         payloads = [edit.payload for edit in self.edits if edit.kind == "click"]
         return tuple(Click(x=p["x"], y=p["y"], is_positive=p["is_positive"]) for p in payloads)
 
@@ -52,13 +62,11 @@ class AdapterImage:
         ref: Where it is.
         group: Name shared by near-duplicates.
         targets: Its accepted masks; empty for an image verified to hold nothing.
-        embedding_digest: sha256 of its stored embedding, None when unknown.
     """
 
     ref: ImageRef
     group: str
     targets: tuple[AdapterTarget, ...]
-    embedding_digest: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,13 +5,14 @@ Knows two functions, one that reads pixels and one that may know an encoding alr
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.adapters.scenes import AdapterImage, Scene
+from pipeline.adapters.scenes import AdapterImage, Scene, Turn
 from pipeline.inference.preprocess import image_to_input
 from pipeline.models._base import Encoding, InteractiveModel
 
@@ -29,6 +30,7 @@ class CachedSource:
         find_encoding: Gives the encoding of an image, mirrored or not, or None when it has to be computed.
         keep_encoding: Told what was computed; gives what is to be used (rounded as it will be found again).
         max_bytes: Of scenes kept in memory, least recently used ones go first.
+        turn: Entered around each encoding, where heavy work takes turns.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class CachedSource:
         find_encoding: FindEncoding | None = None,
         keep_encoding: KeepEncoding | None = None,
         max_bytes: int = 512_000_000,
+        turn: Turn = nullcontext,
     ) -> None:
         self._model = model
         self._read_image = read_image
         self._find = find_encoding or (lambda image, mirrored: None)
         self._keep = keep_encoding or (lambda image, mirrored, encoding: encoding)
         self._max_bytes = max_bytes
+        self._turn = turn
         self._bytes = 0
         self._scenes: OrderedDict[tuple[str, bool, int | None], Scene] = OrderedDict()
 
@@ -78,7 +82,7 @@ class CachedSource:
     def _encode(self, pixels: NDArray[np.uint8]) -> Encoding:
         """Encode as the store keeps it: float16."""
         device = next(self._model.parameters()).device
-        with torch.no_grad():
+        with self._turn(), torch.no_grad():
             return Encoding(self._model.encode(image_to_input(self._model, pixels).to(device)).tensors).to(
                 "cpu", torch.float16
             )

@@ -4,6 +4,7 @@ Every draw is a function of (seed, step). Knows nothing of checkpoints, averages
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource
+from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource, Turn
 from pipeline.adapters.trajectories import crop_target, refine_scene, trajectory
 from pipeline.models._base import InteractiveModel
 from pipeline.training.losses import nfl
@@ -82,6 +83,7 @@ def optimize_step(
     source: SceneSource,
     config: AdapterConfig,
     step: int,
+    turn: Turn = nullcontext,
 ) -> float:
     """One optimiser step over `objects_per_step` trajectories.
 
@@ -95,6 +97,7 @@ def optimize_step(
         source: Brings scenes.
         config: How.
         step: Number of this step; with the seed it decides every draw.
+        turn: Entered around each click's forward and backward pass.
 
     Returns:
         Mean loss of the clicks.
@@ -110,8 +113,12 @@ def optimize_step(
             losses = _hold_losses(model, student, scene, rng, config)
         else:
             losses = _object_losses(student, scene, target, rng, config)
-        for loss in losses:
-            loss.backward()  # type: ignore[no-untyped-call]
+        while True:
+            with turn():
+                loss = next(losses, None)
+                if loss is None:
+                    break
+                loss.backward()  # type: ignore[no-untyped-call]
             total, count = total + float(loss.detach()), count + 1
     if count == 0:
         return 0.0

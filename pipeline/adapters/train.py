@@ -7,6 +7,7 @@ uninterrupted one does. Batch norms stay frozen (RECIPE: adapters). Knows no dat
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adapters.head import adapted, adapter_tensors
-from pipeline.adapters.scenes import AdapterImage, SceneSource
+from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
 from pipeline.adapters.steps import AdapterConfig, optimize_step
 from pipeline.adapters.validation import mean_iou, split_images
 from pipeline.models._base import InteractiveModel
@@ -79,6 +80,7 @@ def train_adapter(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    turn: Turn = nullcontext,
 ) -> AdapterResult:
     """Train an adapter that starts from the live model.
 
@@ -90,6 +92,7 @@ def train_adapter(
         checkpoint: Where the state is kept; a state of the same training found there is continued.
         progress: Told {"step", "max_steps", "loss", "seconds", ...} after every step.
         should_stop: Asked before every step.
+        turn: Entered around each click, where heavy work takes turns.
 
     Raises:
         BadInputError: No image has a mask, or the model has no adapter of that kind.
@@ -112,7 +115,7 @@ def train_adapter(
     def validate(tensors: dict[str, Tensor]) -> float | None:
         if not validation:
             return None
-        return mean_iou(adapted(model, tensors), validation, source, config.validation_clicks, config.max_side)
+        return mean_iou(adapted(model, tensors), validation, source, config.validation_clicks, config.max_side, turn)
 
     def keep() -> None:
         if checkpoint is not None:
@@ -128,7 +131,7 @@ def train_adapter(
         if should_stop is not None and should_stop():
             finished = False
             break
-        loss = optimize_step(model, student, trained, optimizer, live, training, source, config, run.step)
+        loss = optimize_step(model, student, trained, optimizer, live, training, source, config, run.step, turn)
         run.step += 1
         rate = 1 - min(config.ema, (1 + run.step) / (10 + run.step))
         with torch.no_grad():

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 
-from pipeline.adapters.scenes import AdapterImage, SceneSource
+from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
 from pipeline.clicks.simulate import next_click
 from pipeline.inference.instance import apply_edit, final_mask, start
 from pipeline.models._base import InteractiveModel
@@ -50,13 +51,20 @@ def mean_iou(
     source: SceneSource,
     num_clicks: int,
     max_side: int,
+    turn: Turn = nullcontext,
 ) -> float:
     """Mean over objects and over the first `num_clicks` clicks of the IoU on the live path."""
-    return float(np.mean([_curve(model, *found, source, num_clicks, max_side) for found in objects]))
+    return float(np.mean([_curve(model, *found, source, num_clicks, max_side, turn) for found in objects]))
 
 
 def _curve(
-    model: InteractiveModel, image: AdapterImage, index: int, source: SceneSource, num_clicks: int, max_side: int
+    model: InteractiveModel,
+    image: AdapterImage,
+    index: int,
+    source: SceneSource,
+    num_clicks: int,
+    max_side: int,
+    turn: Turn,
 ) -> list[float]:
     scene = source.scene(image, max_side=max_side)
     truth = scene.target_mask(image.targets[index])
@@ -65,7 +73,8 @@ def _curve(
     for _ in range(num_clicks):
         click = next_click(truth, mask)
         if click is not None:  # else nothing is wrong any more and the last IoU stands
-            state = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
+            with turn():
+                state = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
             mask = final_mask(state, scene.size)
         ious.append(float((mask & truth).sum() / max(1, (mask | truth).sum())))
     return ious

@@ -1,0 +1,242 @@
+"""The trainer: trains adapters and evaluates them, one job at a time, and tells how far it is meanwhile.
+
+A training that was killed goes on from its checkpoint when the same job is given again, and a finished one is answered
+at once. Knows the storage; does not know SQL, the gate or when to train.
+"""
+
+import logging
+import platform
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+
+from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter
+from pipeline.adapters.head import AdapterMeta
+from pipeline.adapters.scenes import AdapterImage
+from pipeline.adapters.steps import AdapterConfig
+from pipeline.adapters.stored import publish_adapter, stored_source
+from pipeline.adapters.train import AdapterResult, train_adapter
+from pipeline.models._base import InteractiveModel
+from pipeline.storage.weights import load_model_by_digest, with_adapter
+from workers.cores import be_nice, device, heavy_turn, use_threads
+
+logger = logging.getLogger(__name__)
+
+_RETRIES = 3
+"""Times that Ray makes a call again whose process was killed."""
+Method = TypeVar("Method", bound=Callable[..., object])
+
+
+def _beside_jobs(method: Method) -> Method:
+    """Answer while a job runs."""
+    decorated: Method = ray.method(concurrency_group="control", max_task_retries=_RETRIES)(method)
+    return decorated
+
+
+def _resumable(method: Method) -> Method:
+    """Call again when the process was killed: the job goes on where it was."""
+    decorated: Method = ray.method(max_task_retries=_RETRIES)(method)
+    return decorated
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """An adapter to be trained.
+
+    Attributes:
+        job_id: Names checkpoint and cancellation; the request's id.
+        storage_url: Of the campaign.
+        model_digest: Its pinned model.
+        model_key: Of its embeddings.
+        parent_digest: The live adapter, which training starts from; None: the bare model.
+        campaign_id: For the card.
+        snapshot_id: What it is trained on, for the lineage.
+        kind: See `InteractiveModel.adapter_parameter_names`.
+        images: Of the snapshot.
+        config: How; `kind` above counts.
+        work_dir: Local folder for checkpoints and mirrored embeddings.
+    """
+
+    job_id: str
+    storage_url: str
+    model_digest: str
+    model_key: str
+    parent_digest: str | None
+    campaign_id: str
+    snapshot_id: str
+    kind: str
+    images: tuple[AdapterImage, ...]
+    config: AdapterConfig
+    work_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAdapter:
+    """What a training gave.
+
+    Attributes:
+        digest: Of the published file; None when it was cancelled.
+        uri: Where the file is, empty when there is none.
+        metrics: JSON-serialisable.
+    """
+
+    digest: str | None
+    uri: str
+    size_bytes: int
+    seed: int
+    steps: int
+    seconds: float
+    metrics: dict[str, Any]
+    cancelled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob:
+    """Adapters to be compared on the same held-out images.
+
+    Attributes:
+        job_id: Names the cancellation; the request's id.
+        adapters: Digests; None is the bare model.
+        images: Held-out images.
+        max_clicks: Of the robot user.
+        max_masks: At most so many objects.
+    """
+
+    job_id: str
+    storage_url: str
+    model_digest: str
+    model_key: str
+    adapters: tuple[str | None, ...]
+    images: tuple[AdapterImage, ...]
+    max_clicks: int = 20
+    max_masks: int = 200
+
+
+class Trainer:
+    """Runs jobs; as an actor, one at a time, with `progress` and `cancel` beside them.
+
+    Args:
+        threads: Torch threads.
+        cache_dir: Local folder for copies of what is read from an object store.
+    """
+
+    def __init__(self, threads: int = 1, cache_dir: str | None = None) -> None:
+        self._threads = threads
+        self._cache_dir = cache_dir
+        self._progress: dict[str, Any] = {}
+        self._cancelled: set[str] = set()
+        self._lock = threading.Lock()
+
+    @_resumable
+    def train(self, job: TrainJob) -> TrainedAdapter:
+        """Train an adapter and publish it.
+
+        Raises:
+            BadInputError: There is nothing to train on, or the model has no adapter of that kind.
+            NotFoundError: The storage lacks the model or the parent.
+        """
+        self._begin()
+        model = load_model_by_digest(
+            job.storage_url, job.model_digest, job.parent_digest, cache_dir=self._cache_dir, device=device()
+        )
+        folder = Path(job.work_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        source = stored_source(model, job.storage_url, job.model_key, folder, self._cache_dir, heavy_turn)
+        result = train_adapter(
+            model,
+            job.images,
+            source,
+            replace(job.config, kind=job.kind),
+            folder / f"{job.job_id}.checkpoint",
+            lambda state: self._report(job.job_id, "train", state),
+            lambda: self._is_cancelled(job.job_id),
+            heavy_turn,
+        )
+        return self._publish(job, model, result)
+
+    @_resumable
+    def evaluate(self, job: EvaluateJob) -> tuple[AdapterReport, ...]:
+        """Click the held-out objects with each adapter in turn.
+
+        Returns:
+            One report per adapter; fewer when it was cancelled.
+        """
+        self._begin()
+        config = EvaluationConfig(max_clicks=job.max_clicks, max_masks=job.max_masks)
+        base = load_model_by_digest(job.storage_url, job.model_digest, cache_dir=self._cache_dir, device=device())
+        source = stored_source(base, job.storage_url, job.model_key, None, self._cache_dir, heavy_turn)
+        reports: list[AdapterReport] = []
+        for number, digest in enumerate(job.adapters):
+            model = base
+            if digest is not None:
+                model = with_adapter(job.storage_url, base, digest, cache_dir=self._cache_dir)
+
+            def tell(state: dict[str, Any], number: int = number) -> None:
+                self._report(job.job_id, "evaluate", state | {"adapter": number + 1, "adapters": len(job.adapters)})
+
+            report = evaluate_adapter(
+                model, job.images, source, config, tell, lambda: self._is_cancelled(job.job_id), heavy_turn
+            )
+            if report is None:
+                break
+            reports.append(report)
+        return tuple(reports)
+
+    @_beside_jobs
+    def progress(self) -> dict[str, Any]:
+        """Where the newest job is: {"job_id", "phase", ...}; empty before the first report."""
+        with self._lock:
+            return dict(self._progress)
+
+    @_beside_jobs
+    def cancel(self, job_id: str) -> None:
+        """Stop a job (running or to come) at its next step; its checkpoint stays."""
+        with self._lock:
+            self._cancelled.add(job_id)
+
+    def _begin(self) -> None:
+        be_nice()
+        use_threads(self._threads)
+        with self._lock:
+            self._progress = {}
+
+    def _report(self, job_id: str, phase: str, state: dict[str, Any]) -> None:
+        with self._lock:
+            self._progress = {"job_id": job_id, "phase": phase, **state}
+
+    def _is_cancelled(self, job_id: str) -> bool:
+        with self._lock:
+            return job_id in self._cancelled
+
+    @staticmethod
+    def _publish(job: TrainJob, model: InteractiveModel, result: AdapterResult) -> TrainedAdapter:
+        seed = job.config.seed
+        metrics = result.metrics() | {
+            "images": len(job.images),
+            "masks": sum(len(image.targets) for image in job.images),
+            "recorded_clicks": sum(len(target.clicks) for image in job.images for target in image.targets),
+        }
+        common: dict[str, Any] = {"seed": seed, "steps": result.steps, "seconds": result.seconds, "metrics": metrics}
+        if not result.finished:
+            return TrainedAdapter(digest=None, uri="", size_bytes=0, cancelled=True, **common)
+        meta = AdapterMeta(
+            kind=job.kind, model_id=model.model_id, model_digest=job.model_digest, model_key=job.model_key,
+            parent_digest=job.parent_digest, snapshot_id=job.snapshot_id, seed=seed,
+        )  # fmt: skip
+        card = {
+            "campaign_id": job.campaign_id,
+            "config": asdict(job.config),
+            "metrics": metrics,
+            "engine": {"torch": torch.__version__, "python": platform.python_version(), "device": device()},
+        }
+        digest, uri, size_bytes = publish_adapter(job.storage_url, result.tensors, meta, card)
+        logger.info("adapter %s trained in %d steps, %.0f s", digest, result.steps, result.seconds)
+        return TrainedAdapter(digest=digest, uri=uri, size_bytes=size_bytes, cancelled=False, **common)
+
+
+TrainerActor = ray.remote(concurrency_groups={"control": 2})(Trainer)
