@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.workspace.resolve() / 'clickloop.db'}"
 
     @property
+    def sqlite_path(self) -> Path | None:
+        """The database's file, None when the database is a server's."""
+        url = self.resolved_database_url
+        return Path(url.split("///", 1)[1]) if url.startswith("sqlite") else None
+
+    @property
     def resolved_storage_url(self) -> str:
         """The storage's URL with the default filled in, without a trailing slash."""
         return (self.storage_url or str(self.workspace.resolve() / "storage")).rstrip("/")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import batches, insert_into, new_id, one
@@ -182,20 +182,21 @@ def missing_embeddings(
     conn: Connection, campaign_id: str, model_key: str, limit: int, after: int = 0
 ) -> list[ImageRecord]:
     """Images, not quarantined, numbered above `after`, of which no embedding is recorded under this key; by number."""
+    query = _missing(select(Image.__table__), campaign_id, model_key).where(Image.number > after)
+    return [image_record(row) for row in conn.execute(query.order_by(Image.number).limit(limit))]
+
+
+def count_missing_embeddings(conn: Connection, campaign_id: str, model_key: str) -> int:
+    """How many images `missing_embeddings` would list."""
+    query = _missing(select(func.count()).select_from(Image.__table__), campaign_id, model_key)
+    return int(conn.execute(query).scalar_one())
+
+
+def _missing(query: Select[Any], campaign_id: str, model_key: str) -> Select[Any]:
     stored = and_(Embedding.image_sha256 == Image.sha256, Embedding.model_key == model_key)
-    query = (
-        select(Image.__table__)
-        .outerjoin(Embedding.__table__, stored)
-        .where(
-            Image.campaign_id == campaign_id,
-            Image.number > after,
-            Image.quarantine_reason.is_(None),
-            Embedding.digest.is_(None),
-        )
-        .order_by(Image.number)
-        .limit(limit)
+    return query.outerjoin(Embedding.__table__, stored).where(
+        Image.campaign_id == campaign_id, Image.quarantine_reason.is_(None), Embedding.digest.is_(None)
     )
-    return [image_record(row) for row in conn.execute(query)]
 
 
 def record_embeddings(conn: Connection, model_key: str, stored: Iterable[tuple[str, str, int]]) -> None:
@@ -236,6 +237,12 @@ def note_encode_attempt(conn: Connection, image_ids: Sequence[str]) -> dict[str,
         statement = update(Image).where(Image.id.in_(ids)).values(encode_attempts=Image.encode_attempts + 1)
         attempts.update({row[0]: row[1] for row in conn.execute(statement.returning(Image.id, Image.encode_attempts))})
     return attempts
+
+
+def forget_encode_attempts(conn: Connection, image_ids: Sequence[str]) -> None:
+    """Let the attempts of images begin anew: what failed was not their fault."""
+    for ids in batches(image_ids):
+        conn.execute(update(Image).where(Image.id.in_(ids)).values(encode_attempts=0))
 
 
 def quarantine_image(conn: Connection, image_id: str, reason: str) -> None:

@@ -126,6 +126,17 @@ def finish_request(
         raise _lost(id)
 
 
+def put_back(conn: Connection, id: str, owner: str) -> None:
+    """Let a running job wait again, without counting the attempt: its runner ends, the job is not to blame.
+
+    Raises:
+        LeaseLostError: Somebody else runs it, or it is over.
+    """
+    values = {"state": "queued", "owner": None, "attempt": Request.attempt - 1, "updated_at": db_now()}
+    if conn.execute(_own(id, owner).values(**values)).rowcount == 0:
+        raise _lost(id)
+
+
 def cancel_request(conn: Connection, id: str) -> RequestRecord:
     """Cancel a waiting job at once, or ask a running one to stop; one that is over stays as it is.
 

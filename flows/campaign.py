@@ -1,0 +1,68 @@
+"""Flow: everything that a campaign needs, in order: (create,) ingest, precompute, retrain, export."""
+
+from typing import Any
+
+from prefect import flow, task
+
+from flows.export import export_flow
+from flows.ingest import ingest_flow
+from flows.jobs import current_job, job_scope
+from flows.options import FLOW, STEP
+from flows.precompute import precompute_flow
+from flows.retrain import retrain_flow
+from flows.services import open_services
+from flows.triggers import fire_triggers
+from pipeline.campaigns import CampaignSpec, create_campaign
+from pipeline.ingest.annotations import import_annotations
+from schemas.settings import Settings
+
+STEPS = {"ingest": ingest_flow, "precompute": precompute_flow, "retrain": retrain_flow, "export": export_flow}
+
+
+@flow(name="campaign", **FLOW)
+def campaign_flow(
+    campaign: str | None = None, create: dict[str, Any] | None = None, steps: list[str] | None = None
+) -> dict[str, Any]:
+    """Carry a campaign through its steps.
+
+    Args:
+        campaign: Name or id; None when it is to be created.
+        create: A new campaign's `CampaignSpec`; then the only step, unless `steps` says otherwise, is ingest.
+        steps: Of ingest, precompute, retrain, export; None: all.
+
+    Returns:
+        The campaign's id, name and model, and the result of each step under its name.
+    """
+    with job_scope("campaign", campaign, {"create": create, "steps": steps}) as job:
+        name = campaign or make_campaign(create or {})
+        results = {step: STEPS[step](name) for step in steps or (["ingest"] if create else list(STEPS))}
+        if create and create.get("annotations"):
+            results["import"] = import_masks(name, create["annotations"])
+        record = job.services.campaign(name)
+        facts = {"campaign_id": record.id, "name": record.name, "model_id": record.model_id}
+        return job.done(facts | results)
+
+
+@task(name="create campaign", **STEP)
+def make_campaign(create: dict[str, Any]) -> str:
+    """Publish the model into the storage and write the campaign's row; its id. Again with the same id: the same."""
+    job = current_job()
+    job.progress(step="create")
+    services = job.services
+    return create_campaign(services.database, services.storage_url, CampaignSpec.model_validate(create)).id
+
+
+@task(name="import masks", **STEP)
+def import_masks(campaign: str, annotations: str) -> dict[str, int]:
+    """Register the masks of a COCO file; how many there are, and how many name no image of the campaign."""
+    job = current_job()
+    job.progress(step="import")
+    imported, elsewhere = import_annotations(job.services.database, job.services.campaign(campaign), annotations)
+    return {"imported": imported, "without_image": elsewhere}
+
+
+@flow(name="triggers", **FLOW)
+def triggers_flow() -> dict[str, Any]:
+    """Request what campaigns' triggers ask for, by the clock of a Prefect server."""
+    with open_services(Settings()) as services:
+        return {"fired": fire_triggers(services.database)}

@@ -1,0 +1,81 @@
+"""`clickloop <noun> <verb>`: parses, calls the command, turns errors into one line and an exit code.
+
+0: done. 1: the work failed. 2: wrong usage or bad input. The commands live in `flows.commands`; they import what is
+heavy (torch, Ray, Prefect) only when they run.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from flows.commands import adapters, admin, campaigns, label, models, serving, snapshots, tokens, work
+from schemas.errors import BadInputError, ClickloopError, NotFoundError
+
+logger = logging.getLogger(__name__)
+
+FAILED = 1
+BAD_INPUT = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line of error and help of a fixed width."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, width=110, max_help_position=32))
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message}. See {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole tool."""
+    parser = Parser(prog="clickloop", description="Label images by clicks, retrain behind a gate, export.")
+    common = Parser(add_help=False)
+    common.add_argument("--workspace", metavar="DIR", help="folder of database and storage (.clickloop)")
+    common.add_argument("--json", action="store_true", help="print JSON")
+    nouns = parser.add_subparsers(dest="noun", required=True, metavar="COMMAND")
+    for module in (serving, campaigns, work, label, adapters, snapshots, models, tokens, admin):
+        module.register(nouns, common)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (BadInputError, NotFoundError) as error:
+        return _complain(error.message, BAD_INPUT)
+    except ClickloopError as error:
+        return _complain(error.message, FAILED)
+    except (ValidationError, SettingsError) as error:
+        return _complain(_settings_line(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _complain("interrupted", FAILED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FAILED
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"clickloop: {' '.join(str(message).split())}\n")
+    return code
+
+
+def _settings_line(error: ValidationError | SettingsError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        return f"Setting CLICKLOOP_{name}: {first['msg']} (got {first['input']!r})."
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""adapter list, show, promote and rollback."""
+
+import argparse
+from typing import Any
+
+from flows.client import find_server
+from flows.commands.options import Nouns, command, group, settings_of
+from flows.commands.terminal import Terminal, table
+from schemas.campaigns import CampaignRecord
+from schemas.catalogue import AdapterRecord
+from schemas.errors import BadInputError, NotFoundError
+
+
+def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    verbs = group(nouns, "adapter", "look at a campaign's adapters, promote one, go back")
+    for name, run, text in (
+        ("list", list_, "list the adapters of a campaign"),
+        ("show", show, "show one adapter: lineage, figures and what the gate said"),
+        ("promote", promote, "make an adapter that passed the gate live"),
+        ("rollback", rollback, "go back to what was live before"),
+    ):
+        parser = command(verbs, common, name, run, text)
+        parser.add_argument("name", metavar="NAME", help="campaign")
+        if name in ("show", "promote"):
+            parser.add_argument("adapter", metavar="ADAPTER", help="its number or the beginning of its digest")
+
+
+def _load(args: argparse.Namespace) -> tuple[CampaignRecord, list[AdapterRecord]]:
+    from flows.services import reading
+    from pipeline.storage import adapters, campaigns
+
+    with reading(settings_of(args)) as database, database.connect() as conn:
+        campaign = campaigns.get_campaign(conn, args.name)
+        return campaign, adapters.list_adapters(conn, campaign.id)
+
+
+def _pick(records: list[AdapterRecord], text: str) -> AdapterRecord:
+    """The adapter with this number or digest prefix (at least 4 characters)."""
+    if text.isdecimal() and len(text) < 4:
+        found = [r for r in records if r.number == int(text)]
+    else:
+        found = [r for r in records if len(text) >= 4 and r.digest.startswith(text)]
+    if not found:
+        raise NotFoundError(f"The campaign has no adapter {text!r}. See `clickloop adapter list`.")
+    if len(found) > 1:
+        raise BadInputError(f"{len(found)} adapters begin with {text!r}. Give more of the digest.")
+    return found[0]
+
+
+def list_(args: argparse.Namespace) -> int:
+    """List the adapters."""
+    _, records = _load(args)
+    rows = [
+        (r.number, r.digest[:12], r.kind, r.state, "live" if r.live else "", r.created_at.isoformat("T", "seconds"))
+        for r in records
+    ]
+    lines = table(("NUMBER", "DIGEST", "KIND", "STATE", "", "CREATED"), rows) if rows else ["No adapters."]
+    Terminal.of(args).result([r.model_dump(mode="json") for r in records], lines)
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """Show one adapter."""
+    _, records = _load(args)
+    record = _pick(records, args.adapter).model_dump(mode="json")
+    lines = [f"{name:<14}{value}" for name, value in record.items() if name not in ("metrics", "gate")]
+    for part in ("metrics", "gate"):
+        lines += [f"{part}.{name:<24}{value}" for name, value in record[part].items()]
+    Terminal.of(args).result(record, lines)
+    return 0
+
+
+def promote(args: argparse.Namespace) -> int:
+    """Make an adapter live by hand."""
+    campaign, records = _load(args)
+    digest = _pick(records, args.adapter).digest
+    settings = settings_of(args)
+    server = find_server(settings)
+    if server is None:
+        from flows.services import owning
+        from pipeline.storage import adapters
+
+        with owning(settings) as database, database.begin() as conn:
+            version = adapters.promote(conn, campaign.id, digest, campaign.live_version)
+    else:
+        with server:
+            path = f"/api/campaigns/{campaign.id}/adapters/{digest}/promote"
+            version = server.call("POST", path, {"expected_version": campaign.live_version})["live_version"]
+    return _changed(args, {"version": version, "live_adapter": digest})
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """Go back to what was live before."""
+    campaign, _ = _load(args)
+    settings = settings_of(args)
+    server = find_server(settings)
+    if server is None:
+        from flows.services import owning
+        from pipeline.storage import adapters
+
+        with owning(settings) as database, database.begin() as conn:
+            version, digest = adapters.rollback(conn, campaign.id)
+    else:
+        with server:
+            answer = server.call("POST", f"/api/campaigns/{campaign.id}/rollback")
+            version, digest = answer["live_version"], answer["live_adapter"]
+    return _changed(args, {"version": version, "live_adapter": digest})
+
+
+def _changed(args: argparse.Namespace, record: dict[str, Any]) -> int:
+    live = (record["live_adapter"] or "the bare model")[:14]
+    Terminal.of(args).result(record, [f"Live: {live} (version {record['version']})."])
+    return 0

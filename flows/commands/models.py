@@ -1,0 +1,182 @@
+"""evaluate, predict, model list, model convert and train: what works without a workspace."""
+
+import argparse
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.commands.options import Nouns, command, fraction, group, positive_int, settings_of
+from flows.commands.terminal import Terminal, table
+from schemas.clicks import Click
+from schemas.errors import BadInputError
+
+DEFAULT_TARGETS = (0.85, 0.90)
+
+
+def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    parser = command(nouns, common, "evaluate", evaluate, "simulate clicks on labelled images and report NoC")
+    _model_options(parser)
+    parser.add_argument("--data", metavar="COCO.json", required=True, help="ground truth")
+    parser.add_argument("--images", metavar="DIR", required=True, help="folder of its images")
+    parser.add_argument("--target", type=fraction, action="append", metavar="IOU", help="repeatable (0.85, 0.90)")
+    parser.add_argument("--max-clicks", type=positive_int, default=20, metavar="N", help="per object (20)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N objects only")
+    parser.add_argument("--no-flip", action="store_true", help="don't average with the mirrored image")
+    parser.add_argument("--out", metavar="FILE", help="write the report as JSON")
+
+    parser = command(nouns, common, "predict", predict, "the mask of some clicks on one image")
+    _model_options(parser)
+    parser.add_argument("--image", metavar="FILE", required=True)
+    parser.add_argument("--click", type=click, action="append", required=True, metavar="X,Y,+|-", help="repeatable")
+    parser.add_argument("--no-flip", action="store_true", help="don't average with the mirrored image")
+    parser.add_argument("--out", metavar="MASK.png", required=True, help="black and white, 255 inside")
+
+    verbs = group(nouns, "model", "list models and convert checkpoints")
+    command(verbs, common, "list", list_, "list the models")
+    parser = command(verbs, common, "convert", convert, "write a checkpoint as safetensors")
+    parser.add_argument("--from", dest="source", metavar="FILE", required=True)
+    parser.add_argument("--to", dest="target", metavar="MODEL.safetensors", required=True)
+
+    parser = command(nouns, common, "train", train, "train a model from a configuration")
+    parser.add_argument("config", metavar="CONFIG", help="name of a configuration in pipeline/configs")
+    parser.add_argument("--data", metavar="DIR", help="folder of training sets with an index.json (drawn scenes alone)")
+    parser.add_argument("--out", metavar="DIR", default="runs/latest", help="checkpoints and log (runs/latest)")
+    parser.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop in time and save")
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="ID", default="default", help="see `model list`")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weights; default: the shipped ones")
+    parser.add_argument("--adapter", metavar="FILE", help="adapter trained on these weights")
+
+
+def click(text: str) -> Click:
+    """Option type: `X,Y,+` or `X,Y,-` in image pixels."""
+    parts = text.split(",")
+    if len(parts) != 3 or parts[2] not in "+-" or not parts[2]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,+ or X,Y,-")
+    try:
+        return Click(x=float(parts[0]), y=float(parts[1]), is_positive=parts[2] == "+")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def _existing(path: str, what: str) -> Path:
+    found = Path(path)
+    if not found.exists():
+        raise BadInputError(f"{what} {path} does not exist.")
+    return found
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from pipeline.models import load_model
+
+    checkpoint = _existing(args.checkpoint, "Checkpoint") if args.checkpoint else None
+    adapter = _existing(args.adapter, "Adapter") if args.adapter else None
+    return load_model(args.model, checkpoint=checkpoint, adapter=adapter)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Report NoC, NoF, mIoU and boundary IoU of the papers' robot user."""
+    terminal = Terminal.of(args)
+    settings_of(args)
+    data, images = _existing(args.data, "Ground truth"), _existing(args.images, "Image folder")
+    if args.out and not Path(args.out).parent.is_dir():
+        raise BadInputError(f"The folder of --out {args.out} does not exist.")
+    from pipeline.data.coco import read_coco
+    from pipeline.evaluation.run import evaluate as run
+    from pipeline.models import default_weights_path, weights_digest
+
+    samples = read_coco(data, images)
+    report = run(
+        _load(args),
+        samples,
+        targets=tuple(args.target or DEFAULT_TARGETS),
+        max_clicks=args.max_clicks,
+        limit=args.limit,
+        flip=not args.no_flip,
+        checkpoint_sha256=weights_digest(args.checkpoint or default_weights_path(args.model)),
+        data=str(args.data),
+        progress=terminal.progress,
+    ).model_dump(mode="json")
+    if args.out:
+        Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
+    terminal.result(report, _report_lines(report))
+    return 0
+
+
+def _report_lines(report: dict[str, Any]) -> list[str]:
+    rows = [(f"NoC@{name}", report["noc"][name], report["nof"][name]) for name in report["noc"]]
+    last = list(report["miou_at"])[-1]
+    return [
+        f"{report['model']} on {report['data']}: {report['samples']} objects",
+        *table(("", "NoC", "NoF"), rows),
+        f"mIoU@1 {report['miou_at']['1']:.4f}, mIoU@{last} {report['miou_at'][last]:.4f}",
+        f"{report['spc_ms']:.0f} ms per click",
+    ]
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Write the mask of some clicks."""
+    terminal = Terminal.of(args)
+    settings = settings_of(args)
+    path, out = _existing(args.image, "Image"), Path(args.out)
+    if out.suffix.lower() != ".png" or not out.parent.is_dir():
+        raise BadInputError(f"--out {args.out}: expected a .png file in a folder that exists.")
+    from pipeline.inference.predictor import Predictor
+    from pipeline.ingest.decode import decode_image
+    from pipeline.masks.png import write_mask
+
+    image, _ = decode_image(path.read_bytes(), settings.max_image_pixels)
+    predictor = Predictor(_load(args), flip=not args.no_flip)
+    predictor.set_image(image)
+    for one in args.click:
+        probability = predictor.click(one)
+    height, width = image.shape[:2]
+    area = write_mask(out, probability > predictor.threshold)
+    record = {"out": str(out), "width": width, "height": height, "area": area, "clicks": len(args.click)}
+    terminal.result(record, [f"{out}: {area} of {height * width} pixels."])
+    return 0
+
+
+def list_(args: argparse.Namespace) -> int:
+    """List the models."""
+    from pipeline.models import create_model, list_models
+
+    records = []
+    for model_id in list_models():
+        model = create_model(model_id)
+        parameters = sum(p.numel() for p in model.parameters())
+        records.append({"id": model_id, "cut": model.cut, "parameters": parameters, "input_size": model.input_size})
+    rows = [(r["id"], r["cut"], r["parameters"]) for r in records]
+    Terminal.of(args).result(records, table(("ID", "CUT", "PARAMETERS"), rows))
+    return 0
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Refuse what is not ours: official checkpoints are not read yet."""
+    _existing(args.source, "Checkpoint")
+    raise BadInputError(
+        f"{args.source}: `model convert` reads no official checkpoints yet, only safetensors written by clickloop, "
+        "which need no conversion: give them to --checkpoint as they are."
+    )
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a model."""
+    settings_of(args)
+    logging.getLogger("pipeline.training").setLevel(logging.INFO)
+    data = _existing(args.data, "Training data") if args.data else None
+    resume = _existing(args.resume, "Checkpoint") if args.resume else None
+    from pipeline.configs.fdrn_compact import RUNS
+    from pipeline.configs.fdrn_compact import train as run
+
+    if args.config not in RUNS:
+        raise BadInputError(f"Unknown configuration {args.config!r}. Known: {', '.join(sorted(RUNS))}.")
+    result = asdict(run(RUNS[args.config](), data, Path(args.out), resume, args.minutes))
+    Terminal.of(args).result(result, [f"{name:<12}{value}" for name, value in result.items()])
+    return 0

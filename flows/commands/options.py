@@ -1,0 +1,55 @@
+"""What the commands share: settings from the arguments, option types, access to the workspace."""
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schemas.settings import Settings
+
+Run = Callable[[argparse.Namespace], int]
+Nouns = Any
+"""argparse's sub-parsers action, whose class is private."""
+
+
+def settings_of(args: argparse.Namespace, **overrides: Any) -> Settings:
+    """Settings from the environment and the arguments that override them; sets up logging."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if args.workspace:
+        given["workspace"] = Path(args.workspace)
+    settings = Settings(**given)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    return settings
+
+
+def command(
+    nouns: Nouns, common: argparse.ArgumentParser, name: str, run: Run, help_text: str
+) -> argparse.ArgumentParser:
+    """Add one command; its parser, to add options to."""
+    parser: argparse.ArgumentParser = nouns.add_parser(
+        name, parents=[common], help=help_text, description=help_text[0].upper() + help_text[1:] + "."
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def group(nouns: Nouns, name: str, help_text: str) -> Nouns:
+    """Add a noun with verbs; where to add them."""
+    return nouns.add_parser(name, help=help_text).add_subparsers(dest="verb", required=True, metavar="VERB")
+
+
+def positive_int(text: str) -> int:
+    """Option type: an integer from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Option type: a number in [0, 1]."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value

@@ -1,0 +1,83 @@
+"""What the commands print: results on stdout, progress on stderr, for people or (with --json) for programs."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+PROGRESS_S = 5.0
+"""Seconds between two progress lines where the terminal cannot overwrite one."""
+
+
+class Terminal:
+    """Prints for one command.
+
+    Args:
+        as_json: One JSON document on stdout and JSON lines of progress on stderr, instead of text.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self._overwrites = sys.stderr.isatty() and not as_json
+        self._shown = ""
+        self._shown_at = 0.0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Terminal":
+        """The terminal that a command's arguments ask for."""
+        return cls(bool(getattr(args, "json", False)))
+
+    def result(self, record: Any, lines: Iterable[str] = ()) -> None:
+        """The command's result: the record as JSON, or the lines."""
+        self.end_progress()
+        if self.as_json:
+            sys.stdout.write(json.dumps(record, default=str, indent=2) + "\n")
+        else:
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+
+    def progress(self, facts: dict[str, Any]) -> None:
+        """How far the work is; repeated facts are shown once."""
+        text = json.dumps(facts, default=str) if self.as_json else progress_line(facts)
+        now = time.monotonic()
+        if not facts or text == self._shown or (not self._overwrites and now - self._shown_at < PROGRESS_S):
+            return
+        sys.stderr.write(f"\r\x1b[K{text[:160]}" if self._overwrites else f"{text}\n")
+        sys.stderr.flush()
+        self._shown, self._shown_at = text, now
+
+    def note(self, text: str) -> None:
+        """A remark for people, on stderr."""
+        self.end_progress()
+        if not self.as_json:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    def end_progress(self) -> None:
+        """Leave the line that progress was overwriting."""
+        if self._overwrites and self._shown:
+            sys.stderr.write("\n")
+        self._shown = ""
+
+
+def progress_line(facts: dict[str, Any]) -> str:
+    """`step 3/10, other 5` from {"step": ..., "done": 3, "total": 10, "other": 5}."""
+    rest = dict(facts)
+    head = str(rest.pop("step", ""))
+    if "done" in rest:
+        head = f"{head} {rest.pop('done')}" + (f"/{rest.pop('total')}" if rest.get("total") else "")
+    rest.pop("total", None)
+    return ", ".join(filter(None, [head.strip(), *(f"{k.replace('_', ' ')} {_short(v)}" for k, v in rest.items())]))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Columns of text, left-aligned, two spaces apart."""
+    cells = [list(headers), *([_short(cell) if cell is not None else "-" for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

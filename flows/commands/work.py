@@ -1,0 +1,66 @@
+"""precompute, retrain and export of a campaign."""
+
+import argparse
+from pathlib import Path
+
+from flows.commands.jobs import run_job
+from flows.commands.options import Nouns, command, settings_of
+from flows.commands.terminal import Terminal
+
+FORMATS = ("coco", "parquet", "png")
+
+
+def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
+    """Add the commands."""
+    parser = command(nouns, common, "precompute", precompute, "encode every image that is not encoded yet")
+    parser.add_argument("name", metavar="NAME", help="campaign")
+
+    parser = command(nouns, common, "retrain", retrain, "train an adapter on the accepted masks, promote a better one")
+    parser.add_argument("name", metavar="NAME", help="campaign")
+    parser.add_argument("--adapter", metavar="KIND", default="head", choices=["head"], help="kind of adapter (head)")
+    parser.add_argument("--promote", choices=["auto", "never"], default="auto", help="what to do when the gate agrees")
+
+    parser = command(nouns, common, "export", export, "write a snapshot of the accepted masks")
+    parser.add_argument("name", metavar="NAME", help="campaign")
+    parser.add_argument("--to", metavar="URL", required=True, help="folder or bucket prefix to write to")
+    parser.add_argument("--format", action="append", choices=FORMATS, help="repeatable (coco and parquet)")
+
+
+def precompute(args: argparse.Namespace) -> int:
+    """Encode what is missing."""
+    settings, terminal = settings_of(args), Terminal.of(args)
+    result = run_job(settings, terminal, "precompute", args.name, {})
+    if result.get("skipped"):
+        terminal.result(result, [result["skipped"]])
+        return 0
+    lines = [f"{result['encoded']} images encoded in {result['seconds']:.1f} s ({result['images_per_s']:.1f}/s), "
+             f"{result['already']} were there already, {result['quarantined']} quarantined."]  # fmt: skip
+    terminal.result(result, lines)
+    return 0
+
+
+def retrain(args: argparse.Namespace) -> int:
+    """Train an adapter and let the gate decide."""
+    settings, terminal = settings_of(args), Terminal.of(args)
+    result = run_job(settings, terminal, "retrain", args.name, {"adapter": args.adapter, "promote": args.promote})
+    lines = [f"{result['outcome']}: {'; '.join(result['reasons'])}"]
+    if result.get("digest"):
+        lines.insert(0, f"Adapter {result['digest'][:12]} from snapshot {result['snapshot']}.")
+    terminal.result(result, lines)
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write a snapshot."""
+    settings, terminal = settings_of(args), Terminal.of(args)
+    payload = {"to": absolute_url(args.to), "formats": list(dict.fromkeys(args.format or ["coco", "parquet"]))}
+    result = run_job(settings, terminal, "export", args.name, payload)
+    counts = ", ".join(f"{value} {name}" for name, value in result["counts"].items())
+    terminal.result(result, [f"Snapshot {result['snapshot']}: {counts}.", f"Manifest: {result['manifest_uri']}"])
+    return 0
+
+
+def absolute_url(text: str) -> str:
+    """A path as absolute, since the server may run elsewhere; URLs stay as they are."""
+
+    return text if "://" in text else str(Path(text).resolve())

@@ -1,0 +1,66 @@
+"""The flows as Prefect deployments: `python -m flows.deployments`, with PREFECT_API_URL naming the server.
+
+Without --pool this process serves them: it runs what the server schedules or a person starts in Prefect's page. With
+it they are registered for the workers of that pool, which need clickloop installed and the same settings. The flow
+runner goes on claiming the requests that come over HTTP and records its flow runs on the same server. Each flow run is
+a row of `requests`, so that one retrain or precompute of a campaign is active at most, wherever it came from.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from schemas.settings import Settings
+
+
+def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(minutes=1)) -> list[Any]:
+    """One deployment per kind of job, started by hand or by request, and `triggers`, which runs by the clock.
+
+    Args:
+        pool: Work pool that runs them; None: the process that serves them.
+        trigger_every: Between two looks at the campaigns' triggers.
+    """
+    from prefect.deployments.runner import EntrypointType
+
+    from flows.campaign import STEPS, campaign_flow, triggers_flow
+
+    shared: dict[str, Any] = {
+        "name": "default",
+        "tags": ["clickloop"],
+        "work_pool_name": pool,
+        "entrypoint_type": EntrypointType.MODULE_PATH,
+    }
+    by_hand = [flow.to_deployment(**shared) for flow in (*STEPS.values(), campaign_flow)]
+    return [*by_hand, triggers_flow.to_deployment(**shared, interval=trigger_every)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Register the deployments, and serve them unless a work pool does."""
+    parser = argparse.ArgumentParser(prog="python -m flows.deployments", description="Serve the flows to Prefect.")
+    parser.add_argument("--pool", metavar="NAME", help="register for this work pool instead of serving")
+    parser.add_argument("--limit", type=int, default=2, metavar="N", help="flow runs at once when serving (2)")
+    args = parser.parse_args(argv)
+    if not os.environ.get("PREFECT_API_URL"):
+        sys.stderr.write(
+            "clickloop: set PREFECT_API_URL to the address of a Prefect server, such as http://127.0.0.1:4200/api. "
+            "Without one, `clickloop serve` runs the flows itself.\n"
+        )
+        return 2
+    from flows.prefect_env import configure_prefect
+
+    configure_prefect(Settings().workspace)
+    import prefect
+
+    if args.pool is None:
+        prefect.serve(*deployments(), limit=args.limit)
+    else:
+        for deployment in deployments(args.pool):
+            deployment.apply()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

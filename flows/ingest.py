@@ -1,0 +1,40 @@
+"""Flow: register a source's images in the catalogue, in place. The work is in `pipeline.ingest`."""
+
+from typing import Any
+
+from prefect import flow, task
+
+from flows.jobs import current_job, job_scope
+from flows.options import FLOW, STEP
+from pipeline.ingest.scan import ingest
+
+
+@flow(name="ingest", **FLOW)
+def ingest_flow(campaign: str, images: str | None = None) -> dict[str, Any]:
+    """Look through a source and register what is new or changed.
+
+    Args:
+        campaign: Name or id.
+        images: URL of the source; None: the campaign's own.
+
+    Returns:
+        Counts: registered, duplicates, unchanged, quarantined.
+    """
+    with job_scope("ingest", campaign, {"images": images}) as job:
+        return job.done(register_images(campaign, images))
+
+
+@task(name="register images", **STEP)
+def register_images(campaign: str, images: str | None) -> dict[str, Any]:
+    """One pass over the source; safe to run twice, since what is registered already is skipped by its listing."""
+    job = current_job()
+    record = job.services.campaign(campaign)
+    report = ingest(
+        job.services.database,
+        record,
+        images or record.source_url,
+        progress=lambda facts: job.progress(step="ingest", **facts),
+        should_stop=job.should_stop,
+    )
+    job.check()
+    return report.model_dump(mode="json")

@@ -1,0 +1,206 @@
+"""One long job: a row of `requests`, its heartbeat, its progress and its end. Flows ask for the current job.
+
+The flow runner and the command line run a job inside their own `Services`; a flow that Prefect started from a
+deployment makes both for itself (`job_scope`). Knows nothing about what the kinds of jobs do.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import Any
+from uuid import uuid4
+
+from flows.services import Services, open_services
+from pipeline.storage import campaigns, requests
+from schemas.campaigns import RequestRecord
+from schemas.errors import ClickloopError, LeaseLostError, StateError
+from schemas.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 2.0
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+class JobStoppedError(Exception):
+    """The job was asked to stop between two batches: cancelled, taken over, or its process is ending."""
+
+
+def owner_name() -> str:
+    """Who this process is in `requests.owner`."""
+    return f"{socket.gethostname()[:40]}:{os.getpid()}"
+
+
+class Job:
+    """A claimed request while it runs.
+
+    Args:
+        services: Database, storage and actors.
+        request: The claimed row.
+        owner: Who claimed it.
+        on_progress: Called with the whole progress whenever it changes.
+        stopping: Set when the process is to end: the request goes back into the queue.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        request: RequestRecord,
+        owner: str,
+        on_progress: OnProgress | None = None,
+        stopping: threading.Event | None = None,
+    ) -> None:
+        self.services = services
+        self.request = request
+        self.owner = owner
+        self._on_progress = on_progress
+        self._stopping = stopping or threading.Event()
+        self._progress: dict[str, Any] = dict(request.progress)
+        self._cancelled = threading.Event()
+        self._lost = threading.Event()
+        self._ended = threading.Event()
+        self._outcome: dict[str, Any] = {}
+
+    def progress(self, **facts: Any) -> None:
+        """Say how far the job is; written with the next heartbeat."""
+        self._progress = self._progress | facts
+        if self._on_progress:
+            self._on_progress(dict(self._progress))
+
+    def done(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Keep what the work came to, as the request's result."""
+        self._outcome = outcome
+        return outcome
+
+    def should_stop(self) -> bool:
+        """Whether to end between two batches."""
+        return self._cancelled.is_set() or self._lost.is_set() or self._stopping.is_set()
+
+    def check(self) -> None:
+        """Raise JobStoppedError when the job should end."""
+        if self.should_stop():
+            raise JobStoppedError
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but end early (by JobStoppedError) when the job should stop."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.check()
+            time.sleep(0.2)
+        self.check()
+
+    def beat(self) -> None:
+        """Write progress and heartbeat, read the cancel flag."""
+        try:
+            with self.services.database.begin() as conn:
+                if requests.heartbeat(conn, self.request.id, self.owner, self._progress):
+                    self._cancelled.set()
+        except LeaseLostError:
+            logger.warning("request %s belongs to somebody else now", self.request.id)
+            self._lost.set()
+        except ClickloopError as error:
+            logger.warning("no heartbeat for request %s: %s", self.request.id, error)
+
+    def _heart(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
+            self.beat()
+
+    @contextmanager
+    def running(self) -> Iterator["Job"]:
+        """Heartbeat while the block runs, then write the job's end. Errors of the work go on to the caller."""
+        heart = threading.Thread(target=self._heart, name="heartbeat", daemon=True)
+        heart.start()
+        try:
+            token = _CURRENT.set(self)
+            try:
+                yield self
+            finally:
+                _CURRENT.reset(token)
+                self._ended.set()
+                heart.join()
+        except JobStoppedError:
+            self._finish_stopped()
+            raise
+        except KeyboardInterrupt:
+            self._finish("cancelled", None, "interrupted")
+            raise
+        except ClickloopError as error:
+            self._finish("failed", {"code": error.code}, error.message)
+            raise
+        except Exception as error:
+            self._finish("failed", {"code": "error"}, str(error)[:2000] or type(error).__name__)
+            raise
+        self._finish("done", self._outcome, None)
+
+    def _finish_stopped(self) -> None:
+        if self._cancelled.is_set():
+            self._finish("cancelled", None, None)
+        elif not self._lost.is_set():
+            with self.services.database.begin() as conn:
+                requests.put_back(conn, self.request.id, self.owner)
+
+    def _finish(self, state: str, result: dict[str, Any] | None, error: str | None) -> None:
+        self.beat()
+        try:
+            with self.services.database.begin() as conn:
+                requests.finish_request(conn, self.request.id, self.owner, state, result, error)
+        except LeaseLostError:
+            logger.warning("request %s belongs to somebody else now", self.request.id)
+
+
+_CURRENT: ContextVar[Job | None] = ContextVar("current_job", default=None)
+
+
+def current_job() -> Job:
+    """The job that this flow or flow step works for."""
+    job = _CURRENT.get()
+    assert job is not None, "flow steps run inside job_scope"
+    return job
+
+
+@contextmanager
+def new_job(
+    services: Services,
+    kind: str,
+    campaign: str | None,
+    payload: dict[str, Any],
+    *,
+    request_id: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> Iterator[Job]:
+    """Insert a request, claim it for this process and run the block as its work.
+
+    Raises:
+        NotFoundError: Unknown campaign.
+        StateError: Another retrain or precompute of the campaign is active.
+    """
+    request_id = request_id or str(uuid4())
+    owner = owner_name()
+    with services.database.begin() as conn:
+        campaign_id = campaigns.get_campaign(conn, campaign).id if campaign else None
+        requests.insert_request(conn, request_id, kind, campaign_id, payload)
+        request = requests.claim_request(conn, owner, request_id=request_id)
+    if request is None:
+        raise StateError(f"Request {request_id} is not waiting to be run.", request_id=request_id)
+    with Job(services, request, owner, on_progress).running() as job:
+        yield job
+
+
+@contextmanager
+def job_scope(kind: str, campaign: str | None, payload: dict[str, Any]) -> Iterator[Job]:
+    """The current job, or (in a flow run started by a deployment) a new one of this flow run."""
+    job = _CURRENT.get()
+    if job is not None:
+        yield job
+        return
+    from prefect.runtime import flow_run
+
+    with ExitStack() as stack:
+        services = stack.enter_context(open_services(Settings()))
+        job = stack.enter_context(new_job(services, kind, campaign, payload, request_id=str(flow_run.get_id())))
+        yield job

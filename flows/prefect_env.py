@@ -1,0 +1,82 @@
+"""How Prefect runs here: its settings, set before it is imported, and the life of its ephemeral server.
+
+With PREFECT_API_URL that server is used and nothing is started. Without it flows run against an ephemeral server of
+their own process: it answers any host without authentication unless told otherwise, so it gets a random auth string;
+it outlives a killed parent, so a watcher ends it.
+"""
+
+import logging
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def configure_prefect(workspace: Path) -> None:
+    """Set Prefect's environment. Call before anything imports prefect; values that are set already stay, except that
+    telemetry is always off.
+
+    Args:
+        workspace: Prefect's home is a folder in it.
+    """
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    home = workspace.resolve() / "prefect"
+    defaults = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,workers",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_CLI_PROMPT": "false",
+    }
+    if not os.environ.get("PREFECT_API_URL"):
+        auth = f"clickloop:{secrets.token_urlsafe(24)}"
+        defaults |= {
+            "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_SERVER_API_AUTH_STRING": auth,
+            "PREFECT_API_AUTH_STRING": auth,
+        }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+
+
+def start_ephemeral_server() -> None:
+    """Start the server that Prefect would start at the first flow, and have it ended with this process, even killed.
+
+    Does nothing with PREFECT_API_URL, or when it runs already.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    if server.running:
+        return
+    server.start()
+    process = server.server_process
+    assert process is not None
+    _end_with_parent(process.pid)
+    logger.info("Prefect's ephemeral server runs at %s", server.address)
+
+
+def _end_with_parent(pid: int) -> None:
+    """A shell that waits for the end of a pipe, which only this process holds open, and then ends `pid`."""
+    read_end, write_end = os.pipe()  # not inheritable: children of ours do not keep it open
+    ours = f"grep -q prefect /proc/{pid}/cmdline 2>/dev/null"  # the number may belong to somebody else by then
+    subprocess.Popen(
+        ["sh", "-c", f"cat >/dev/null; {ours} && kill {pid}; sleep 3; {ours} && kill -9 {pid}"],
+        stdin=read_end,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(read_end)
+    _PIPES.append(write_end)
+
+
+_PIPES: list[int] = []
+"""Held open as long as this process lives."""

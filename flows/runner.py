@@ -1,0 +1,119 @@
+"""The flow runner: claims requests and runs their flows, one at a time, and inserts requests when a trigger fires.
+
+`python -m flows.runner` is a child of `serve`: it attaches to the actors, and puts its request back when it is ended.
+Knows nothing about what the flows do.
+"""
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flows.jobs import Job, JobStoppedError, owner_name
+from flows.services import Services
+from flows.triggers import fire_triggers
+from pipeline.storage import requests
+from schemas.errors import BadInputError, ClickloopError, DatabaseUnavailableError
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+TRIGGER_S = 10.0
+"""Seconds between two looks at the campaigns' triggers."""
+
+
+def flow_of(kind: str) -> Callable[..., dict[str, Any]]:
+    """The flow of a kind of request.
+
+    Raises:
+        BadInputError: No such kind.
+    """
+    from flows.campaign import STEPS, campaign_flow
+
+    flows: dict[str, Callable[..., dict[str, Any]]] = {**STEPS, "campaign": campaign_flow}
+    if kind not in flows:
+        raise BadInputError(f"Unknown kind of request {kind!r}. Known: {', '.join(flows)}.")
+    return flows[kind]
+
+
+def run_flow(job: Job) -> dict[str, Any]:
+    """Run the flow of a job's request, inside `job.running()`; its result."""
+    from flows.prefect_env import start_ephemeral_server
+
+    start_ephemeral_server()
+    return flow_of(job.request.kind)(job.request.campaign_id, **job.request.payload)
+
+
+class Runner:
+    """Claims and runs requests until told to stop.
+
+    Args:
+        services: Database, storage, actors.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.stopping = threading.Event()
+        self._triggers_at = 0.0
+
+    def run(self) -> None:
+        """Work until `stopping` is set."""
+        while not self.stopping.is_set():
+            try:
+                busy = self.run_one()
+                self._fire()
+            except DatabaseUnavailableError as error:
+                logger.warning("the database is not available: %s", error)
+                busy = False
+            if not busy:
+                self.stopping.wait(POLL_S)
+
+    def run_one(self) -> bool:
+        """Claim the next request and run it to its end; False when there is none."""
+        owner = owner_name()
+        with self.services.database.begin() as conn:
+            request = requests.claim_request(conn, owner)
+        if request is None:
+            return False
+        logger.info("request %s begins kind=%s campaign_id=%s", request.id, request.kind, request.campaign_id)
+        try:
+            with Job(self.services, request, owner, stopping=self.stopping).running() as job:
+                run_flow(job)
+        except JobStoppedError:
+            logger.info("request %s stopped", request.id)
+        except ClickloopError as error:
+            logger.warning("request %s failed: %s", request.id, error)
+        except Exception:  # a bug in one kind of job must not end the others
+            logger.exception("request %s failed", request.id)
+        else:
+            logger.info("request %s done", request.id)
+        return True
+
+    def _fire(self) -> None:
+        if time.monotonic() - self._triggers_at >= TRIGGER_S:
+            fire_triggers(self.services.database)
+            self._triggers_at = time.monotonic()
+
+
+def main() -> int:
+    """Run as a child of the supervisor, until SIGTERM."""
+    from flows.prefect_env import configure_prefect
+    from flows.services import attached_services
+    from schemas.settings import Settings
+
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_prefect(settings.workspace)
+    with attached_services(settings) as services:
+        runner = Runner(services)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: runner.stopping.set())
+        runner.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Making a campaign: publish its model's weights by digest into the storage and write the row.
+
+Knows models and storage. Images are registered by `pipeline.ingest.scan` afterwards, masks by `ingest.annotations`.
+"""
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.embeddings.key import key_of_model
+from pipeline.ingest.annotations import read_annotations
+from pipeline.models import create_model
+from pipeline.storage import adapters, campaigns
+from pipeline.storage.database import Database
+from pipeline.storage.files import open_storage
+from pipeline.storage.weights import load_model_by_digest, publish_model
+from schemas.campaigns import CampaignRecord, CampaignSettings
+from schemas.errors import BadInputError, NotFoundError
+
+
+class CampaignSpec(BaseModel):
+    """What a new campaign is made from.
+
+    Attributes:
+        id: Client-made UUID; creating again with it gives the same campaign.
+        images: URL of the source, absolute.
+        annotations: URL of a COCO JSON whose masks and categories are imported.
+        model: Model id, pinned with the digest of the weights that ship today.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    name: str = Field(min_length=1, max_length=200)
+    images: str
+    labels: tuple[str, ...] = ()
+    annotations: str | None = None
+    model: str = "default"
+    settings: CampaignSettings = CampaignSettings()
+
+
+def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) -> CampaignRecord:
+    """Make a campaign; doing it again with the same id gives the one that is there.
+
+    Raises:
+        NotFoundError: Unknown model, or one without shipped weights.
+        BadInputError: There is nothing at the source.
+        BadAnnotationsError: The annotations cannot be read.
+        ConflictError: Another campaign has this name.
+    """
+    known = _existing(database, spec.id)
+    if known is not None:
+        return known
+    require_source(spec.images)
+    labels = [*spec.labels, *(read_annotations(spec.annotations).categories.values() if spec.annotations else [])]
+    digest, uri = publish_model(storage_url, spec.model)
+    model = load_model_by_digest(storage_url, digest)
+    fs, _ = open_storage(storage_url)
+    with database.begin() as conn:
+        adapters.register_model(conn, digest, model.model_id, uri, int(fs.size(uri)))
+        return campaigns.create_campaign(
+            conn,
+            campaign_id=spec.id,
+            name=spec.name,
+            source_url=spec.images,
+            model_id=model.model_id,
+            model_digest=digest,
+            model_key=key_of_model(model),
+            labels=labels,
+            settings=spec.settings,
+        )
+
+
+def _existing(database: Database, campaign_id: str) -> CampaignRecord | None:
+    try:
+        with database.connect() as conn:
+            return campaigns.get_campaign(conn, campaign_id)
+    except NotFoundError:
+        return None
+
+
+def require_source(url: str) -> None:
+    """Check that there is something at a source.
+
+    Raises:
+        BadInputError: There is not, or the URL is of no use.
+    """
+    fs, root = open_storage(url)
+    if not any(character in root for character in "*?[") and not fs.exists(root):
+        raise BadInputError(f"There is nothing at {url!r}. Give an existing folder, glob or file.")
+
+
+def is_encoded_once(model_id: str) -> bool:
+    """Whether a model's encodings of whole images can be stored (cut "image"); its weights are not made."""
+    with torch.device("meta"):
+        return create_model(model_id).cut == "image"
