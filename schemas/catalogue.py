@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from schemas.campaigns import CategoryRecord
 from schemas.events import Event
 from schemas.masks import Rle
 
@@ -138,7 +139,7 @@ class AdapterRecord(_Row):
 
 
 class SnapshotRecord(_Row):
-    """A named, immutable set of mask versions."""
+    """A named, immutable set of mask versions, with the categories as they were then."""
 
     id: str
     campaign_id: str
@@ -146,6 +147,7 @@ class SnapshotRecord(_Row):
     parent_id: str | None
     purpose: str
     filters: dict[str, Any]
+    categories: list[CategoryRecord]
     created_at: datetime
     masks: int
     images: int

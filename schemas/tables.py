@@ -462,6 +462,8 @@ class Snapshot(Base):
     purpose: Mapped[str] = mapped_column(String(16))
     """export or retrain."""
     filters: Mapped[dict[str, Any]]
+    categories: Mapped[list[Any]]
+    """(number, name) of the campaign's categories at that time."""
     created_at: Mapped[datetime]
 
 

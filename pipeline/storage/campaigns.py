@@ -90,13 +90,13 @@ def get_campaign(conn: Connection, id_or_name: str) -> CampaignRecord:
     if not rows:
         raise NotFoundError(f"There is no campaign {id_or_name!r}. `clickloop campaign list` shows them.")
     row = next((row for row in rows if row.id == id_or_name), rows[0])
-    return _record(row, _categories(conn, row.id))
+    return _record(row, list_categories(conn, row.id))
 
 
 def list_campaigns(conn: Connection) -> list[CampaignRecord]:
     """All campaigns, oldest first."""
     rows = conn.execute(select(Campaign.__table__).order_by(Campaign.created_at, Campaign.name)).all()
-    return [_record(row, _categories(conn, row.id)) for row in rows]
+    return [_record(row, list_categories(conn, row.id)) for row in rows]
 
 
 def set_campaign_state(conn: Connection, campaign_id: str, state: str) -> None:
@@ -124,7 +124,7 @@ def add_categories(conn: Connection, campaign_id: str, names: Iterable[str]) -> 
         NotFoundError: There is no such campaign.
     """
     number = next_number(conn, Category, campaign_id)
-    known = _categories(conn, campaign_id)
+    known = list_categories(conn, campaign_id)
     present = {category.name for category in known}
     for name in dict.fromkeys(names):
         _check_name(name, "label")
@@ -134,6 +134,12 @@ def add_categories(conn: Connection, campaign_id: str, names: Iterable[str]) -> 
         known.append(CategoryRecord(number=number, name=name))
         number += 1
     return known
+
+
+def list_categories(conn: Connection, campaign_id: str) -> list[CategoryRecord]:
+    """Categories of a campaign by number."""
+    query = select(Category.number, Category.name).where(Category.campaign_id == campaign_id).order_by(Category.number)
+    return [CategoryRecord(number=number, name=name) for number, name in conn.execute(query)]
 
 
 def campaign_status(conn: Connection, campaign_id: str) -> CampaignStatus:
@@ -205,11 +211,6 @@ def _quarantined(conn: Connection, campaign_id: str) -> list[dict[str, str]]:
 
 def _sources(campaign_id: str, state: str, *columns: Any) -> Any:
     return select(*columns).select_from(Source).where(Source.campaign_id == campaign_id, Source.state == state)
-
-
-def _categories(conn: Connection, campaign_id: str) -> list[CategoryRecord]:
-    query = select(Category.number, Category.name).where(Category.campaign_id == campaign_id).order_by(Category.number)
-    return [CategoryRecord(number=number, name=name) for number, name in conn.execute(query)]
 
 
 def _record(row: Row[Any], categories: list[CategoryRecord]) -> CampaignRecord:

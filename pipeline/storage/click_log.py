@@ -279,7 +279,8 @@ def _put_instance(conn: Connection, session: Row[Any], change: InstanceChange, o
         return
     row = {"campaign_id": session.campaign_id, "image_id": session.image_id, "session_id": session.id, **values}
     statement = insert_into(conn, Instance).values(id=change.instance_id, opened_mask_id=opened_mask_id, **row)
-    if conn.execute(statement.on_conflict_do_nothing(index_elements=["id"])).rowcount == 0:
+    added = conn.execute(statement.on_conflict_do_nothing(index_elements=["id"]).returning(Instance.id))
+    if added.one_or_none() is None:
         raise ConflictError("This instance id is another session's. Make a new UUID.", instance_id=change.instance_id)
 
 

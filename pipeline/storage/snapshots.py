@@ -10,12 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, exists, func, insert, literal, null, select, union_all
 from sqlalchemy.orm import aliased
 
+from pipeline.storage.campaigns import list_categories
 from pipeline.storage.images import image_record
 from pipeline.storage.masks import is_current, mask_query, mask_record
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sessions import event_record
 from pipeline.storage.sql import batches, new_id, one
-from schemas.campaigns import ImageRecord
+from schemas.campaigns import CategoryRecord, ImageRecord
 from schemas.catalogue import EventResultRecord, LoggedEvent, MaskRecord, SnapshotRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, NotFoundError
@@ -69,6 +70,7 @@ def create_snapshot(
             parent_id=parent,
             purpose=purpose,
             filters=wanted,
+            categories=[[category.number, category.name] for category in list_categories(conn, campaign_id)],
             created_at=db_now(),
         )
     )
@@ -108,6 +110,15 @@ def snapshot_masks(conn: Connection, snapshot_id: str, after: int = 0, limit: in
     query = query.join(SnapshotItem, SnapshotItem.mask_id == MaskRow.id)
     query = query.where(SnapshotItem.snapshot_id == snapshot_id, MaskRow.number > after)
     rows = conn.execute(query.order_by(MaskRow.number).limit(limit))
+    return [mask_record(row).model_copy(update={"category_number": row.category_then}) for row in rows]
+
+
+def masks_of_images(conn: Connection, snapshot_id: str, image_ids: Sequence[str]) -> list[MaskRecord]:
+    """Masks of a snapshot on some of its images, by image number, then mask number, with the category of then."""
+    query = mask_query().add_columns(SnapshotItem.category_number.label("category_then"))
+    query = query.join(SnapshotItem, SnapshotItem.mask_id == MaskRow.id)
+    query = query.where(SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id.in_(image_ids))
+    rows = conn.execute(query.order_by(Image.number, MaskRow.number))
     return [mask_record(row).model_copy(update={"category_number": row.category_then}) for row in rows]
 
 
@@ -208,7 +219,8 @@ def _record(conn: Connection, row: Row[Any]) -> SnapshotRecord:
             SnapshotItem.snapshot_id == row.id
         )
     ).one()
-    return SnapshotRecord(**row._mapping, masks=masks, images=images)
+    categories = [CategoryRecord(number=number, name=name) for number, name in row.categories]
+    return SnapshotRecord(**{**row._mapping, "categories": categories}, masks=masks, images=images)
 
 
 def _logged(rows: Sequence[Row[Any]], numbers: dict[tuple[str, str], int]) -> Iterator[LoggedEvent]:

@@ -185,6 +185,7 @@ def _create_tables() -> None:
         sa.Column("parent_id", sa.String(length=36), nullable=True),
         sa.Column("purpose", sa.String(length=16), nullable=False),
         sa.Column("filters", sa.JSON(), nullable=False),
+        sa.Column("categories", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["campaign_id"], ["campaigns.id"], name=op.f("fk_snapshots_campaign_id_campaigns")),
         sa.ForeignKeyConstraint(["parent_id"], ["snapshots.id"], name=op.f("fk_snapshots_parent_id_snapshots")),

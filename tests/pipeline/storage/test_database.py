@@ -1,0 +1,264 @@
+"""Opening, upgrading, refusing and losing a database."""
+
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, text, update
+from sqlalchemy.exc import DBAPIError
+
+from pipeline.storage.annotators import get_or_create_annotator
+from pipeline.storage.database import (
+    Database,
+    database_now,
+    database_revision,
+    head_revision,
+    open_database,
+    upgrade_database,
+)
+from pipeline.storage.masks import import_mask
+from schemas.errors import BadInputError, DatabaseUnavailableError, DatabaseVersionError
+from schemas.masks import Rle
+from schemas.tables import EventRow, MaskRow
+from tests.databases import MakeUrl, PostgresServer, running_postgres
+from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_uuid
+
+
+def _set_revision(database: Database, revision: str) -> None:
+    with database.begin() as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+
+
+def test_sqlite_is_created_when_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new' / 'clickloop.db'}"
+    open_database(url).close()
+    assert database_revision(url) == head_revision()
+    assert sorted(path.suffix for path in (tmp_path / "new").glob("*.bak*")) == []
+
+
+def test_sqlite_is_upgraded_after_a_copy(sqlite_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sqlite_database.begin() as conn:
+        get_or_create_annotator(conn, "before the upgrade")
+    path = Path(sqlite_database.engine.url.database or "")
+    # a next version, so that today's is an old one
+    from alembic.script import ScriptDirectory
+
+    import pipeline.storage.database as module
+
+    versions = path.parent / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    scripts = Path(ScriptDirectory.from_config(module._config()).dir)
+    (versions.parent / "env.py").write_text((scripts / "env.py").read_text())
+    for script in (scripts / "versions").glob("0*.py"):
+        (versions / script.name).write_text(script.read_text())
+    (versions / "9999_next.py").write_text(
+        f"from alembic import op\nrevision = '9999'\ndown_revision = '{head_revision()}'\n"
+        "def upgrade():\n    op.execute('CREATE TABLE extra (id INTEGER PRIMARY KEY)')\n"
+    )
+    old = head_revision()
+    monkeypatch.setattr(module, "MIGRATIONS", str(versions.parent))
+
+    with pytest.raises(DatabaseVersionError, match="clickloop db upgrade"):
+        open_database(sqlite_database.url, embedded=False)
+    open_database(sqlite_database.url).close()
+
+    copy = path.with_name(f"clickloop.db.bak-{old}")
+    with closing(sqlite3.connect(copy)) as conn:
+        assert conn.execute("SELECT version_num FROM alembic_version").fetchone() == (old,)
+        assert conn.execute("SELECT name FROM annotators").fetchone() == ("before the upgrade",)
+    with sqlite_database.connect() as now:
+        assert now.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"
+        assert now.execute(text("SELECT count(*) FROM extra")).scalar_one() == 0
+    assert list(path.parent.glob("*.tmp")) == []
+
+
+def test_newer_database_is_refused_and_untouched(database: Database) -> None:
+    _set_revision(database, "fffffff")
+    for attempt in (lambda: open_database(database.url), lambda: upgrade_database(database.url)):
+        with pytest.raises(DatabaseVersionError, match="newer"):
+            attempt()
+    with database.connect() as conn:
+        assert conn.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "fffffff"
+
+
+def test_another_programs_database_is_refused(empty_url: MakeUrl) -> None:
+    url = empty_url()
+    with closing(Database(url)) as database, database.begin() as conn:
+        conn.execute(text("CREATE TABLE theirs (id INTEGER PRIMARY KEY)"))
+    with pytest.raises(DatabaseVersionError, match="not Clickloop's"):
+        open_database(url)
+
+
+@pytest.mark.postgres
+def test_postgresql_is_upgraded_by_command_only(postgres_server: PostgresServer) -> None:
+    name = postgres_server.create()
+    try:
+        url = postgres_server.url(name)
+        with pytest.raises(DatabaseVersionError, match="clickloop db upgrade"):
+            open_database(url)
+        assert database_revision(url) is None
+        assert upgrade_database(url) == (None, head_revision())
+        assert upgrade_database(url) == (head_revision(), head_revision())
+        open_database(url).close()
+    finally:
+        postgres_server.drop(name)
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "sqlite://", "nonsense"])
+def test_other_databases_are_refused(url: str) -> None:
+    with pytest.raises(BadInputError):
+        open_database(url)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(DatabaseUnavailableError, match="not a database"):
+        open_database(f"sqlite:///{tmp_path / 'x.db'}")
+
+
+def test_locked_database_is_unavailable(sqlite_database: Database) -> None:
+    other = Database(sqlite_database.url, busy_timeout_s=0.1)
+    with sqlite_database.begin(), pytest.raises(DatabaseUnavailableError, match="locked"), other.begin():
+        pass
+    with sqlite_database.begin(), other.connect() as conn:  # readers go on beside a writer
+        assert database_now(conn)
+    other.close()
+
+
+@pytest.mark.postgres
+def test_lock_held_too_long_is_unavailable(postgres_server: PostgresServer) -> None:
+    name = postgres_server.create("clickloop_template")
+    database, other = (Database(postgres_server.url(name), busy_timeout_s=wait) for wait in (10.0, 0.1))
+    lock = text("LOCK TABLE campaigns IN ACCESS EXCLUSIVE MODE")
+    with database.begin() as conn:
+        conn.execute(lock)
+        with pytest.raises(DatabaseUnavailableError, match="lock timeout"), other.begin() as waiting:
+            waiting.execute(lock)
+    database.close()
+    other.close()
+    postgres_server.drop(name)
+
+
+@pytest.mark.postgres
+def test_killed_server_is_unavailable_and_keeps_what_was_committed() -> None:
+    with running_postgres() as server:
+        name = server.create()
+        upgrade_database(server.url(name))
+        database = open_database(server.url(name))
+        with database.begin() as conn:
+            get_or_create_annotator(conn, "committed")
+        with pytest.raises(DatabaseUnavailableError):
+            _write_while(database, lambda: server.stop(signal.SIGKILL))
+        with pytest.raises(DatabaseUnavailableError), database.begin():
+            pass
+        _remove_stale_lock(server)
+        server.start()
+        with database.connect() as conn:  # the same Database connects again by itself
+            assert conn.execute(text("SELECT name FROM annotators")).scalars().all() == ["committed"]
+        database.close()
+
+
+def _write_while(database: Database, disturb: Callable[[], object]) -> None:
+    with database.begin() as conn:
+        get_or_create_annotator(conn, "not committed")
+        disturb()
+        conn.execute(text("SELECT 1"))
+
+
+def _remove_stale_lock(server: PostgresServer) -> None:
+    """The killed postmaster's children need a moment to go before the data folder may be used again."""
+    deadline = time.monotonic() + 20
+    pid_file = server.folder / "data" / "postmaster.pid"
+    while time.monotonic() < deadline:
+        parents = [path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if _readable(path)]
+        if not any(str(server.folder) in line for line in parents):
+            break
+        time.sleep(0.05)
+    pid_file.unlink(missing_ok=True)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        path.read_text()
+    except OSError:
+        return False
+    return True
+
+
+def test_our_own_mistakes_are_not_called_outages(database: Database) -> None:
+    with pytest.raises(DBAPIError), database.begin() as conn:
+        conn.execute(text("SELECT nonsense FROM nowhere"))
+
+
+def test_times_are_aware_utc_by_the_databases_clock(database: Database) -> None:
+    with database.begin() as conn:
+        first = database_now(conn)
+        again = database_now(conn)
+    assert first.tzinfo == UTC
+    assert abs(first - datetime.now(UTC)) < timedelta(seconds=5)
+    assert again >= first
+
+
+def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _write_while(database, lambda: 1 // 0)
+    with database.connect() as conn:
+        assert conn.execute(text("SELECT count(*) FROM annotators")).scalar_one() == 0
+
+
+@pytest.mark.parametrize("statement", [update(EventRow).values(seq=7), delete(EventRow)])
+def test_events_are_append_only(catalogue: Catalogue, statement: object) -> None:
+    claim = catalogue.claim()
+    catalogue.append(claim, event(claim, 1))
+    with pytest.raises(DBAPIError, match="append-only"), catalogue.database.begin() as conn:
+        conn.execute(statement)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("statement", [update(MaskRow).values(area=7), delete(MaskRow)])
+def test_masks_are_append_only(catalogue: Catalogue, statement: object) -> None:
+    with catalogue.database.begin() as conn:
+        import_mask(
+            conn,
+            mask_id=new_uuid(),
+            instance_id=new_uuid(),
+            image_id=catalogue.images[0].id,
+            category_number=1,
+            rle=Rle(size=(4, 4), counts="01?0"),
+            mask_sha256=SHA,
+            area=1,
+            bbox=(0, 0, 1, 1),
+        )
+    with pytest.raises(DBAPIError, match="append-only"), catalogue.database.begin() as conn:
+        conn.execute(statement)  # type: ignore[call-overload]
+
+
+def test_replace_and_truncate_cannot_pass_the_triggers(catalogue: Catalogue) -> None:
+    claim = catalogue.claim()
+    catalogue.append(claim, event(claim, 1))
+    sneaky = {
+        "sqlite": "INSERT OR REPLACE INTO events SELECT * FROM events",
+        "postgresql": "TRUNCATE events CASCADE",
+    }[catalogue.database.dialect]
+    with pytest.raises(DBAPIError, match="append-only"), catalogue.database.begin() as conn:
+        conn.execute(text(sneaky))
+
+
+def test_two_threads_write_one_after_the_other(database: Database) -> None:
+    def write(name: str) -> None:
+        for index in range(20):
+            with database.begin() as conn:
+                get_or_create_annotator(conn, f"{name}{index}")
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.connect() as conn:
+        assert conn.execute(text("SELECT count(*) FROM annotators")).scalar_one() == 40

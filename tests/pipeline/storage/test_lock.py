@@ -1,0 +1,46 @@
+"""One owner per workspace."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage.lock import WorkspaceLock
+from schemas.errors import WorkspaceLockedError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.storage.lock import WorkspaceLock
+with WorkspaceLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_second_owner_is_refused_and_told_who(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(WorkspaceLockedError, match=f"process {holder.pid}") as caught, WorkspaceLock(tmp_path):
+            pass
+        assert caught.value.details["pid"] == holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
+        assert holder.stdout is not None
+        holder.stdout.close()
+    with WorkspaceLock(tmp_path):  # the kernel gave it back when the holder was killed
+        pass
+
+
+def test_lock_can_be_taken_again_after_release(tmp_path: Path) -> None:
+    lock = WorkspaceLock(tmp_path / "new")
+    for _ in range(2):
+        with lock:
+            with pytest.raises(WorkspaceLockedError):
+                WorkspaceLock(tmp_path / "new").acquire()
+            assert (lock.path.stat().st_mode & 0o777) == 0o600
+    lock.release()

@@ -1,0 +1,148 @@
+"""One annotator per lease."""
+
+import threading
+
+import pytest
+from sqlalchemy import func, select
+
+from pipeline.storage.campaigns import set_campaign_state
+from pipeline.storage.database import Database
+from pipeline.storage.images import quarantine_image
+from pipeline.storage.sessions import get_session
+from pipeline.storage.tasks import claim_task, expired_leases, peek_tasks
+from schemas.campaigns import Claim
+from schemas.errors import ConflictError, NotFoundError, StateError
+from schemas.tables import Lease, Session, Task
+from tests.pipeline.storage.catalogues import Catalogue, event, new_uuid
+
+
+def _next(catalogue: Catalogue, **options: object) -> Claim | None:
+    options = {"claim_id": new_uuid(), "lease_s": 60.0, **options}
+    with catalogue.database.begin() as conn:
+        return claim_task(conn, catalogue.campaign_id, catalogue.annotator_id, **options)  # type: ignore[arg-type]
+
+
+def test_tasks_are_given_in_order_with_a_look_ahead(catalogue: Catalogue) -> None:
+    claim = catalogue.claim()
+    assert claim.image == catalogue.images[0]
+    assert claim.look_ahead == catalogue.images[1:3]
+    assert (claim.lease_no, claim.epoch, claim.last_seq, claim.lease_s) == (1, 1, 0, 60.0)
+    with catalogue.database.connect() as conn:
+        session = get_session(conn, claim.session_id)
+        assert (session.state, session.annotator_id, session.image_id) == (
+            "open",
+            catalogue.annotator_id,
+            claim.image.id,
+        )
+        assert peek_tasks(conn, catalogue.campaign_id, 10) == catalogue.images[1:]
+    assert catalogue.claim().image == catalogue.images[1]
+
+
+def test_claiming_again_with_the_same_id_gives_the_same_claim(catalogue: Catalogue) -> None:
+    claim_id = new_uuid()
+    first = catalogue.claim(claim_id=claim_id)
+    catalogue.append(first, event(first, 1))
+    again = catalogue.claim(claim_id=claim_id)
+    assert (again.session_id, again.lease_no, again.last_seq) == (first.session_id, first.lease_no, 1)
+    with pytest.raises(ConflictError):
+        catalogue.claim(catalogue.other_id, claim_id=claim_id)
+
+
+def test_nothing_left_is_none(catalogue: Catalogue) -> None:
+    for _ in catalogue.images:
+        catalogue.claim()
+    assert _next(catalogue) is None
+
+
+def test_expired_leases_are_given_after_the_new_tasks(catalogue: Catalogue) -> None:
+    old = catalogue.claim(catalogue.other_id)
+    catalogue.expire(old)
+    with catalogue.database.connect() as conn:
+        assert expired_leases(conn, catalogue.campaign_id) == [(old.task_id, catalogue.other_id)]
+    rest = [catalogue.claim() for _ in catalogue.images]
+    assert [claim.image for claim in rest] == [*catalogue.images[1:], catalogue.images[0]]
+    assert rest[-1].lease_no == 2
+    assert _next(catalogue) is None
+
+
+def test_paused_campaign_gives_nothing_out(catalogue: Catalogue) -> None:
+    with catalogue.database.begin() as conn:
+        set_campaign_state(conn, catalogue.campaign_id, "paused")
+    with pytest.raises(StateError):
+        _next(catalogue)
+
+
+def test_unknown_campaign_or_image_is_not_found(catalogue: Catalogue) -> None:
+    with pytest.raises(NotFoundError):
+        _next(catalogue, image_id=new_uuid())
+    with pytest.raises(NotFoundError), catalogue.database.begin() as conn:
+        claim_task(conn, new_uuid(), catalogue.annotator_id, claim_id=new_uuid(), lease_s=1.0)
+
+
+def test_quarantined_images_are_passed_over(catalogue: Catalogue) -> None:
+    with catalogue.database.begin() as conn:
+        quarantine_image(conn, catalogue.images[0].id, "killed the encoder")
+    assert catalogue.claim().image.id == catalogue.images[1].id
+
+
+def test_own_running_lease_is_given_back_by_image(catalogue: Catalogue) -> None:
+    first = catalogue.claim()
+    again = catalogue.claim(image_id=first.image.id)
+    assert (again.session_id, again.lease_no) == (first.session_id, first.lease_no)
+    with pytest.raises(StateError, match="Somebody else"):
+        catalogue.claim(catalogue.other_id, image_id=first.image.id)
+
+
+@pytest.mark.parametrize("kind", ["submit", "skip"])
+def test_finished_task_can_be_opened_for_correction(catalogue: Catalogue, kind: str) -> None:
+    first = catalogue.claim()
+    catalogue.append(first, event(first, 1, kind))
+    again = catalogue.claim(catalogue.other_id, image_id=first.image.id)
+    assert (again.task_id, again.lease_no, again.last_seq) == (first.task_id, 2, 0)
+    with catalogue.database.connect() as conn:
+        assert get_session(conn, first.session_id).state == {"submit": "submitted", "skip": "skipped"}[kind]
+
+
+def test_eight_threads_never_share_a_task(database: Database) -> None:
+    catalogue = Catalogue(database, images=100)
+    claims: list[Claim] = []
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(8)
+
+    def work() -> None:
+        try:
+            barrier.wait()
+            while (claim := _next(catalogue, look_ahead=0)) is not None:
+                claims.append(claim)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+    assert len(claims) == 100
+    assert len({claim.task_id for claim in claims}) == 100
+    assert {claim.lease_no for claim in claims} == {1}
+    with database.connect() as conn:
+        for counted in (Lease, Session):
+            assert conn.execute(select(func.count()).select_from(counted)).scalar_one() == 100
+        assert conn.execute(select(Task.state).distinct()).scalars().all() == ["leased"]
+
+
+def test_eight_threads_take_expired_leases_once(database: Database) -> None:
+    catalogue = Catalogue(database, images=10)
+    for _ in range(10):
+        catalogue.expire(catalogue.claim(catalogue.other_id))
+    claims: list[Claim | None] = []
+    threads = [threading.Thread(target=lambda: claims.append(_next(catalogue))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    given = [claim for claim in claims if claim is not None]
+    assert len({claim.task_id for claim in given}) == len(given) == 8
+    assert {claim.lease_no for claim in given} == {2}
