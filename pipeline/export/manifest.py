@@ -1,0 +1,90 @@
+"""A snapshot's manifest: what it says, and reading one again."""
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from fsspec import AbstractFileSystem
+
+from pipeline.storage.files import join, open_storage, read_bytes
+from schemas.arrow import FORMAT_VERSION
+from schemas.campaigns import CampaignRecord
+from schemas.catalogue import SnapshotRecord
+from schemas.errors import BadInputError, CorruptDataError, NotFoundError
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = "clickloop-snapshot"
+
+
+def manifest_facts(
+    campaign: CampaignRecord,
+    snapshot: SnapshotRecord,
+    *,
+    formats: Iterable[str],
+    images: str,
+    adapters: Iterable[str],
+    counts: dict[str, int],
+) -> dict[str, Any]:
+    """All of the manifest but the list of files. Says nothing of when or where it was written: that is not its content.
+
+    Args:
+        campaign: Whose masks.
+        snapshot: The snapshot.
+        formats: Of coco, parquet, png.
+        images: "embedded" or "uri".
+        adapters: Digests of the adapters that made a mask of it.
+        counts: images, annotations, clicks, ...
+    """
+    return {
+        "format": MANIFEST_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "clickloop_version": _package_version(),
+        "pyarrow_version": pa.__version__,
+        "campaign": {"id": campaign.id, "name": campaign.name},
+        "snapshot": {"id": snapshot.id, "number": snapshot.number, "purpose": snapshot.purpose},
+        "parent": snapshot.parent_id,
+        "filters": snapshot.filters,
+        "created_at": snapshot.created_at.isoformat(),
+        "model": {"id": campaign.model_id, "digest": campaign.model_digest},
+        "adapters": sorted(adapters),
+        "categories": [{"id": category.number, "name": category.name} for category in snapshot.categories],
+        "formats": sorted(formats),
+        "images": images,
+        "counts": counts,
+    }
+
+
+def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
+    """The file system, folder and manifest of a snapshot.
+
+    Args:
+        url: Of the snapshot's folder, or of the manifest itself.
+
+    Raises:
+        NotFoundError: There is no manifest: no snapshot, or one that was never finished.
+        CorruptDataError: The manifest is not one.
+        BadInputError: It was written by a newer version.
+    """
+    fs, root = open_storage(url.removesuffix(f"/{MANIFEST}"))
+    try:
+        manifest = orjson.loads(read_bytes(fs, join(root, MANIFEST)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"There is no {MANIFEST} at {url!r}: no snapshot, or one that was not finished.") from error
+    except orjson.JSONDecodeError as error:
+        raise CorruptDataError(f"The {MANIFEST} at {url!r} is broken: {error}.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        raise CorruptDataError(f"The {MANIFEST} at {url!r} is not that of a snapshot.")
+    if manifest.get("format_version", 0) > FORMAT_VERSION:
+        raise BadInputError(
+            f"The snapshot has format {manifest['format_version']}; this program reads {FORMAT_VERSION}."
+        )
+    return fs, root, manifest
+
+
+def _package_version() -> str:
+    try:
+        return version("clickloop")
+    except PackageNotFoundError:
+        return "unknown"

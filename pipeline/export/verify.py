@@ -1,0 +1,189 @@
+"""Checking a snapshot: every file against the manifest, and the labels against themselves. Needs no catalogue."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from PIL import Image
+from pydantic import BaseModel
+
+from pipeline.export.manifest import MANIFEST, read_manifest
+from pipeline.masks.rle import decode_runs
+from pipeline.storage.files import join, read_bytes, sha256_stored
+from schemas.arrow import TABLES
+from schemas.errors import ClickloopError
+
+MAX_PROBLEMS = 50
+
+
+class VerifyReport(BaseModel):
+    """What a check came to.
+
+    Attributes:
+        ok: There is no problem.
+        problems: What is wrong, at most `MAX_PROBLEMS` lines.
+        counts: As the manifest says.
+        files: Files that were read and compared.
+        masks: Masks that were checked.
+        unlisted: Files beside those of the manifest; no problem, but not part of the snapshot.
+    """
+
+    ok: bool = False
+    url: str = ""
+    snapshot_number: int = 0
+    problems: list[str] = []
+    counts: dict[str, int] = {}
+    files: int = 0
+    masks: int = 0
+    unlisted: list[str] = []
+
+
+def verify_snapshot(url: str) -> VerifyReport:
+    """Check a snapshot: files present with their bytes and sha256, counts, ids, and each mask's size, area and box.
+
+    Raises:
+        NotFoundError: There is no manifest.
+        CorruptDataError: The manifest is not one.
+        BadInputError: It was written by a newer version.
+    """
+    fs, root, manifest = read_manifest(url)
+    check = _Check(fs, root, manifest)
+    try:
+        check.run()
+    except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowInvalid) as error:
+        check.problem(f"malformed: {type(error).__name__}: {error}")
+    return VerifyReport(
+        ok=not check.problems,
+        url=url,
+        snapshot_number=manifest.get("snapshot", {}).get("number", 0),
+        problems=check.problems[:MAX_PROBLEMS],
+        counts=manifest.get("counts", {}),
+        files=len(check.sound),
+        masks=check.masks,
+        unlisted=check.unlisted(),
+    )
+
+
+class _Check:
+    def __init__(self, fs: AbstractFileSystem, root: str, manifest: dict[str, Any]) -> None:
+        self.fs = fs
+        self.root = root
+        self.manifest = manifest
+        self.problems: list[str] = []
+        self.sound: dict[str, dict[str, Any]] = {}
+        self.masks = 0
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
+
+    def run(self) -> None:
+        for file in self.manifest["files"]:
+            self._check_file(file)
+        counts, formats = self.manifest["counts"], self.manifest["formats"]
+        areas: dict[int, int] = {}
+        if "parquet" in formats:
+            sizes = {row["image_id"]: (row["height"], row["width"]) for row in self._table("images")}
+            self._expect("images", len(sizes), counts["images"])
+            areas = self._check_masks("parquet", self._table("annotations"), sizes)
+            self._expect("clicks", sum(1 for _ in self._table("clicks")), counts["clicks"])
+        if "coco" in formats:
+            areas = self._check_coco()
+        if "png" in formats:
+            self._check_pngs(areas)
+
+    def unlisted(self) -> list[str]:
+        listed = {file.get("path") for file in self.manifest.get("files", [])} | {MANIFEST}
+        self.fs.invalidate_cache()
+        start = len(self.root.rstrip("/")) + 1
+        return sorted(name[start:] for name in self.fs.find(self.root) if name[start:] not in listed)
+
+    def _check_file(self, file: dict[str, Any]) -> None:
+        name = file["path"]
+        if name.startswith("/") or ".." in name.split("/"):
+            self.problem(f"{name}: a path that leaves the snapshot")
+            return
+        try:
+            digest, size = sha256_stored(self.fs, join(self.root, name))
+        except FileNotFoundError:
+            self.problem(f"{name}: missing")
+            return
+        if size != file["bytes"]:
+            self.problem(f"{name}: {size} bytes, the manifest says {file['bytes']}")
+        elif digest != file["sha256"]:
+            self.problem(f"{name}: its sha256 is not that of the manifest")
+        else:
+            self.sound[name] = file
+
+    def _expect(self, what: str, found: int, said: int) -> None:
+        if found != said:
+            self.problem(f"{what}: {found} found, the manifest says {said}")
+
+    def _table(self, table: str) -> Iterator[dict[str, Any]]:
+        """Rows of a table without its images."""
+        columns = [name for name in TABLES[table].names if name not in {"image", "objects"}]
+        for name, facts in self.sound.items():
+            if not name.startswith(f"parquet/{table}-"):
+                continue
+            with self.fs.open(join(self.root, name), "rb") as file:
+                parquet = pq.ParquetFile(file)
+                self._expect(f"{name}: rows", parquet.metadata.num_rows, facts["rows"])
+                for batch in parquet.iter_batches(5000, columns=columns):
+                    yield from batch.to_pylist()
+
+    def _check_masks(
+        self, where: str, rows: Iterator[dict[str, Any]], sizes: dict[int, tuple[int, int]]
+    ) -> dict[int, int]:
+        """Check masks; their areas by id."""
+        categories = {category["id"] for category in self.manifest["categories"]} | {0}
+        areas: dict[int, int] = {}
+        for row in rows:
+            what = f"{where}: annotation {row['id']}"
+            if row["id"] < 1 or row["id"] in areas:
+                self.problem(f"{what}: ids must be unique and at least 1")
+            areas[row["id"]] = int(row["area"])
+            if row["category_id"] not in categories:
+                self.problem(f"{what}: category {row['category_id']} is not one of the snapshot")
+            if row["iscrowd"]:
+                self.problem(f"{what}: iscrowd is set")
+            size = tuple(row["segmentation"]["size"])
+            if sizes.get(row["image_id"]) != size:
+                self.problem(f"{what}: mask of size {size}, image of size {sizes.get(row['image_id'])}")
+                continue
+            try:
+                runs = decode_runs(row["segmentation"]["counts"])
+            except ClickloopError as error:
+                self.problem(f"{what}: {error.message}")
+                continue
+            if runs.min() < 0 or runs.sum() != size[0] * size[1] or runs[1::2].sum() != row["area"]:
+                self.problem(f"{what}: its runs do not fit its size {size} and area {row['area']}")
+        self._expect(f"{where}: annotations", len(areas), self.manifest["counts"]["annotations"])
+        self.masks = max(self.masks, len(areas))
+        return areas
+
+    def _check_coco(self) -> dict[int, int]:
+        if "coco/instances.json" not in self.sound:
+            return {}
+        coco = orjson.loads(read_bytes(self.fs, join(self.root, "coco/instances.json")))
+        sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
+        self._expect("coco: images", len(sizes), self.manifest["counts"]["images"])
+        known = {category["id"] for category in coco["categories"]}
+        for annotation in coco["annotations"]:
+            if annotation["category_id"] not in known:
+                self.problem(f"coco: annotation {annotation['id']}: its category is not in the file")
+        return self._check_masks("coco", iter(coco["annotations"]), sizes)
+
+    def _check_pngs(self, areas: dict[int, int]) -> None:
+        names = [name for name in self.sound if name.startswith("masks/") and name.endswith(".png")]
+        self._expect("png: masks", len(names), self.manifest["counts"]["annotations"])
+        for name in names:
+            with Image.open(io.BytesIO(read_bytes(self.fs, join(self.root, name))), formats=["PNG"]) as image:
+                area = image.convert("1").histogram()[255]
+            number = int(name.rpartition("/")[2].removesuffix(".png"))
+            if areas and areas.get(number) != area:
+                self.problem(f"{name}: {area} pixels, its annotation says {areas.get(number)}")
+        if not areas:
+            self.masks = len(names)
