@@ -3,21 +3,24 @@
 The work is in `pipeline.adapters`, done by the trainer actor; what is decided and why is in `pipeline.adapters.gate`.
 """
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ray
 from prefect import flow, task
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from flows.jobs import current_job, job_scope
 from flows.options import FLOW, STEP
 from pipeline.adapters.data import read_holdout_images, read_retrain_images
 from pipeline.adapters.evaluate import AdapterReport
 from pipeline.adapters.gate import GateConfig, decide
-from pipeline.adapters.train import AdapterConfig
+from pipeline.adapters.steps import AdapterConfig
 from pipeline.storage import adapters, snapshots
+from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
 from schemas.errors import ConflictError
+from workers.pool import cause_of
 from workers.trainer import EvaluateJob, TrainedAdapter, TrainJob
 
 POLL_S = 1.0
@@ -33,23 +36,29 @@ def retrain_flow(campaign: str, adapter: str = "head", promote: str = "auto") ->
         promote: auto: when the gate agrees; never: only tell what the gate says.
 
     Returns:
-        Outcome (promoted, agreed, rejected or nothing to learn from), reasons, the adapter's digest, the snapshot, NoC
+        outcome (promoted, agreed, rejected, no data), reasons, digest, snapshot, and the figures on held-out images
         before and after.
     """
     with job_scope("retrain", campaign, {"adapter": adapter, "promote": promote}) as job:
-        snapshot = take_snapshot(campaign)
+        record = job.services.campaign(campaign)
+        snapshot = take_snapshot(record)
         facts: dict[str, Any] = {"snapshot": snapshot.number, "masks": snapshot.masks}
-        trained = train(campaign, snapshot.id, adapter) if snapshot.masks else None
-        if trained is None or trained.digest is None:
-            reason = "training found nothing better" if snapshot.masks else "no accepted masks on training images"
-            return job.done(facts | {"outcome": "nothing to learn from", "reasons": [reason], "digest": None})
-        live, candidate = evaluate(campaign, trained.digest)
-        facts |= {"digest": trained.digest, "live": live.summary(), "candidate": candidate.summary()}
-        return job.done(facts | conclude(campaign, trained.digest, live, candidate, promote))
+        if not snapshot.masks:
+            return job.done(facts | _no_data())
+        trained = train(record, snapshot.id, adapter)
+        assert trained.digest is not None, "not cancelled, so there is one"
+        live, candidate = evaluate(record, trained.digest)
+        facts |= {"digest": trained.digest, "before": live.summary(), "after": candidate.summary()}
+        return job.done(facts | conclude(record, trained.digest, live, candidate, promote))
+
+
+def _no_data() -> dict[str, Any]:
+    reason = "no accepted masks on training images, not promoted"
+    return {"outcome": "no data", "reasons": [reason], "digest": None, "before": None, "after": None}
 
 
 @task(name="take snapshot", **STEP)
-def take_snapshot(campaign: str) -> SnapshotRecord:
+def take_snapshot(record: CampaignRecord) -> SnapshotRecord:
     """The current masks of the training images; a retried request keeps its snapshot."""
     job = current_job()
     known = job.request.progress.get("snapshot_id")
@@ -57,59 +66,46 @@ def take_snapshot(campaign: str) -> SnapshotRecord:
         if known:
             snapshot = snapshots.get_snapshot(conn, known)
         else:
-            campaign_id = job.services.campaign(campaign).id
-            snapshot = snapshots.create_snapshot(conn, campaign_id, "retrain", {"holdout": False})
+            snapshot = snapshots.create_snapshot(conn, record.id, "retrain", {"holdout": False})
     job.progress(step="snapshot", snapshot_id=snapshot.id, masks=snapshot.masks)
     return snapshot
 
 
 @task(name="train adapter", **STEP)
-def train(campaign: str, snapshot_id: str, kind: str) -> TrainedAdapter:
+def train(record: CampaignRecord, snapshot_id: str, kind: str) -> TrainedAdapter:
     """Train (or go on from the request's checkpoint), publish the file and register it as a candidate."""
     job = current_job()
     services = job.services
-    record = services.campaign(campaign)
     with services.database.connect() as conn:
         images = tuple(read_retrain_images(conn, snapshot_id))
-    seed = record.settings.seed
+    lineage: dict[str, Any] = {
+        "campaign_id": record.id,
+        "kind": kind,
+        "model_digest": record.model_digest,
+        "model_key": record.model_key,
+        "parent_digest": record.live_adapter,
+        "snapshot_id": snapshot_id,
+    }
     order = TrainJob(
+        **lineage,
         job_id=job.request.id,
         storage_url=services.storage_url,
-        model_digest=record.model_digest,
-        model_key=record.model_key,
-        parent_digest=record.live_adapter,
-        campaign_id=record.id,
-        snapshot_id=snapshot_id,
-        kind=kind,
         images=images,
-        config=AdapterConfig(kind=kind, seed=seed),
-        work_dir=str(_work_dir()),
+        config=AdapterConfig(kind=kind, seed=record.settings.seed),
+        work_dir=str(services.settings.workspace.resolve() / "training"),
     )
-    trained: TrainedAdapter = _follow("train", lambda actor: actor.train.remote(order))
-    if trained.digest is not None:
-        with services.database.begin() as conn:
-            adapters.register_adapter(
-                conn,
-                digest=trained.digest,
-                campaign_id=record.id,
-                kind=kind,
-                uri=trained.uri,
-                model_digest=record.model_digest,
-                model_key=record.model_key,
-                parent_digest=record.live_adapter,
-                snapshot_id=snapshot_id,
-                seed=trained.seed,
-                metrics=trained.metrics,
-            )
+    trained: TrainedAdapter = _follow(lambda trainer: trainer.train.remote(order))
+    facts: dict[str, Any] = {"uri": trained.uri, "seed": trained.seed, "metrics": trained.metrics}
+    with services.database.begin() as conn:
+        adapters.register_adapter(conn, digest=str(trained.digest), **lineage, **facts)
     return trained
 
 
 @task(name="evaluate adapters", **STEP)
-def evaluate(campaign: str, digest: str) -> tuple[AdapterReport, AdapterReport]:
+def evaluate(record: CampaignRecord, digest: str) -> tuple[AdapterReport, AdapterReport]:
     """The live adapter (or bare model) and the candidate on the held-out images."""
     job = current_job()
     services = job.services
-    record = services.campaign(campaign)
     with services.database.connect() as conn:
         images = tuple(read_holdout_images(conn, record.id))
     order = EvaluateJob(
@@ -120,7 +116,7 @@ def evaluate(campaign: str, digest: str) -> tuple[AdapterReport, AdapterReport]:
         adapters=(record.live_adapter, digest),
         images=images,
     )
-    live, candidate = _follow("evaluate", lambda actor: actor.evaluate.remote(order))
+    live, candidate = _follow(lambda trainer: trainer.evaluate.remote(order))
     with services.database.begin() as conn:
         for adapter, report in ((record.live_adapter, live), (digest, candidate)):
             adapters.record_evaluation(
@@ -134,22 +130,23 @@ def evaluate(campaign: str, digest: str) -> tuple[AdapterReport, AdapterReport]:
 
 
 @task(name="gate and promote", **STEP)
-def conclude(campaign: str, digest: str, live: AdapterReport, candidate: AdapterReport, promote: str) -> dict[str, Any]:
+def conclude(
+    record: CampaignRecord, digest: str, live: AdapterReport, candidate: AdapterReport, promote: str
+) -> dict[str, Any]:
     """Ask the gate; where it agrees, verify the adapter in every refiner and make it live by compare-and-set."""
     job = current_job()
     services = job.services
-    record = services.campaign(campaign)
     decision = decide(live.objects, candidate.objects, GateConfig(seed=record.settings.seed))
     state = "candidate" if decision.promote else "rejected"
     with services.database.begin() as conn:
-        adapters.set_gate(conn, digest, state, decision.to_json(), candidate.summary())
+        adapters.set_gate(conn, digest, state, decision.to_json())
     facts: dict[str, Any] = {"reasons": list(decision.reasons), "gate": decision.figures}
     if not decision.promote:
         return facts | {"outcome": "rejected"}
     if promote == "never":
-        return facts | {"outcome": "agreed", "reasons": ["the gate agrees; promotion was not asked for"]}
+        return facts | {"outcome": "agreed", "reasons": ["the gate agrees, promotion was not asked for"]}
     job.progress(step="promote")
-    ray.get([actor.load.remote(record.model_digest, digest) for actor in services.refiners()])
+    services.pool(job.check).load_everywhere(record.model_digest, digest)
     try:
         with services.database.begin() as conn:
             version = adapters.promote(conn, record.id, digest, record.live_version)
@@ -158,24 +155,33 @@ def conclude(campaign: str, digest: str, live: AdapterReport, candidate: Adapter
     return facts | {"outcome": "promoted", "reasons": ["better on the held-out images"], "version": version}
 
 
-def _follow(step: str, start: Any) -> Any:
+def _follow(start: Callable[[Any], Any]) -> Any:
     """Start a call of the trainer and wait for it, passing on its progress and the wish to stop."""
     job = current_job()
-    trainer = job.services.trainer()
+    trainer = job.services.pool(job.check).trainer()
     ref = start(trainer)
     asked = False
     while True:
         ready, _ = ray.wait([ref], timeout=POLL_S)
         if ready:
             job.check()
-            return ray.get(ref)
+            try:
+                return ray.get(ref)
+            except RayTaskError as error:
+                raise cause_of(error) from None
         if job.should_stop() and not asked:
-            ray.get(trainer.cancel.remote(job.request.id))
+            trainer.cancel.remote(job.request.id)
             asked = True
-        job.progress(step=step, **ray.get(trainer.progress.remote()))
+        told = _progress_of(trainer)
+        if told:
+            job.progress(**told)
 
 
-def _work_dir() -> Path:
-    folder = current_job().services.settings.workspace.resolve() / "training"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _progress_of(trainer: Any) -> dict[str, Any]:
+    """What the trainer says, nothing while it is being restarted."""
+    try:
+        told = dict(ray.get(trainer.progress.remote(), timeout=POLL_S))
+    except (RayActorError, GetTimeoutError):
+        return {}
+    told.pop("job_id", None)
+    return {"step": told.pop("phase", "train"), **told}
