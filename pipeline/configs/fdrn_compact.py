@@ -1,9 +1,10 @@
 """Training runs of fdrn-compact: how the shipped weights were made, in slices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.samples import SampleConfig, TrainingBatches
+from pipeline.models import save_checkpoint
 from pipeline.training.optim import OptimConfig
 from pipeline.training.trainer import TrainConfig, Trainer, TrainResult
 
@@ -59,3 +60,21 @@ def train(
     """Carry out a run on the sets under `data`, or on procedural scenes alone; see `Trainer`."""
     batches = TrainingBatches(data, run.samples, run.train.seed, run.train.steps)
     return Trainer(run.train, batches, out, resume).run(minutes)
+
+
+def export(run: Run, data: Path | None, state: Path, path: Path, num_batches: int = 24) -> None:
+    """Write the weights to ship from a training state.
+
+    Args:
+        run: The run that the state comes from.
+        data: As for `train`.
+        state: A state of it.
+        path: The .safetensors file to write, stored as float16.
+        num_batches: Batches at full resolution to measure the statistics of the norms on; 0 keeps the running ones.
+    """
+    full = replace(run.samples, image_size=512, crop_size=256, num_images=4, rois_per_image=2, early_steps=0)
+    batches = TrainingBatches(data, full, run.train.seed + 1, num_batches)
+    trainer = Trainer(run.train, batches, path.parent, state)
+    model = trainer.finish(batches[step] for step in range(num_batches))
+    header = {"steps": str(trainer.step), "samples": str(trainer.samples), "minutes": f"{trainer.seconds / 60:.0f}"}
+    save_checkpoint(model, path, {**header, "seed": str(run.train.seed)})

@@ -1,20 +1,22 @@
 """Train an FDRN-like model by simulated clicks: one image encoding serves several regions and click passes.
 
 Knows tensors, not files of images: the data set is given. Every step depends only on the seed and its number, so a
-resumed run goes on as an uninterrupted one would.
+resumed run goes on as an uninterrupted one would. Where `torch.distributed` is initialised, its ranks learn from
+different batches and average their gradients; rank 0 keeps the log and the state.
 """
 
 import csv
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.distributed
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.models import create_model
@@ -99,6 +101,9 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, config.optim)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.step, self.samples, self.seconds = 0, 0, 0.0
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if together else 0
+        self.ranks = torch.distributed.get_world_size() if together else 1
         if resume is not None:
             state = load_state(resume)
             self.model.load_state_dict(state["model"])
@@ -123,7 +128,7 @@ class Trainer:
         loader: DataLoader[Any] = DataLoader(
             self.data,
             batch_size=None,
-            sampler=range(self.step, self.config.steps),
+            sampler=range(self.step * self.ranks + self.rank, self.config.steps * self.ranks, self.ranks),
             num_workers=self.config.loader_workers,
             prefetch_factor=4 if self.config.loader_workers else None,
         )
@@ -133,17 +138,18 @@ class Trainer:
             ious.append(iou)
             now = time.monotonic()
             self.seconds = before + now - started
-            if self.step % self.config.log_every == 0:
+            if self.step % self.config.log_every == 0 and self.rank == 0:
                 self._log(float(np.mean(losses)), float(np.mean(ious)))
                 if progress is not None:
                     progress(self.step, float(np.mean(losses)), float(np.mean(ious)))
                 losses, ious = [], []
-            if now - saved > self.config.save_every_s:
+            if now - saved > self.config.save_every_s and self.rank == 0:
                 self.save()
                 saved = now
-            if minutes is not None and now - started > minutes * 60:
+            if self._anyone(minutes is not None and now - started > minutes * 60):
                 break
-        self.save()
+        if self.rank == 0:
+            self.save()
         return TrainResult(self.step, self.samples, self.seconds, self.step >= self.config.steps, self.state_path)
 
     @property
@@ -168,23 +174,57 @@ class Trainer:
 
     def train_step(self, batch: Any) -> tuple[float, float]:
         """One update; returns the loss and the mean IoU over the regions."""
-        rng = np.random.default_rng((self.config.seed, self.step, 1))
-        images = self._image_tensor(batch.images)
-        crops = self._image_tensor(batch.crops)
+        rate = learning_rate_at(self.step, self.config.steps, self.config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss, iou = self._forward(batch, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        update_average(self.average, self.model, self.config.optim.ema, self.step)
+        self.step += 1
+        self.samples += len(batch.rois) * self.ranks
+        return float(loss.detach()), float(iou.mean())
+
+    @torch.no_grad()
+    def finish(self, batches: Iterable[Any]) -> FdrnCompact:
+        """The model to ship: averaged weights, with the statistics of its norms measured anew on some batches.
+
+        Args:
+            batches: As for training, at the resolution at which the model will work; at least 20 are advised, none
+                keeps the running averages.
+        """
+        self.model.load_state_dict(self.average)
+        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for index, batch in enumerate(batches):
+            if index == 0:
+                for norm in norms:
+                    norm.reset_running_stats()
+                    norm.momentum = None  # a plain mean over what follows
+            self._forward(batch, index, passes=False)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return self.model.eval()
+
+    def _forward(self, batch: Any, step: int, passes: bool = True) -> tuple[Tensor, Tensor]:
+        """Loss and IoU per region, after simulated clicks."""
+        config = self.config
+        rng = np.random.default_rng((config.seed, step, 1 + self.rank))
+        shares = np.array(config.click_passes) / sum(config.click_passes)
+        num_passes = int(np.random.default_rng((config.seed, step)).choice(len(shares), p=shares)) if passes else 0
+        images, crops = self._image_tensor(batch.images), self._image_tensor(batch.crops)
         rois, target = batch.rois.to(self.device), batch.targets.to(self.device)
         previous = batch.previous.to(self.device)[:, None]
         truth = batch.targets.numpy()
         clicks = [opening_clicks(rng, truth[r], batch.previous[r].numpy()) for r in range(len(truth))]
-        rate = learning_rate_at(self.step, self.config.steps, self.config.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
             encoding = self.model.encode(images)
             fixed = Encoding({name: value.detach() for name, value in encoding.tensors.items()})
-            shares = np.array(self.config.click_passes)
-            for _ in range(int(rng.choice(len(shares), p=shares / shares.sum()))):
+            for _ in range(num_passes):
                 previous = self._click_pass(fixed, clicks, previous, crops, rois)
                 mask = previous[:, 0].cpu().numpy() > 0.49
                 for r, rows in enumerate(clicks):
@@ -193,15 +233,24 @@ class Trainer:
                         rows.append(click)
             points = torch.from_numpy(rows_to_array(clicks)).to(self.device)
             logits, coarse, score = self.model.refine_points(encoding, points, previous, crops, rois)
-        loss, iou = objective(logits, coarse, score, target, self.config.objective)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        self.optimizer.step()
-        update_average(self.average, self.model, self.config.optim.ema, self.step)
-        self.step += 1
-        self.samples += len(truth)
-        return float(loss.detach()), float(iou.mean())
+        return objective(logits, coarse, score, target, config.objective)
+
+    def _average_gradients(self) -> None:
+        if self.ranks > 1:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            torch.distributed.all_reduce(flat)
+            parts = flat.div_(self.ranks).split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def _anyone(self, wish: bool) -> bool:
+        """Whether any rank wishes so; all ranks get the same answer."""
+        if self.ranks == 1:
+            return wish
+        votes = torch.tensor(float(wish), device=self.device)
+        torch.distributed.all_reduce(votes)
+        return bool(votes > 0)
 
     @torch.no_grad()
     def _click_pass(
