@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.ingest.decode import decode_image
 from pipeline.masks.polygons import polygons_to_rle, uncompressed_to_rle
 from pipeline.masks.rle import check_size, rle_to_mask
 from schemas.errors import BadAnnotationsError, BadImageError, BadInputError
@@ -155,19 +155,20 @@ def read_coco(annotations_json: str | Path, images_dir: str | Path, split: str |
 
 @lru_cache(maxsize=1)
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file: HWC uint8 RGB in its EXIF orientation, read-only. The last one is remembered.
+    """Decode an image file as ingest does: HWC uint8 RGB, read-only. The last one is remembered.
 
     Raises:
         BadImageError: The file is missing or no image.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise BadImageError(f"Image {path} can't be read: {error.strerror}.") from error
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if decoded is None:
-        raise BadImageError(f"{path} is no image that we can read.")
-    pixels = np.ascontiguousarray(decoded[..., ::-1])
+    try:
+        pixels, _ = decode_image(data)
+    except BadImageError as error:
+        raise BadImageError(f"{path}: {error.message}") from error
+    pixels = np.ascontiguousarray(pixels)
     pixels.setflags(write=False)
     return pixels
 

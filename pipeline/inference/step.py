@@ -130,7 +130,7 @@ def predict(
     crop = reused if reused is not None else sampling_of(model).crop_pixels(image, roi, size)
     plain = as_input(crop.to(device))
     crops = torch.cat([plain, plain.flip(-1)]) if options.flip else plain
-    own = torch.from_numpy(np.ascontiguousarray(previous))[None, None].to(device)
+    own = torch.from_numpy(np.require(previous, requirements=["C", "W"]))[None, None].to(device)
     previous_views = torch.cat([own, own.flip(-1)]) if options.flip else own
     in_crop = [click_to_crop(click, roi, size) for click in clicks]
     click_views = [[mirror_click(c, size[1]) for c in in_crop] if mirrored else in_crop for mirrored in views]

@@ -90,7 +90,7 @@ def decode_runs(counts: str) -> NDArray[np.int64]:
     Raises:
         BadInputError: The text is empty, has a foreign character, ends in mid-number or holds an absurd number.
     """
-    data = np.frombuffer(counts.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    data = np.frombuffer(counts.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - 48
     if data.size == 0 or data.min() < 0 or data.max() > 63:
         raise BadInputError("RLE counts are not COCO's compressed form: expected characters '0' to 'o' only.")
     last = (data & 0x20) == 0
