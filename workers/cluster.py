@@ -122,7 +122,6 @@ def start_ray(settings: Settings) -> str:
         Its address.
     """
     _use_token(str(_token_file(settings.workspace)))
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     folder = _temp_dir(settings.workspace)
     shutil.rmtree(folder, ignore_errors=True)  # logs and sockets of the last start: the workspace has one owner
     folder.mkdir(mode=0o700)
@@ -185,7 +184,6 @@ def _is_running(pid: int, started: float) -> bool:
 def _use_token(token_file: str) -> None:
     """Authenticate with the workspace's token; without one the environment's own settings hold."""
     if token_file:
-        os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = token_file
 
 

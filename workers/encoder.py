@@ -187,12 +187,11 @@ class Encoder:
         """Refuse new work, fail what waits, finish what is under way."""
         with self._changed:
             self._is_closed = True
-            waiting = [*self._to_decode.drain(), *self._to_forward.drain()]
             self._changed.notify_all()
-        for job in waiting:
-            self._fail(job, BusyError("The encoder is closing. Try again."))
         for thread in self._threads_running:
             thread.join()
+        for job in [*self._to_decode.drain(), *self._to_forward.drain()]:
+            self._fail(job, BusyError("The encoder is closing. Try again."))
         self._storing.shutdown()
 
     def _decode_loop(self) -> None:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MISSES_BEFORE_RESTART = 3
-RESTART_WAIT_S = 15.0
-"""A call whose refiner died waits so long for Ray to start it again: importing torch takes 3-5 s."""
+RESTART_WAIT_S = 30.0
+"""A call whose refiner died waits so long for Ray to start it again: importing torch takes 3-5 s, 20 under load."""
+RESTART_PERIOD_S = 60.0
+"""A refiner is not restarted more often: a call to one that is starting is late, too."""
 SECONDS_PER_EDIT = 0.05
 """Added to a call's deadline per edit: a refiner that was restarted computes them all again."""
 _POLL_S = 0.1
@@ -142,6 +144,7 @@ class Router(_EncodeOnMiss):
         self._watcher: asyncio.Task[None] | None = None
         self._calls: dict[asyncio.Future[Any], str] = {}
         self._misses: Counter[str] = Counter()
+        self._restarted: dict[str, float] = {}
         self._loaded: set[tuple[str, str, str | None]] = set()
 
     @property
@@ -205,7 +208,12 @@ class Router(_EncodeOnMiss):
             reply: MaskReply = await self._answer(name, refiner.refine.remote(request), deadline)
         except TimeoutError:
             self._misses[name] += 1
-            if self._misses[name] >= MISSES_BEFORE_RESTART:
+            now = time.monotonic()
+            if (
+                self._misses[name] >= MISSES_BEFORE_RESTART
+                and now - self._restarted.get(name, -RESTART_PERIOD_S) >= RESTART_PERIOD_S
+            ):
+                self._restarted[name] = now
                 self._forget(name)
                 await asyncio.to_thread(pool.restart, name)
             raise

@@ -1,0 +1,235 @@
+"""Refining is a pure function: memo, restart, undo and replay agree to the bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.adapters.head import AdapterMeta, adapter_bytes, adapter_tensors
+from pipeline.embeddings.codec import decode_bytes, embedding_digest, encode_bytes
+from pipeline.embeddings.store import EmbeddingStore
+from pipeline.inference.instance import apply_edit, final_mask, start
+from pipeline.inference.step import encode_image
+from pipeline.ingest.decode import read_image
+from pipeline.masks.digest import mask_digest
+from pipeline.masks.packed import unpack
+from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.models import load_model
+from pipeline.storage.weights import adapter_path
+from schemas.errors import (
+    BadCheckpointError,
+    BusyError,
+    ClickOutsideImageError,
+    CorruptDataError,
+    EmbeddingMissingError,
+    NotFoundError,
+)
+from schemas.predictions import RefineRequest
+from tests.workers.campaign import StoredCampaign, click, edit, make_campaign, request
+from workers.refiner import Refiner
+
+EDITS = (
+    click(80, 60),
+    click(5, 5, False),
+    edit("candidate", index=1),
+    click(90.5, 70.25),
+    edit("box", x0=40, y0=20, x1=120, y1=100),
+    edit(
+        "brush", is_positive=False, box=[10, 10, 12, 13], rle=mask_to_rle(np.ones((3, 2), np.bool_)).model_dump()
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> StoredCampaign:
+    campaign = make_campaign(tmp_path)
+    for index in range(2):
+        store_embedding(campaign, index)
+    return campaign
+
+
+def store_embedding(campaign: StoredCampaign, index: int) -> str:
+    image = campaign.images[index]
+    encoding = encode_image(load_model("toy-color"), read_image(image))
+    assert encoding is not None
+    return EmbeddingStore(campaign.storage_url).put(campaign.pins.model_key, image.sha256, encode_bytes(encoding))
+
+
+def refiner_of(campaign: StoredCampaign, cache_bytes: int = 10_000_000) -> Refiner:
+    return Refiner(storage_url=campaign.storage_url, cache_bytes=cache_bytes)
+
+
+def pure_mask(campaign: StoredCampaign, asked: RefineRequest) -> np.ndarray:
+    """The mask by the pipeline alone, from the stored embedding."""
+    model = load_model("toy-color")
+    image = read_image(asked.image)
+    data = EmbeddingStore(campaign.storage_url).get(asked.pins.model_key, asked.image.sha256)
+    state = start(image)
+    for one in asked.edits:
+        state = apply_edit(model, image, decode_bytes(data), state, one)
+    return final_mask(state, image.shape[:2])
+
+
+def test_refine_equals_the_pure_computation(campaign: StoredCampaign) -> None:
+    refiner = refiner_of(campaign)
+    for count in range(len(EDITS) + 1):
+        asked = request(campaign, *EDITS[:count])
+        mask = pure_mask(campaign, asked)
+        reply = refiner.refine(asked)
+        assert reply.mask_sha256 == mask_digest(mask)
+        assert reply.bits is not None
+        assert np.array_equal(unpack(reply.bits), mask)
+        assert reply.area == mask.sum()
+    assert reply.area > 100
+    rle = refiner.refine(request(campaign, *EDITS, mask_format="rle")).rle
+    assert rle is not None
+    assert np.array_equal(rle_to_mask(rle), mask)
+
+
+@pytest.mark.parametrize("cache_bytes", [10_000_000, 1], ids=["roomy", "forgets everything"])
+def test_memo_and_restart_give_the_same_masks(campaign: StoredCampaign, cache_bytes: int) -> None:
+    live = refiner_of(campaign, cache_bytes)
+    shown = [live.refine(request(campaign, *EDITS[:n])).mask_sha256 for n in range(len(EDITS) + 1)]
+    restarted = [refiner_of(campaign).refine(request(campaign, *EDITS[:n])).mask_sha256 for n in range(len(EDITS) + 1)]
+    assert shown == restarted
+    undone = [live.refine(request(campaign, *EDITS[:n])).mask_sha256 for n in reversed(range(len(EDITS) + 1))]
+    assert undone == shown[::-1]
+
+
+def test_a_click_costs_one_step_and_an_undo_none(campaign: StoredCampaign) -> None:
+    refiner = refiner_of(campaign)
+    replies = [refiner.refine(request(campaign, *[click(80 + i, 60) for i in range(n)])) for n in range(1, 11)]
+    assert [reply.steps for reply in replies] == [2] + [1] * 9
+    undone = refiner.refine(request(campaign, *[click(80 + i, 60) for i in range(4)]))
+    assert undone.steps == 0
+    assert undone.cache == "memo"
+    assert undone.mask_sha256 == replies[3].mask_sha256
+
+
+def test_what_is_shared_never_mixes(campaign: StoredCampaign) -> None:
+    """Other image, other order, other sign: each its own state."""
+    refiner = refiner_of(campaign)
+    first, second = click(80, 60), click(20, 20, False)
+    requests = [
+        request(campaign, first, second),
+        request(campaign, second, first),
+        request(campaign, first, click(20, 20)),
+        request(campaign, first, second, image=1),
+    ]
+    replies = [refiner.refine(asked) for asked in requests]
+    assert [reply.mask_sha256 for reply in replies] == [mask_digest(pure_mask(campaign, asked)) for asked in requests]
+    assert len({reply.mask_sha256 for reply in replies}) == 4
+
+
+def test_an_instance_can_be_opened_from_a_mask(campaign: StoredCampaign) -> None:
+    mask = np.zeros((120, 160), np.bool_)
+    mask[30:50, 40:90] = True
+    asked = request(campaign, initial_mask=mask_to_rle(mask))
+    refiner = refiner_of(campaign)
+    assert refiner.refine(asked).mask_sha256 == mask_digest(mask)
+    assert refiner.refine(request(campaign)).area == 0
+
+
+def test_missing_and_foreign_things_have_names(campaign: StoredCampaign) -> None:
+    refiner = refiner_of(campaign)
+    with pytest.raises(EmbeddingMissingError):
+        refiner.refine(request(campaign, click(1, 1), image=2))
+    with pytest.raises(ClickOutsideImageError, match="120x160"):
+        refiner.refine(request(campaign, click(160, 5)))
+    unknown = campaign.pins.model_copy(update={"model_digest": "0" * 64})
+    with pytest.raises(NotFoundError):
+        refiner.refine(request(campaign, click(1, 1), pins=unknown))
+    with pytest.raises(NotFoundError):
+        refiner.load(campaign.pins.model_digest, "1" * 64)
+    wrong = campaign.pins.model_copy(update={"embedding_digest": "2" * 64})
+    with pytest.raises(CorruptDataError):
+        refiner.refine(request(campaign, click(1, 1), pins=wrong))
+
+
+def test_warm_loads_what_a_click_needs(campaign: StoredCampaign) -> None:
+    refiner = refiner_of(campaign)
+    assert refiner.warm(campaign.images[0], campaign.pins)
+    assert not refiner.warm(campaign.images[2], campaign.pins)
+    Path(campaign.images[0].uri).unlink()
+    reply = refiner.refine(request(campaign, click(80, 60)))
+    assert reply.cache == "memory"
+    assert reply.area > 0
+
+
+def test_a_changed_image_is_noticed(campaign: StoredCampaign) -> None:
+    Path(campaign.images[0].uri).write_bytes(Path(campaign.images[1].uri).read_bytes())
+    with pytest.raises(CorruptDataError, match="changed"):
+        refiner_of(campaign).refine(request(campaign, click(80, 60)))
+
+
+def test_the_pinned_embedding_is_used(campaign: StoredCampaign) -> None:
+    data = EmbeddingStore(campaign.storage_url).get(campaign.pins.model_key, campaign.images[0].sha256)
+    pins = campaign.pins.model_copy(update={"embedding_digest": embedding_digest(data)})
+    pinned = refiner_of(campaign).refine(request(campaign, click(80, 60), pins=pins))
+    assert pinned.embedding_digest == embedding_digest(data)
+    assert pinned.mask_sha256 == refiner_of(campaign).refine(request(campaign, click(80, 60))).mask_sha256
+
+
+def add_adapter(campaign: StoredCampaign, change: float) -> str:
+    """Store an adapter that adds `change` to the head's bias, and give its digest."""
+    model = load_model("toy-color")
+    tensors = {
+        name: tensor + change if name.endswith("bias") else tensor
+        for name, tensor in adapter_tensors(model, "head").items()
+    }
+    data = adapter_bytes(tensors, AdapterMeta(kind="head", model_id="toy-color"))
+    digest = embedding_digest(data)
+    path = Path(adapter_path(campaign.storage_url, digest))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    return digest
+
+
+def test_two_adapters_and_the_bare_model_answer_at_once(campaign: StoredCampaign) -> None:
+    refiner = refiner_of(campaign)
+    digests = [None, add_adapter(campaign, 1.0), add_adapter(campaign, -1.0)]
+    areas: list[list[int]] = []
+    for _ in range(2):
+        asked = [campaign.pins.model_copy(update={"adapter_digest": digest}) for digest in digests]
+        areas.append([refiner.refine(request(campaign, click(80, 60), pins=pins)).area for pins in asked])
+    assert areas[0] == areas[1]
+    assert areas[0][2] < areas[0][0] < areas[0][1]
+    assert refiner.stats()["models"] == 3
+    alone = refiner_of(campaign).refine(
+        request(campaign, click(80, 60), pins=campaign.pins.model_copy(update={"adapter_digest": digests[1]}))
+    )
+    assert alone.area == areas[0][1]
+
+
+def test_load_refuses_files_that_are_not_what_they_are_called(campaign: StoredCampaign) -> None:
+    digest = add_adapter(campaign, 1.0)
+    refiner = refiner_of(campaign)
+    assert refiner.load(campaign.pins.model_digest, digest).version == torch.__version__
+    path = Path(adapter_path(campaign.storage_url, digest))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadCheckpointError, match="changed"):
+        refiner_of(campaign).load(campaign.pins.model_digest, digest)
+    with pytest.raises(BadCheckpointError, match="finite"):
+        refiner_of(campaign).load(campaign.pins.model_digest, add_adapter(campaign, 1e38 * 10))
+
+
+def test_memory_is_bounded_over_many_clicks(campaign: StoredCampaign) -> None:
+    refiner = refiner_of(campaign, cache_bytes=2_000_000)
+    for index in range(120):
+        refiner.refine(request(campaign, click(1 + index, 60), image=index % 2))
+    assert refiner.stats()["bytes"] <= 2_000_000
+    assert refiner.stats()["requests"] == 120
+
+
+def test_an_unreachable_storage_is_busy_not_missing(campaign: StoredCampaign) -> None:
+    refiner = refiner_of(campaign)
+    assert refiner.warm(campaign.images[0], campaign.pins)
+    folder = Path(campaign.storage_url) / "embeddings"
+    folder.rename(folder.with_name("away"))
+    folder.write_text("a file where a folder was")
+    with pytest.raises(BusyError):
+        refiner.refine(request(campaign, click(80, 60), image=1))
+    assert refiner.refine(request(campaign, click(80, 60))).area > 0
