@@ -25,7 +25,7 @@ from schemas.settings import Settings
 CAMPAIGN = "demo"
 TRUTH = Path(__file__).with_name("demo_data") / "annotations.json"
 SEED = "17"
-"""Of the hold-out draw. Chosen so that 33 of the 58 masks are held out: with fewer than 30 the gate refuses to judge."""
+"""Of the hold-out draw, chosen so that 33 of the 58 masks are held out: the gate does not judge on fewer than 30."""
 START_TIMEOUT_S = 180.0
 
 
