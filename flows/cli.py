@@ -1,7 +1,7 @@
 """`clickloop <noun> <verb>`: parses, calls the command, turns errors into one line and an exit code.
 
-0: done. 1: the work failed. 2: wrong usage or bad input. The commands live in `flows.commands`; they import what is
-heavy (torch, Ray, Prefect) only when they run.
+0: done. 1: the work failed. 2: wrong usage or bad input. A traceback is shown only with CLICKLOOP_LOG_LEVEL=DEBUG. The
+commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefect) only when they run.
 """
 
 import argparse
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED
+    except Exception as error:
+        logger.debug("the command failed", exc_info=True)
+        return _complain(f"{type(error).__name__}: {error}"[:500], FAILED)
 
 
 def _complain(message: str, code: int) -> int:

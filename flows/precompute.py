@@ -43,6 +43,8 @@ def precompute_flow(campaign: str) -> dict[str, Any]:
             total = images.count_missing_embeddings(conn, record.id, record.model_key)
             already = campaigns.campaign_status(conn, record.id).embeddings
         job.progress(step="encode", done=0, total=total)
+        if total:
+            job.services.pool(job.check)  # its start is no part of the rate
         began = time.monotonic()
         counts = {"encoded": 0, "already": already, "quarantined": 0}
         after: int | None = 0

@@ -26,7 +26,7 @@ def configure_prefect(workspace: Path) -> None:
     home = workspace.resolve() / "prefect"
     defaults = {
         "PREFECT_HOME": str(home),
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # whoever runs a flow reports its failure, once
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,workers",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",

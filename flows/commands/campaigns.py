@@ -124,7 +124,7 @@ def status(args: argparse.Namespace) -> int:
     ]
     lines += [f"quarantined {entry.get('uri', '')}: {entry.get('reason', '')}" for entry in figures.quarantined[:20]]
     lines += [f"adapter     {a['digest'][:12]} {a['state']}" for a in figures.adapters]
-    lines += [f"request     {r.kind} {r.state} {r.error or ''}".rstrip() for r in figures.requests]
+    lines += [f"request     {r.kind} {r.state} {(r.error or '').split(chr(10))[0][:120]}".rstrip() for r in figures.requests]
     Terminal.of(args).result(figures.model_dump(mode="json"), lines)
     return 0
 

@@ -19,7 +19,10 @@ def settings_of(args: argparse.Namespace, **overrides: Any) -> Settings:
     if args.workspace:
         given["workspace"] = Path(args.workspace)
     settings = Settings(**given)
+    level = logging.DEBUG if settings.log_level.upper() == "DEBUG" else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for package in ("schemas", "pipeline", "workers", "flows"):
+        logging.getLogger(package).setLevel(level)
     return settings
 
 
