@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 import ray
 
-from schemas.errors import BusyError
+from schemas.errors import BusyError, WorkspaceLockedError
 from schemas.settings import Settings
 from workers.pool import Pool
 
@@ -154,7 +154,13 @@ def cluster(settings: Settings) -> Iterator[Pool]:
 
 @contextmanager
 def owned(settings: Settings) -> Iterator[Pool]:
-    """Start Ray (or attach to the cluster of the settings) and the actors, and end what was started."""
+    """Start Ray (or attach to the cluster of the settings) and the actors, and end what was started.
+
+    Raises:
+        WorkspaceLockedError: Another process owns the workspace's actors.
+    """
+    if (info := read_info(settings.workspace)) is not None:
+        raise WorkspaceLockedError(f"Process {info.owner_pid} owns the workers of {settings.workspace}.")
     settings.workspace.mkdir(parents=True, exist_ok=True)
     namespace = namespace_of(settings)
     if settings.ray_address:
@@ -230,16 +236,20 @@ def _watch(pool: Pool, stop: threading.Event) -> int:
 def _stop_on_signals(stop: threading.Event) -> None:
     def handle(*_: object) -> None:
         stop.set()
-        threading.Timer(STOP_TIMEOUT_S, os._exit, (1,)).start()
+        last_resort = threading.Timer(STOP_TIMEOUT_S, os._exit, (1,))
+        last_resort.daemon = True
+        last_resort.start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
 
 
-def main() -> int:
-    """Own the actors until SIGTERM (0) or until Ray is gone (1)."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    settings = Settings()
+def own(settings: Settings) -> int:
+    """Own the actors until SIGTERM (0) or until Ray is gone (1, and the process ends here).
+
+    Raises:
+        WorkspaceLockedError: Another process owns the workspace's actors.
+    """
     stop = threading.Event()
     with owned(settings) as pool:
         _stop_on_signals(stop)  # after ray.init, which sets its own
@@ -257,9 +267,11 @@ def main() -> int:
         status = _watch(pool, stop)
         info_path(settings.workspace).unlink(missing_ok=True)
         if status:
+            logging.shutdown()
             os._exit(status)  # an orderly end would wait for Ray's head
-    os._exit(status)  # the timer of the signal must not hold up the end
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    sys.exit(own(Settings()))

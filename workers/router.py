@@ -117,6 +117,10 @@ class LocalRouter(_EncodeOnMiss):
             if not await asyncio.to_thread(self._refiner.warm, image, pins):
                 await self._encode_once(image, pins)
 
+    async def load(self, model_digest: str, adapter_digest: str | None) -> None:
+        """See `Router.load`."""
+        await asyncio.to_thread(self._refiner.load, model_digest, adapter_digest)
+
     async def ready(self) -> dict[str, Any]:
         """See `Router.ready`."""
         return {"ray": True, "refiners": 1, "encoders": 1, "reason": ""}
@@ -163,6 +167,17 @@ class Router(_EncodeOnMiss):
                     await self._encode_once(image, pins)
         except Exception as error:
             logger.warning("could not warm the next images: %s", error)
+
+    async def load(self, model_digest: str, adapter_digest: str | None) -> None:
+        """Have every refiner load and try weights; done before a promotion.
+
+        Raises:
+            NotFoundError: The storage has no such file.
+            BadCheckpointError: A file is corrupt or does not fit.
+            BusyError: A refiner does not answer.
+        """
+        pool = await self._attached()
+        await asyncio.to_thread(pool.load_everywhere, model_digest, adapter_digest)
 
     async def ready(self) -> dict[str, Any]:
         """Whether Ray, refiners and encoders answer: {"ray", "refiners", "encoders", "reason"}."""
