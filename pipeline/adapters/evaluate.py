@@ -70,13 +70,14 @@ class AdapterReport:
         nocs = {target: [noc_of(curve, target, cap) for curve in self.curves] for target in (0.85, 0.90)}
         reached = {t: [max(curve, default=0.0) >= t for curve in self.curves] for t in nocs}
         padded = [[*curve, *[curve[-1]] * (cap - len(curve))] for curve in self.curves if curve]
+        shown = sorted({min(k, cap) for k in (1, 2, 3, 5, cap)})
         clicks = sum(o.clicks for o in self.objects)
         first = [r.ious[0] for r in self.recorded if r.ious]
         return {
             "objects": len(self.objects),
             "noc": {f"{t:.0%}"[:-1]: float(np.mean(n)) for t, n in nocs.items() if n},
             "nof": {f"{t:.0%}"[:-1]: len(r) - sum(r) for t, r in reached.items()},
-            "miou_at": {str(k): float(np.mean([c[k - 1] for c in padded])) for k in (1, 2, 3, 5, cap) if padded},
+            "miou_at": {str(k): float(np.mean([c[k - 1] for c in padded])) for k in shown if padded},
             "monotone": {"clicks": clicks, "violations": sum(o.violations for o in self.objects)},
             "recorded": {
                 "objects": len(self.recorded),

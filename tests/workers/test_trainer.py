@@ -1,0 +1,169 @@
+"""A training job publishes an adapter, tells how far it is, stops when told, and survives kill -9 of its process."""
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from pipeline.adapters.head import read_adapter
+from pipeline.adapters.scenes import AdapterImage, AdapterTarget
+from pipeline.adapters.steps import AdapterConfig
+from pipeline.masks.rle import mask_to_rle
+from schemas.errors import BadInputError, NotFoundError
+from schemas.settings import Settings
+from tests.workers.campaign import StoredCampaign, click, make_campaign
+from workers.cluster import attach
+from workers.trainer import EvaluateJob, Trainer, TrainJob
+
+CONFIG = AdapterConfig(max_steps=4, validate_every=2, checkpoint_every=1, objects_per_step=1, max_clicks=2)
+
+
+def labelled(campaign: StoredCampaign) -> tuple[AdapterImage, ...]:
+    """Each image of the campaign with its disc as accepted mask."""
+    images = []
+    for ref in campaign.images:
+        disc = np.zeros((ref.height, ref.width), np.uint8)
+        cv2.circle(disc, (ref.width // 2, ref.height // 2), min(ref.height, ref.width) // 4, 1, -1)
+        target = AdapterTarget(f"mask of {ref.sha256}", 1, mask_to_rle(disc.astype(bool)), (click(80, 60),))
+        images.append(AdapterImage(ref, ref.sha256, (target,)))
+    return tuple(images)
+
+
+def train_job(campaign: StoredCampaign, folder: Path, config: AdapterConfig = CONFIG, job_id: str = "job") -> TrainJob:
+    return TrainJob(
+        job_id=job_id,
+        storage_url=campaign.storage_url,
+        model_digest=campaign.pins.model_digest,
+        model_key=campaign.pins.model_key,
+        parent_digest=None,
+        campaign_id="c",
+        snapshot_id="s",
+        kind="head",
+        images=labelled(campaign),
+        config=config,
+        work_dir=str(folder / "training"),
+    )
+
+
+def evaluate_job(campaign: StoredCampaign, *adapters: str | None) -> EvaluateJob:
+    return EvaluateJob(
+        job_id="evaluation",
+        storage_url=campaign.storage_url,
+        model_digest=campaign.pins.model_digest,
+        model_key=campaign.pins.model_key,
+        adapters=adapters,
+        images=labelled(campaign),
+    )
+
+
+@pytest.fixture
+def campaign(tmp_path: Path) -> StoredCampaign:
+    return make_campaign(tmp_path, images=2)
+
+
+def test_train_publishes_with_lineage_and_evaluate_compares(campaign: StoredCampaign, tmp_path: Path) -> None:
+    trainer, job = Trainer(), train_job(campaign, tmp_path)
+    trained = trainer.train(job)
+    assert trained.digest is not None and not trained.cancelled and trained.steps == 4
+    _, meta = read_adapter(trained.uri)
+    assert (meta.model_digest, meta.model_key) == (campaign.pins.model_digest, campaign.pins.model_key)
+    assert (meta.snapshot_id, meta.parent_digest, meta.seed) == ("s", None, 0)
+    assert trained.metrics["masks"] == 2 and trained.metrics["recorded_clicks"] == 2
+    assert trainer.progress()["step"] == 4 and trainer.progress()["job_id"] == "job"
+
+    assert trainer.train(job).digest == trained.digest, "asked again it answers from its checkpoint"
+    elsewhere = replace(job, work_dir=str(tmp_path / "other"))
+    assert Trainer().train(elsewhere).digest == trained.digest, "same seed, same file"
+    assert Trainer().train(replace(job, job_id="2", config=replace(CONFIG, seed=1))).digest != trained.digest
+
+    bare, candidate = trainer.evaluate(evaluate_job(campaign, None, trained.digest))
+    assert [o.mask_id for o in bare.objects] == [o.mask_id for o in candidate.objects]
+    assert len(bare.recorded) == 2
+    assert trainer.progress()["phase"] == "evaluate" and trainer.progress()["adapters"] == 2
+
+
+def test_training_goes_on_from_the_parent(campaign: StoredCampaign, tmp_path: Path) -> None:
+    trainer, job = Trainer(), train_job(campaign, tmp_path)
+    first = trainer.train(job)
+    second = trainer.train(replace(job, job_id="next", parent_digest=first.digest))
+    assert second.digest is not None and second.digest != first.digest
+    assert read_adapter(second.uri)[1].parent_digest == first.digest
+
+
+def test_a_cancelled_training_publishes_nothing_and_keeps_its_place(campaign: StoredCampaign, tmp_path: Path) -> None:
+    trainer, job = Trainer(), train_job(campaign, tmp_path, replace(CONFIG, max_steps=2000, patience=2000))
+    cancelled: list[int] = []
+
+    def cancel_soon() -> None:
+        while trainer.progress().get("step", 0) < 2:
+            time.sleep(0.01)
+        trainer.cancel("job")
+        cancelled.append(trainer.progress()["step"])
+
+    watcher = threading.Thread(target=cancel_soon)
+    watcher.start()
+    trained = trainer.train(job)
+    watcher.join()
+    assert trained.cancelled and trained.digest is None
+    assert cancelled[0] <= trained.steps <= cancelled[0] + 2
+    assert not (Path(campaign.storage_url) / "adapters").exists()
+    other = Trainer()
+    other.cancel("job")
+    assert other.train(job).steps == trained.steps, "the checkpoint is where it goes on"
+
+
+def test_a_cancelled_evaluation_gives_what_it_has(campaign: StoredCampaign) -> None:
+    trainer = Trainer()
+    trainer.cancel("evaluation")
+    assert trainer.evaluate(evaluate_job(campaign, None, None)) == ()
+
+
+def test_refused_jobs(campaign: StoredCampaign, tmp_path: Path) -> None:
+    job = train_job(campaign, tmp_path)
+    with pytest.raises(BadInputError, match="no accepted mask"):
+        Trainer().train(replace(job, images=()))
+    with pytest.raises(BadInputError, match="no adapter of kind"):
+        Trainer().train(replace(job, kind="nose"))
+    with pytest.raises(NotFoundError):
+        Trainer().train(replace(job, parent_digest="0" * 64))
+    with pytest.raises(NotFoundError):
+        Trainer().evaluate(evaluate_job(campaign, "0" * 64))
+
+
+@pytest.mark.ray
+def test_a_killed_trainer_resumes(ray_workers: Settings, campaign: StoredCampaign, tmp_path: Path) -> None:
+    """kill -9 in mid-training: the actor comes back, the call is made again and ends in the same file."""
+    job = train_job(campaign, tmp_path, replace(CONFIG, max_steps=60, validate_every=30), "killed")
+    try:
+        trainer = attach(ray_workers).trainer()
+        answer = trainer.train.remote(job)
+        while ray.get(trainer.progress.remote(), timeout=60).get("step", 0) < 10:
+            time.sleep(0.02)
+        os.kill(process_of("Trainer"), signal.SIGKILL)
+        steps = []
+        while not ray.wait([answer], timeout=0.02)[0]:
+            steps.append(ray.get(trainer.progress.remote(), timeout=60).get("step"))
+        trained = ray.get(answer)
+        assert trained.steps == 60
+        assert min(step for step in steps if step is not None) >= 10, "it did not start again from the beginning"
+        ray.kill(trainer)
+    finally:
+        ray.shutdown()
+    whole = Trainer().train(replace(job, work_dir=str(tmp_path / "whole")))
+    assert trained.digest == whole.digest
+
+
+def process_of(actor: str) -> int:
+    """Process id of the actor of that class."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(part.startswith(f"ray::{actor}") for part in process.info["cmdline"] or []):
+            return process.pid
+    raise AssertionError(f"no process of {actor}")
