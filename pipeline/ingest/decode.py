@@ -37,7 +37,7 @@ _ORIENTATION_TAG = 0x0112
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a header says.
+    """What an image file says of itself.
 
     Attributes:
         width: Pixels after EXIF orientation.
@@ -60,29 +60,23 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.
         max_pixels: Larger images are refused by their header.
 
     Returns:
-        HWC uint8 RGB, C-contiguous, and what the header said.
+        HWC uint8 RGB, C-contiguous, and what the file says of itself.
 
     Raises:
         BadImageError: Empty, neither JPEG nor PNG, over the limit, or broken or cut off.
     """
-    image, info = _open(data, max_pixels)
+    image = _open(data, max_pixels)
+    format = "PNG" if image.format == "PNG" else "JPEG"  # a JPEG of several pictures calls itself MPO
     try:
-        image.load()
+        image.load()  # before EXIF is asked for: a PNG's may follow its pixels
         rgb = np.asarray(_to_rgb(image))
     except _BROKEN as error:
-        raise BadImageError(f"The {info.format} file is broken or cut off: {error}. Replace the file.") from error
+        raise BadImageError(f"The {format} file is broken or cut off: {error}. Replace the file.") from error
     except MemoryError as error:
-        raise BadImageError(f"No memory to decode {info.width}x{info.height} pixels.") from error
-    return np.ascontiguousarray(_orient(rgb, info.orientation)), info
-
-
-def read_info(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
-    """What the header says, without decoding.
-
-    Raises:
-        BadImageError: Empty, neither JPEG nor PNG, or over the limit.
-    """
-    return _open(data, max_pixels)[1]
+        raise BadImageError(f"No memory to decode {image.width}x{image.height} pixels.") from error
+    orientation = _orientation(image)
+    pixels = np.ascontiguousarray(_orient(rgb, orientation))
+    return pixels, ImageInfo(pixels.shape[1], pixels.shape[0], format, orientation)
 
 
 def read_image(ref: ImageRef, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -120,8 +114,8 @@ def read_image_bytes(ref: ImageRef) -> bytes:
     return data
 
 
-def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageInfo]:
-    """Read the header."""
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header only."""
     if not data:
         raise BadImageError("The file is empty (0 bytes).")
     try:
@@ -138,10 +132,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, ImageInfo]:
             f"{width}x{height} pixels (by the header) are more than the limit of {max_pixels}. "
             "Raise CLICKLOOP_MAX_IMAGE_PIXELS if the image is meant to be that large."
         )
-    orientation = _orientation(image)
-    if orientation >= 5:
-        width, height = height, width
-    return image, ImageInfo(width, height, "PNG" if image.format == "PNG" else "JPEG", orientation)
+    return image
 
 
 def _orientation(image: Image.Image) -> int:

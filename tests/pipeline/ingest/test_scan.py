@@ -1,0 +1,200 @@
+"""Ingest on real databases: content once, resumable, bad files with the reason."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline.ingest import scan
+from pipeline.ingest.scan import IngestReport, ingest
+from pipeline.storage.campaigns import campaign_status, create_campaign
+from pipeline.storage.database import Database
+from pipeline.storage.images import images_of
+from schemas.campaigns import CampaignRecord, CampaignSettings, ImageRecord
+from schemas.errors import BadInputError, BusyError
+from tests.pipeline.ingest.pictures import encoded, scene, write_scenes
+
+
+def new_campaign(database: Database, holdout_fraction: float = 0.2) -> CampaignRecord:
+    """An empty campaign."""
+    with database.begin() as conn:
+        return create_campaign(
+            conn,
+            campaign_id=str(uuid.uuid4()),
+            name=f"campaign {uuid.uuid4()}",
+            source_url="/images",
+            model_id="toy-color",
+            model_digest="d" * 64,
+            model_key="k",
+            settings=CampaignSettings(holdout_fraction=holdout_fraction),
+        )
+
+
+def catalogue(database: Database, campaign: CampaignRecord) -> list[ImageRecord]:
+    """The campaign's images by number."""
+    with database.connect() as conn:
+        return images_of(conn, campaign.id)
+
+
+def quarantined(database: Database, campaign: CampaignRecord) -> dict[str, str]:
+    """Reasons by file name."""
+    with database.connect() as conn:
+        return {Path(q["uri"]).name: q["reason"] for q in campaign_status(conn, campaign.id).quarantined}
+
+
+def counts(report: IngestReport) -> tuple[int, int, int, int]:
+    """(registered, duplicates, quarantined, unchanged)."""
+    return report.registered, report.duplicates, report.quarantined, report.unchanged
+
+
+def test_registers_reports_and_does_nothing_twice(database: Database, tmp_path: Path) -> None:
+    tmp_path = tmp_path / "images"
+    write_scenes(tmp_path, range(6))
+    (tmp_path / "copy.png").write_bytes((tmp_path / "scene-000.png").read_bytes())
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "cut.jpg").write_bytes(encoded(scene(9), "JPEG")[:-100])
+    (tmp_path / "scan.tif").write_bytes(b"II*\0")
+    (tmp_path / "notes.txt").touch()
+    campaign = new_campaign(database)
+    seen: list[dict[str, int]] = []
+    report = ingest(database, campaign, str(tmp_path), progress=seen.append)
+    assert counts(report) == (6, 1, 4, 0)
+    assert (report.files, report.ignored, report.stopped) == (11, 1, False)
+    assert seen[-1] == {"done": 11, "total": 11}
+    found = catalogue(database, campaign)
+    assert [image.number for image in found] == [1, 2, 3, 4, 5, 6]
+    assert [image.file_name for image in found][:2] == ["copy.png", "scene-001.jpg"]
+    assert all((image.width, image.height) == (80, 60) for image in found)
+    reasons = quarantined(database, campaign)
+    assert "0 bytes" in reasons["empty.jpg"]
+    assert "Neither" in reasons["text.png"]
+    assert "cut off" in reasons["cut.jpg"]
+    assert ".tif" in reasons["scan.tif"]
+    again = ingest(database, campaign, str(tmp_path))
+    assert counts(again) == (0, 0, 0, 11)
+    assert catalogue(database, campaign) == found
+
+
+def test_a_repaired_file_is_read_again_and_a_new_one_added(sqlite_database: Database, tmp_path: Path) -> None:
+    write_scenes(tmp_path, range(2))
+    (tmp_path / "late.png").write_bytes(b"broken")
+    campaign = new_campaign(sqlite_database)
+    ingest(sqlite_database, campaign, str(tmp_path))
+    (tmp_path / "late.png").write_bytes(encoded(scene(7)))
+    write_scenes(tmp_path, range(8, 9))
+    assert counts(ingest(sqlite_database, campaign, str(tmp_path))) == (2, 0, 0, 2)
+    assert quarantined(sqlite_database, campaign) == {}
+    assert [image.file_name for image in catalogue(sqlite_database, campaign)][2:] == ["late.png", "scene-008.png"]
+
+
+def test_stopped_and_run_again_is_as_run_once(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenes(tmp_path / "images", range(30))
+    whole, parts = new_campaign(sqlite_database), new_campaign(sqlite_database)
+    ingest(sqlite_database, whole, str(tmp_path / "images"))
+    monkeypatch.setattr(scan, "BATCH_ROWS", 4)
+    asked: list[int] = []
+
+    def stop_after(calls: int) -> Callable[[], bool]:
+        asked.clear()
+        return lambda: len(asked) >= calls or asked.append(1) is not None
+
+    first = ingest(sqlite_database, parts, str(tmp_path / "images"), should_stop=stop_after(10))
+    assert first.stopped and 0 < first.registered < 30
+    second = ingest(sqlite_database, parts, str(tmp_path / "images"))
+    assert not second.stopped and second.registered + first.registered == 30
+    facts = [
+        [(i.number, i.file_name, i.sha256, i.holdout) for i in catalogue(sqlite_database, campaign)]
+        for campaign in (whole, parts)
+    ]
+    assert facts[0] == facts[1]
+
+
+def test_a_source_that_vanishes_keeps_what_was_registered(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "images"
+    write_scenes(source, range(40))
+    campaign = new_campaign(sqlite_database)
+    monkeypatch.setattr(scan, "BATCH_ROWS", 2)
+
+    def remove_source(facts: dict[str, int]) -> None:
+        if facts["done"] >= 4 and source.exists():
+            source.rename(tmp_path / "away")
+
+    with pytest.raises(BadInputError, match="disappeared"):
+        ingest(sqlite_database, campaign, str(source), progress=remove_source)
+    kept = len(catalogue(sqlite_database, campaign))
+    assert kept >= 4
+    (tmp_path / "away").rename(source)
+    report = ingest(sqlite_database, campaign, str(source))
+    assert (report.registered, report.unchanged) == (40 - kept, kept)
+
+
+def test_a_file_that_vanishes_costs_only_itself(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenes(tmp_path, range(4))
+    campaign = new_campaign(sqlite_database)
+    listing = scan.list_files(str(tmp_path))
+    (tmp_path / "scene-002.png").unlink()
+    monkeypatch.setattr(scan, "list_files", lambda url, roots=None: listing)
+    report = ingest(sqlite_database, campaign, str(tmp_path))
+    assert (report.registered, report.vanished) == (3, 1)
+    assert quarantined(sqlite_database, campaign) == {}
+
+
+def test_near_duplicates_are_held_out_together(sqlite_database: Database, tmp_path: Path) -> None:
+    for seed in range(12):
+        (tmp_path / f"{seed:02d}-a.png").write_bytes(encoded(scene(seed)))
+        (tmp_path / f"{seed:02d}-b.jpg").write_bytes(encoded(scene(seed), "JPEG", quality=70))
+    campaign = new_campaign(sqlite_database, holdout_fraction=0.5)
+    for pattern in ("*-a.png", "*-b.jpg"):  # two passes: the second finds the leaders in the catalogue
+        ingest(sqlite_database, campaign, f"{tmp_path}/{pattern}")
+    drawn: dict[str, set[bool]] = {}
+    for image in catalogue(sqlite_database, campaign):
+        drawn.setdefault(image.file_name[:2], set()).add(image.holdout)
+    assert all(len(values) == 1 for values in drawn.values())
+    assert len({next(iter(values)) for values in drawn.values()}) == 2
+
+
+def test_a_pixel_bomb_is_quarantined_by_its_header(sqlite_database: Database, tmp_path: Path) -> None:
+    (tmp_path / "big.png").write_bytes(encoded(scene(0, 200, 200)))
+    campaign = new_campaign(sqlite_database)
+    assert counts(ingest(sqlite_database, campaign, str(tmp_path), max_pixels=10_000)) == (0, 0, 1, 0)
+    assert "200x200" in quarantined(sqlite_database, campaign)["big.png"]
+
+
+def test_an_unreachable_storage_is_said_and_loses_nothing(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenes(tmp_path, range(6))
+    campaign = new_campaign(sqlite_database)
+    read = scan.read_bytes
+
+    def failing(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
+        if path.endswith("scene-004.png"):
+            raise OSError("connection reset")
+        return read(fs, path)
+
+    monkeypatch.setattr(scan, "read_bytes", failing)
+    with pytest.raises(BusyError, match="run it again"):
+        ingest(sqlite_database, campaign, str(tmp_path))
+    assert len(catalogue(sqlite_database, campaign)) == 4
+
+
+@pytest.mark.s3
+def test_a_bucket_is_registered_in_place(sqlite_database: Database, s3_bucket: str, tmp_path: Path) -> None:
+    write_scenes(tmp_path, range(5))
+    fs = fsspec.filesystem("s3")
+    for path in tmp_path.glob("scene-*"):
+        fs.put_file(str(path), f"{s3_bucket}/data/{path.name}")
+    campaign = new_campaign(sqlite_database)
+    report = ingest(sqlite_database, campaign, f"{s3_bucket}/data")
+    assert counts(report) == (5, 0, 0, 0)
+    assert catalogue(sqlite_database, campaign)[0].uri == f"{s3_bucket}/data/scene-000.png"
+    assert counts(ingest(sqlite_database, campaign, f"{s3_bucket}/data")) == (0, 0, 0, 5)
