@@ -42,14 +42,20 @@ def click_disks(points: Tensor, size: tuple[int, int], radius: float = 5.0) -> T
     Returns:
         (B, 2, h, w) float: positive, negative. The distance is to integer pixel indices (MODELS 1.2).
     """
-    rows = torch.arange(size[0], device=points.device, dtype=points.dtype)
-    cols = torch.arange(size[1], device=points.device, dtype=points.dtype)
-    dy2 = (rows[None, None] - points[..., 0:1]).square()
-    dx2 = (cols[None, None] - points[..., 1:2]).square()
+    h, w = size
+    reach = int(radius) + 1
+    around = torch.arange(-reach, reach + 1, device=points.device, dtype=points.dtype)
+    rows = points[..., 0:1].floor() + around  # (B, N, 2 reach + 1)
+    cols = points[..., 1:2].floor() + around
+    dy2, dx2 = (rows - points[..., 0:1]).square(), (cols - points[..., 1:2]).square()
     inside = dy2[..., :, None] + dx2[..., None, :] <= radius * radius
-    sign = points[..., 2]
-    maps = [(inside & (sign == value)[..., None, None]).any(1) for value in (1.0, 0.0)]
-    return torch.stack(maps, 1).to(points.dtype)
+    inside &= ((rows >= 0) & (rows < h))[..., :, None] & ((cols >= 0) & (cols < w))[..., None, :]
+    place = rows.clamp(0, h - 1)[..., :, None] * w + cols.clamp(0, w - 1)[..., None, :]
+    sign = points[..., 2, None, None]
+    place = (place + torch.where(sign == 1, 0, h * w)).long().flatten(1)  # positive map first
+    drawn = (inside & (sign >= 0)).to(points.dtype).flatten(1)
+    maps = points.new_zeros(points.shape[0], 2 * h * w).scatter_reduce_(1, place, drawn, "amax")
+    return maps.view(-1, 2, h, w)
 
 
 def opponent_colours(images: Tensor) -> Tensor:
@@ -81,15 +87,15 @@ def colour_likeness(crops: Tensor, points: Tensor, sigma: float = 0.12) -> Tenso
     colours = opponent_colours(F.avg_pool2d(crops, 2))
     clicked = _at_points(F.avg_pool2d(colours, 3, 1, 1), points, size)  # (B, 3, N)
     flat = colours.flatten(2)
-    distance2 = (
-        flat.square().sum(1)[:, None]
-        - 2 * torch.bmm(clicked.transpose(1, 2), flat)
-        + clicked.square().sum(1)[..., None]
-    )
-    like = torch.exp(distance2.clamp_min(0) / (-2 * sigma * sigma))  # (B, N, h/2*w/2)
-    sign = points[..., 2]
-    maps = [(like * (sign == value)[..., None]).amax(1) for value in (1.0, 0.0)]
-    return torch.stack(maps, 1).view(crops.shape[0], 2, *colours.shape[2:])
+    towards = -2 * clicked.transpose(1, 2)
+    clicked2, sign = clicked.square().sum(1)[..., None], points[..., 2, None]
+    nearest = []
+    for value in (1.0, 0.0):  # |c|² - 2 c p, the rest of the squared distance added below; other clicks infinitely far
+        offset = clicked2.masked_fill(sign != value, torch.inf)
+        nearest.append(torch.baddbmm(offset, towards, flat).amin(1))
+    distance2 = torch.stack(nearest, 1) + flat.square().sum(1)[:, None]
+    likeness = torch.exp(distance2.clamp_min(0) / (-2 * sigma * sigma))
+    return likeness.view(crops.shape[0], 2, *colours.shape[2:])
 
 
 def geodesic_nearness(
