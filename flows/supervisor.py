@@ -52,7 +52,7 @@ class Child:
     Attributes:
         name: For the log.
         command: To run.
-        is_owner: Others depend on it, so it is ended last.
+        is_owner: Of Ray. Others depend on it, so it is ended last, and by SIGTERM when this process is killed.
     """
 
     name: str
@@ -151,8 +151,11 @@ def _tend(running: _Running, environment: dict[str, str]) -> int | None:
 def _start(child: Child, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     parent = os.getpid()
 
+    # Ray's owner has processes of its own to end; what the others leave undone is safe.
+    last_signal = signal.SIGTERM if child.is_owner else signal.SIGKILL
+
     def die_with_parent() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, last_signal)
         if os.getppid() != parent:
             os._exit(1)
 

@@ -108,7 +108,7 @@ def connect(info: ClusterInfo) -> None:
     _use_token(info.token_file)
     try:
         ray.init(
-            address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.WARNING,
+            address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.ERROR,
             ignore_reinit_error=True,
         )  # fmt: skip
     except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
@@ -236,12 +236,19 @@ def _watch(pool: Pool, stop: threading.Event) -> int:
 def _stop_on_signals(stop: threading.Event) -> None:
     def handle(*_: object) -> None:
         stop.set()
-        last_resort = threading.Timer(STOP_TIMEOUT_S, os._exit, (1,))
+        last_resort = threading.Timer(STOP_TIMEOUT_S, _end_by_force)
         last_resort.daemon = True
         last_resort.start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
+
+
+def _end_by_force() -> None:
+    """End this process and, where it leads its process group, what it started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
 
 
 def own(settings: Settings) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import ray
 import torch
 from torch import Tensor
 
@@ -179,10 +178,6 @@ class Encoder:
         with self._changed:
             return {**self._counts, "in_flight": len(self._in_flight)}
 
-    def ping(self) -> str:
-        """Answer, to show that it can."""
-        return "encoder"
-
     def close(self) -> None:
         """Refuse new work, fail what waits, finish what is under way."""
         with self._changed:
@@ -336,6 +331,3 @@ def _failure(sha256: str, error: BaseException) -> EncodeFailure:
     reason = str(error) or type(error).__name__
     is_image_fault = not isinstance(error, BusyError | OutOfSpaceError | NotFoundError | BadCheckpointError)
     return EncodeFailure(sha256=sha256, code=code, reason=reason, is_image_fault=is_image_fault)
-
-
-EncoderActor = ray.remote(Encoder)

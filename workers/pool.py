@@ -1,7 +1,6 @@
 """The named actors of one product instance: started by their owner, looked up by everybody else.
 
-Knows Ray and the actors' names; does not know how Ray was started or where a request should go. Imports torch (through
-the actors' classes) only in the process that starts them.
+Knows Ray and the actors' names; does not know how Ray was started or where a request should go.
 """
 
 import logging
@@ -14,6 +13,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from schemas.errors import BusyError, ClickloopError
 from schemas.predictions import Engine
 from schemas.settings import Settings
+from workers.actors import EncoderActor, RefinerActor
 
 logger = logging.getLogger(__name__)
 
@@ -146,13 +146,9 @@ class Pool:
             "max_image_pixels": settings.max_image_pixels,
         }
         if role == "refiner":
-            from workers.refiner import RefinerActor
-
             own = {"cache_bytes": settings.refiner_cache_mb * 1_000_000, "threads": settings.refiner_threads}
             self.refiners[name] = self._actor(RefinerActor, name, self._options(role)).remote(**common, **own)
         else:
-            from workers.encoder import EncoderActor
-
             own = {"min_free_bytes": settings.min_free_bytes, "threads": settings.encoder_threads}
             self.encoders[name] = self._actor(EncoderActor, name, self._options(role)).remote(**common, **own)
 

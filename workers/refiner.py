@@ -7,12 +7,10 @@ losing them costs time, never an answer. Knows the storage; does not know SQL, e
 import hashlib
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-import ray
 import torch
 from numpy.typing import NDArray
 
@@ -35,15 +33,6 @@ from workers.lru import Lru
 MAX_MODELS = 8
 """Models that a refiner holds at once, counting each adapter laid over one (it shares the model's other weights)."""
 _PROBE_SIDE = 64
-
-
-Method = TypeVar("Method", bound=Callable[..., object])
-
-
-def _beside_clicks(method: Method) -> Method:
-    """Run in threads of their own, so that clicks do not wait for it."""
-    decorated: Method = ray.method(concurrency_group="io")(method)
-    return decorated
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ class _Timer:
 class Refiner:
     """Answers refine requests from the storage and its own memory.
 
-    Clicks are answered one at a time, in the order asked; `warm`, `load` and `stats` run beside them.
+    Call `refine` from one thread at a time; the others may be called beside it.
 
     Args:
         storage_url: Of embeddings, models and adapters.
@@ -168,7 +157,6 @@ class Refiner:
                 return done, known
         return 0, None
 
-    @_beside_clicks
     def warm(self, image: ImageRef, pins: Pins) -> bool:
         """Load what a first click on the image will need.
 
@@ -183,7 +171,6 @@ class Refiner:
             return False
         return True
 
-    @_beside_clicks
     def load(self, model_digest: str, adapter_digest: str | None = None) -> Engine:
         """Load weights and try them on a probe, so that a later click finds them working and warm.
 
@@ -206,16 +193,10 @@ class Refiner:
         if not bool(torch.isfinite(logits).all()):
             raise BadCheckpointError("The weights give values that are not finite. Do not promote them.")
 
-    @_beside_clicks
     def stats(self) -> dict[str, int]:
         """Counts since the start, and bytes kept now."""
         kept = self._images.size + self._embeddings.size + self._states.size
         return {**self._counts, "bytes": kept, "models": len(self._models)}
-
-    @_beside_clicks
-    def ping(self) -> str:
-        """Answer, to show that it can."""
-        return "refiner"
 
     def model(self, pins: Pins) -> InteractiveModel:
         """The model that the pins name, loaded when it is not held."""
@@ -285,6 +266,3 @@ def prefix_names(request: RefineRequest) -> list[bytes]:
     for edit in request.edits:
         names.append(hashlib.sha256(names[-1] + f"{edit.kind}:{edit.payload_sha256}".encode()).digest())
     return names
-
-
-RefinerActor = ray.remote(concurrency_groups={"io": 2})(Refiner)

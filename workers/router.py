@@ -144,7 +144,7 @@ class Router(_EncodeOnMiss):
         self._settings = settings
         self._pool: Pool | None = None
         self._generation = ""
-        self._attaching = asyncio.Lock()
+        self._attaching: asyncio.Task[Pool] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._calls: dict[asyncio.Future[Any], str] = {}
         self._misses: Counter[str] = Counter()
@@ -304,16 +304,25 @@ class Router(_EncodeOnMiss):
             self._watcher = asyncio.create_task(self._watch())
         if self._pool is not None:
             return self._pool
-        async with self._attaching:
-            if self._pool is None:
-                info = find_info(self._settings)
-                if info is None:
-                    raise BusyError("The workers are starting. Try again.", retry_after_s=2)
-                await asyncio.to_thread(connect, info)
-                self._pool = await asyncio.to_thread(Pool.find, self._settings, info.namespace)
-                self._generation = info.generation
-                logger.info("attached to the workers: generation=%s", info.generation)
-            return self._pool
+        if self._attaching is None:
+            self._attaching = asyncio.create_task(self._attach())
+            self._attaching.add_done_callback(self._attach_ended)
+        return await asyncio.shield(self._attaching)  # whoever gives up waiting leaves it to the others
+
+    async def _attach(self) -> Pool:
+        info = find_info(self._settings)
+        if info is None:
+            raise BusyError("The workers are starting. Try again.", retry_after_s=2)
+        await asyncio.to_thread(connect, info)
+        self._pool = await asyncio.to_thread(Pool.find, self._settings, info.namespace)
+        self._generation = info.generation
+        logger.info("attached to the workers: generation=%s", info.generation)
+        return self._pool
+
+    def _attach_ended(self, task: "asyncio.Task[Pool]") -> None:
+        self._attaching = None
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits any more
 
     async def _watch(self) -> None:
         """Let go of Ray when its owner is gone, before Ray ends this process for the loss of its head."""
@@ -325,14 +334,13 @@ class Router(_EncodeOnMiss):
                 await self._detach()
 
     async def _detach(self) -> None:
-        async with self._attaching:
-            if self._pool is not None:
-                self._pool = None
-                for call in list(self._calls):
-                    call.cancel()  # Ray will not answer it any more
-                self._misses.clear()
-                self._loaded.clear()
-                await asyncio.to_thread(ray.shutdown)
+        if self._pool is not None:
+            self._pool = None
+            for call in list(self._calls):
+                call.cancel()  # Ray will not answer it any more
+            self._misses.clear()
+            self._loaded.clear()
+            await asyncio.to_thread(ray.shutdown)
 
 
 def rendezvous(key: str, names: Sequence[str] | dict[str, Any]) -> list[str]:

@@ -238,7 +238,7 @@ def test_warmed_images_answer_from_memory(ray_workers: Settings, campaign: Store
 def test_a_killed_refiner_costs_a_delay_and_no_answer(ray_workers: Settings, campaign: StoredCampaign) -> None:
     async def scenario(router: Router) -> None:
         shown = await router.refine(request(campaign, *EDITS[:3]))
-        kill_actor("Refiner")
+        kill_actor("_RefinerShell")
         again = await router.refine(request(campaign, *EDITS[:3]))
         assert again.mask_sha256 == shown.mask_sha256
         assert again.steps > 1, "a new process knows nothing"
@@ -253,7 +253,7 @@ def test_a_refiner_that_hangs_is_restarted(ray_workers: Settings, campaign: Stor
 
     async def scenario(router: Router) -> None:
         await router.refine(request(campaign, click(80, 60)))
-        pid = actor_process("Refiner").pid
+        pid = actor_process("_RefinerShell").pid
         os.kill(pid, signal.SIGSTOP)
         for n in range(3):
             started = time.monotonic()
@@ -262,7 +262,7 @@ def test_a_refiner_that_hangs_is_restarted(ray_workers: Settings, campaign: Stor
             assert time.monotonic() - started < 3
         reply = await router.refine(request(campaign, click(80, 60)))
         assert reply.area > 0
-        assert actor_process("Refiner").pid != pid
+        assert actor_process("_RefinerShell").pid != pid
 
     asyncio.run(used(Router(hasty), scenario))
 
