@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from prefect import flow, task
-
 from flows.export import export_flow
 from flows.ingest import ingest_flow
 from flows.jobs import current_job, job_scope
-from flows.options import FLOW, STEP
+from flows.options import as_flow, as_step
 from flows.precompute import precompute_flow
 from flows.retrain import retrain_flow
 from flows.services import open_services
@@ -19,7 +17,7 @@ from schemas.settings import Settings
 STEPS = {"ingest": ingest_flow, "precompute": precompute_flow, "retrain": retrain_flow, "export": export_flow}
 
 
-@flow(name="campaign", **FLOW)
+@as_flow("campaign")
 def campaign_flow(
     campaign: str | None = None, create: dict[str, Any] | None = None, steps: list[str] | None = None
 ) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def campaign_flow(
         return job.done(facts | results)
 
 
-@task(name="create campaign", **STEP)
+@as_step("create campaign")
 def make_campaign(create: dict[str, Any]) -> str:
     """Publish the model into the storage and write the campaign's row; its id. Again with the same id: the same."""
     job = current_job()
@@ -52,7 +50,7 @@ def make_campaign(create: dict[str, Any]) -> str:
     return create_campaign(services.database, services.storage_url, CampaignSpec.model_validate(create)).id
 
 
-@task(name="import masks", **STEP)
+@as_step("import masks")
 def import_masks(campaign: str, annotations: str) -> dict[str, int]:
     """Register the masks of a COCO file; how many there are, and how many name no image of the campaign."""
     job = current_job()
@@ -61,7 +59,7 @@ def import_masks(campaign: str, annotations: str) -> dict[str, int]:
     return {"imported": imported, "without_image": elsewhere}
 
 
-@flow(name="triggers", **FLOW)
+@as_flow("triggers")
 def triggers_flow() -> dict[str, Any]:
     """Request what campaigns' triggers ask for, by the clock of a Prefect server."""
     with open_services(Settings()) as services:

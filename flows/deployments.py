@@ -33,8 +33,9 @@ def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(mi
         "work_pool_name": pool,
         "entrypoint_type": EntrypointType.MODULE_PATH,
     }
-    by_hand = [flow.to_deployment(**shared) for flow in (*STEPS.values(), campaign_flow)]
-    return [*by_hand, triggers_flow.to_deployment(**shared, interval=trigger_every)]
+    flows: list[Any] = [*STEPS.values(), campaign_flow]
+    by_clock: Any = triggers_flow
+    return [*(flow.to_deployment(**shared) for flow in flows), by_clock.to_deployment(**shared, interval=trigger_every)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,14 +2,16 @@
 
 from typing import Any
 
-from prefect import flow, task
-
 from flows.jobs import current_job, job_scope
-from flows.options import FLOW, STEP
+from flows.options import as_flow, as_step
 from pipeline.export.snapshot import export_snapshot
+from schemas.errors import BusyError
+
+PAUSES_S = (2.0, 10.0, 60.0)
+"""Waits between attempts while the storage does not answer."""
 
 
-@flow(name="export", **FLOW)
+@as_flow("export")
 def export_flow(campaign: str, to: str | None = None, formats: list[str] | None = None) -> dict[str, Any]:
     """Write a snapshot directory, its manifest last.
 
@@ -25,19 +27,29 @@ def export_flow(campaign: str, to: str | None = None, formats: list[str] | None 
         return job.done(write_snapshot(campaign, to, formats or ["coco", "parquet"]))
 
 
-@task(name="write snapshot", **STEP)
+@as_step("write snapshot")
 def write_snapshot(campaign: str, to: str | None, formats: list[str]) -> dict[str, Any]:
-    """Take and write one snapshot."""
+    """Take one snapshot and write it; while the storage does not answer, pause and begin again."""
     job = current_job()
     services = job.services
     record = services.campaign(campaign)
-    report = export_snapshot(
-        services.database,
-        record,
-        to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}",
-        formats,
-        progress=lambda facts: job.progress(step="export", **facts),
-        should_stop=job.should_stop,
-    )
+    target = to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}"
+    for pause_s in (*PAUSES_S, None):
+        try:
+            report = export_snapshot(
+                services.database,
+                record,
+                target,
+                formats,
+                progress=lambda facts: job.progress(step="export", **facts),
+                should_stop=job.should_stop,
+                min_free_bytes=services.settings.min_free_bytes,
+            )
+            break
+        except (BusyError, OSError) as error:
+            if pause_s is None:
+                raise
+            job.progress(step="export", paused=str(error))
+            job.wait(pause_s)
     job.check()
-    return report.model_dump(mode="json")
+    return {"snapshot": report.snapshot_number, **report.model_dump(mode="json")}

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from prefect import flow, task
-
 from flows.jobs import current_job, job_scope
-from flows.options import FLOW, STEP
+from flows.options import as_flow, as_step
 from pipeline.ingest.scan import ingest
 
 
-@flow(name="ingest", **FLOW)
+@as_flow("ingest")
 def ingest_flow(campaign: str, images: str | None = None) -> dict[str, Any]:
     """Look through a source and register what is new or changed.
 
@@ -24,7 +22,7 @@ def ingest_flow(campaign: str, images: str | None = None) -> dict[str, Any]:
         return job.done(register_images(campaign, images))
 
 
-@task(name="register images", **STEP)
+@as_step("register images")
 def register_images(campaign: str, images: str | None) -> dict[str, Any]:
     """One pass over the source; safe to run twice, since what is registered already is skipped by its listing."""
     job = current_job()
@@ -35,6 +33,7 @@ def register_images(campaign: str, images: str | None) -> dict[str, Any]:
         images or record.source_url,
         progress=lambda facts: job.progress(step="ingest", **facts),
         should_stop=job.should_stop,
+        max_pixels=job.services.settings.max_image_pixels,
     )
     job.check()
     return report.model_dump(mode="json")

@@ -24,6 +24,8 @@ from schemas.settings import Settings
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
+STALE_S = 60.0
+"""Seconds without a heartbeat after which a request's owner counts as dead."""
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -133,7 +135,13 @@ class Job:
             self._finish("failed", {"code": error.code}, error.message)
             raise
         except Exception as error:
-            self._finish("failed", {"code": "error"}, str(error)[:2000] or type(error).__name__)
+            if _is_of_ray(error) and self.request.attempt < requests.MAX_ATTEMPTS:
+                self._put_back(count_attempt=True)
+            else:
+                self._finish("failed", {"code": "error"}, str(error)[:2000] or type(error).__name__)
+            raise
+        except BaseException:  # this process is being ended
+            self._put_back()
             raise
         self._finish("done", self._outcome, None)
 
@@ -141,8 +149,14 @@ class Job:
         if self._cancelled.is_set():
             self._finish("cancelled", None, None)
         elif not self._lost.is_set():
+            self._put_back()
+
+    def _put_back(self, count_attempt: bool = False) -> None:
+        try:
             with self.services.database.begin() as conn:
-                requests.put_back(conn, self.request.id, self.owner)
+                requests.put_back(conn, self.request.id, self.owner, count_attempt=count_attempt)
+        except LeaseLostError:
+            logger.warning("request %s belongs to somebody else now", self.request.id)
 
     def _finish(self, state: str, result: dict[str, Any] | None, error: str | None) -> None:
         self.beat()
@@ -151,6 +165,11 @@ class Job:
                 requests.finish_request(conn, self.request.id, self.owner, state, result, error)
         except LeaseLostError:
             logger.warning("request %s belongs to somebody else now", self.request.id)
+
+
+def _is_of_ray(error: Exception) -> bool:
+    """Whether Ray itself failed: its owner starts it again, so that the job is worth another try."""
+    return type(error).__module__.startswith("ray.")
 
 
 _CURRENT: ContextVar[Job | None] = ContextVar("current_job", default=None)
@@ -175,18 +194,24 @@ def new_job(
 ) -> Iterator[Job]:
     """Insert a request, claim it for this process and run the block as its work.
 
+    A retrain or precompute of the campaign that a dead process left behind is taken up where it was instead.
+
     Raises:
         NotFoundError: Unknown campaign.
         StateError: Another retrain or precompute of the campaign is active.
     """
     request_id = request_id or str(uuid4())
     owner = owner_name()
+    stale_s = 0.0 if services.is_alone else STALE_S
     with services.database.begin() as conn:
         campaign_id = campaigns.get_campaign(conn, campaign).id if campaign else None
-        requests.insert_request(conn, request_id, kind, campaign_id, payload)
-        request = requests.claim_request(conn, owner, request_id=request_id)
+        try:
+            requests.insert_request(conn, request_id, kind, campaign_id, payload)
+        except StateError as error:
+            request_id = str(error.details["request_id"])
+        request = requests.claim_request(conn, owner, stale_s, request_id=request_id)
     if request is None:
-        raise StateError(f"Request {request_id} is not waiting to be run.", request_id=request_id)
+        raise StateError(f"A {kind} of this campaign is active already: request {request_id}.", request_id=request_id)
     with Job(services, request, owner, on_progress).running() as job:
         yield job
 

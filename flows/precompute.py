@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from prefect import flow, task
-
 from flows.encode_window import Chunk, ChunkResult, EncodeWindow
 from flows.jobs import Job, current_job, job_scope
-from flows.options import FLOW, STEP
+from flows.options import as_flow, as_step
 from pipeline.campaigns import is_encoded_once
 from pipeline.storage import campaigns, images
 from schemas.campaigns import CampaignRecord
@@ -27,7 +25,7 @@ PAUSE_S = (2.0, 60.0)
 """Shortest and longest pause while the storage does not answer."""
 
 
-@flow(name="precompute", **FLOW)
+@as_flow("precompute")
 def precompute_flow(campaign: str) -> dict[str, Any]:
     """Encode what is missing.
 
@@ -60,7 +58,7 @@ def _result(counts: dict[str, int], seconds: float) -> dict[str, Any]:
     return counts | {"seconds": round(seconds, 3), "images_per_s": round(rate, 3)}
 
 
-@task(name="encode shard", **STEP)
+@as_step("encode shard")
 def encode_shard(campaign: str, after: int, done: int, total: int) -> dict[str, Any]:
     """Encode the next `SHARD` images that lack an embedding, by number.
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from prefect import flow, task
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from flows.jobs import current_job, job_scope
-from flows.options import FLOW, STEP
+from flows.options import as_flow, as_step
 from pipeline.adapters.data import read_holdout_images, read_retrain_images
 from pipeline.adapters.evaluate import AdapterReport
 from pipeline.adapters.gate import GateConfig, decide
@@ -26,7 +25,7 @@ from workers.trainer import EvaluateJob, TrainedAdapter, TrainJob
 POLL_S = 1.0
 
 
-@flow(name="retrain", **FLOW)
+@as_flow("retrain")
 def retrain_flow(campaign: str, adapter: str = "head", promote: str = "auto") -> dict[str, Any]:
     """Train an adapter on the accepted masks and let it go live if it is better.
 
@@ -57,7 +56,7 @@ def _no_data() -> dict[str, Any]:
     return {"outcome": "no data", "reasons": [reason], "digest": None, "before": None, "after": None}
 
 
-@task(name="take snapshot", **STEP)
+@as_step("take snapshot")
 def take_snapshot(record: CampaignRecord) -> SnapshotRecord:
     """The current masks of the training images; a retried request keeps its snapshot."""
     job = current_job()
@@ -71,7 +70,7 @@ def take_snapshot(record: CampaignRecord) -> SnapshotRecord:
     return snapshot
 
 
-@task(name="train adapter", **STEP)
+@as_step("train adapter")
 def train(record: CampaignRecord, snapshot_id: str, kind: str) -> TrainedAdapter:
     """Train (or go on from the request's checkpoint), publish the file and register it as a candidate."""
     job = current_job()
@@ -101,7 +100,7 @@ def train(record: CampaignRecord, snapshot_id: str, kind: str) -> TrainedAdapter
     return trained
 
 
-@task(name="evaluate adapters", **STEP)
+@as_step("evaluate adapters")
 def evaluate(record: CampaignRecord, digest: str) -> tuple[AdapterReport, AdapterReport]:
     """The live adapter (or bare model) and the candidate on the held-out images."""
     job = current_job()
@@ -129,7 +128,7 @@ def evaluate(record: CampaignRecord, digest: str) -> tuple[AdapterReport, Adapte
     return live, candidate
 
 
-@task(name="gate and promote", **STEP)
+@as_step("gate and promote")
 def conclude(
     record: CampaignRecord, digest: str, live: AdapterReport, candidate: AdapterReport, promote: str
 ) -> dict[str, Any]:

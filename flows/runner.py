@@ -111,7 +111,11 @@ def main() -> int:
         runner = Runner(services)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stopping.set())
-        runner.run()
+        # In the main thread Prefect would turn SIGTERM into an exception in the middle of a batch.
+        work = threading.Thread(target=runner.run, name="runner")
+        work.start()
+        while work.is_alive():
+            work.join(0.5)
     return 0
 
 

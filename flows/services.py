@@ -41,6 +41,8 @@ class Services:
         self.database = database
         self.storage_url = settings.resolved_storage_url
         self._beside_serve = beside_serve
+        self.is_alone = not beside_serve and database.dialect == "sqlite"
+        """Whether no other process works on this database: whatever it says is running is dead."""
         self._stack = ExitStack()
         self._pool: Pool | None = None
         self._generation = ""

@@ -124,7 +124,9 @@ def status(args: argparse.Namespace) -> int:
     ]
     lines += [f"quarantined {entry.get('uri', '')}: {entry.get('reason', '')}" for entry in figures.quarantined[:20]]
     lines += [f"adapter     {a['digest'][:12]} {a['state']}" for a in figures.adapters]
-    lines += [f"request     {r.kind} {r.state} {(r.error or '').split(chr(10))[0][:120]}".rstrip() for r in figures.requests]
+    for request in figures.requests:
+        why = (request.error or "").split("\n")[0][:120]
+        lines.append(f"request     {request.kind} {request.state} {why}".rstrip())
     Terminal.of(args).result(figures.model_dump(mode="json"), lines)
     return 0
 

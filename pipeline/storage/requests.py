@@ -11,7 +11,7 @@ from typing import Any, get_args
 from sqlalchemy import Connection, Executable, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.storage.sql import database_now, one
+from pipeline.storage.sql import database_now, one, require_id
 from schemas.campaigns import RequestRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, LeaseLostError, NotFoundError, StateError
@@ -27,11 +27,12 @@ def insert_request(
     """Ask for a job; asking again with the same id and payload gives the same one.
 
     Raises:
-        BadInputError: There is no such kind.
+        BadInputError: There is no such kind, or the id is no UUID.
         NotFoundError: There is no such campaign.
         ConflictError: The id was used with another payload.
         StateError: The campaign has an active retrain or precompute already; `details["request_id"]` names it.
     """
+    require_id(id, "request")
     if kind not in get_args(RequestKind):
         raise BadInputError(f"Unknown request kind {kind!r}. Known: {', '.join(get_args(RequestKind))}.")
     digest = hashlib.sha256(json.dumps([kind, campaign_id, payload], sort_keys=True).encode()).hexdigest()
@@ -67,13 +68,14 @@ def claim_request(
 
     Args:
         conn: Write transaction.
-        owner: Who will run it: unique per process.
+        owner: Who will run it: unique per process, at most 64 characters.
         stale_s: Seconds without a heartbeat after which an owner counts as gone.
         request_id: Claim only this one.
 
     Returns:
         The job, now running, its attempt counted; None when none waits.
     """
+    assert 0 < len(owner) <= 64, owner
     _put_back(conn, stale_s)
     query = select(Request.id, Request.attempt).where(Request.state == "queued")
     if request_id is not None:
@@ -126,13 +128,14 @@ def finish_request(
         raise _lost(id)
 
 
-def put_back(conn: Connection, id: str, owner: str) -> None:
-    """Let a running job wait again, without counting the attempt: its runner ends, the job is not to blame.
+def put_back(conn: Connection, id: str, owner: str, *, count_attempt: bool = False) -> None:
+    """Let a running job wait again; by default its attempt does not count: its runner ends, the job is not to blame.
 
     Raises:
         LeaseLostError: Somebody else runs it, or it is over.
     """
-    values = {"state": "queued", "owner": None, "attempt": Request.attempt - 1, "updated_at": db_now()}
+    attempt = Request.attempt if count_attempt else Request.attempt - 1
+    values = {"state": "queued", "owner": None, "attempt": attempt, "updated_at": db_now()}
     if conn.execute(_own(id, owner).values(**values)).rowcount == 0:
         raise _lost(id)
 
