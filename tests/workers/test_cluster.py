@@ -1,0 +1,126 @@
+"""Who owns the actors, how others find them, and that a dead owner is nobody."""
+
+import dataclasses
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from schemas.errors import BusyError, WorkspaceLockedError
+from schemas.settings import Settings
+from workers.cluster import (
+    ClusterInfo,
+    attach,
+    cluster,
+    connect,
+    info_path,
+    namespace_of,
+    owned,
+    read_info,
+    write_private,
+)
+
+
+def write_info(workspace: Path, pid: int, started: float) -> ClusterInfo:
+    info = ClusterInfo("127.0.0.1:1", "n", "", pid, started, "g")
+    write_private(info_path(workspace), json.dumps(dataclasses.asdict(info)))
+    return info
+
+
+def test_the_owners_file_counts_while_the_owner_lives(tmp_path: Path) -> None:
+    assert read_info(tmp_path) is None
+    me = psutil.Process()
+    info = write_info(tmp_path, me.pid, me.create_time())
+    assert read_info(tmp_path) == info
+    write_info(tmp_path, me.pid, me.create_time() - 1)
+    assert read_info(tmp_path) is None, "the number was used again"
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    started = psutil.Process(child.pid).create_time()
+    child.wait()
+    write_info(tmp_path, child.pid, started)
+    assert read_info(tmp_path) is None
+    info_path(tmp_path).write_text("{")
+    assert read_info(tmp_path) is None
+
+
+def test_a_workspace_has_one_owner(tmp_path: Path) -> None:
+    me = psutil.Process()
+    write_info(tmp_path, me.pid, me.create_time())
+    with pytest.raises(WorkspaceLockedError, match=str(os.getpid())), owned(Settings(workspace=tmp_path)):
+        pass
+
+
+def test_without_an_owner_it_is_busy(tmp_path: Path) -> None:
+    with pytest.raises(BusyError, match="No workers"):
+        attach(Settings(workspace=tmp_path))
+
+
+def test_the_namespace_names_storage_and_build(tmp_path: Path) -> None:
+    one, other = (namespace_of(Settings(workspace=tmp_path / name)) for name in "ab")
+    assert one != other
+    shared = [namespace_of(Settings(workspace=tmp_path / name, storage_url="s3://b/p")) for name in "ab"]
+    assert shared[0] == shared[1]
+
+
+def test_private_files_are_private(tmp_path: Path) -> None:
+    write_private(tmp_path / "x", "1")
+    write_private(tmp_path / "x", "2")
+    assert (tmp_path / "x").read_text() == "2"
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
+
+
+def test_the_gateways_side_imports_no_torch() -> None:
+    code = "import sys, workers.router, workers.cluster; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.ray
+def test_attaching_brings_no_torch_and_needs_the_token(ray_workers: Settings) -> None:
+    code = """
+import sys
+from pathlib import Path
+from schemas.settings import Settings
+from workers.cluster import attach
+pool = attach(Settings(workspace=Path(sys.argv[1]), refiners=1, encoders=2))
+pool.wait(30)
+print(sorted(pool.refiners | pool.encoders), "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(ray_workers.workspace)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip().endswith("['encoder-0', 'encoder-1', 'refiner-0'] False")
+    token = Path(json.loads(info_path(ray_workers.workspace).read_text())["token_file"])
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(info_path(ray_workers.workspace).stat().st_mode) == 0o600
+    info = read_info(ray_workers.workspace)
+    assert info is not None
+    stranger = """
+import os, sys
+os.environ["RAY_AUTH_TOKEN"] = "f" * 64
+import ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False)
+except BaseException as error:
+    print("refused", type(error).__name__)
+"""
+    environment |= {"RAY_AUTH_MODE": "token"}
+    command = [sys.executable, "-c", stranger, info.address]
+    refused = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=100)
+    assert refused.stdout.startswith("refused")
+
+
+@pytest.mark.ray
+def test_a_command_uses_the_running_actors(ray_workers: Settings) -> None:
+    with cluster(ray_workers) as pool:
+        assert pool.answering(30) == {"encoder-0", "encoder-1", "refiner-0"}
+    assert not ray.is_initialized()
+    info = read_info(ray_workers.workspace)
+    assert info is not None, "the owner lives on"
+    connect(info)
+    ray.shutdown()
