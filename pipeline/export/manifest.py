@@ -76,10 +76,9 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
         raise CorruptDataError(f"The {MANIFEST} at {url!r} is broken: {error}.") from error
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
         raise CorruptDataError(f"The {MANIFEST} at {url!r} is not that of a snapshot.")
-    if manifest.get("format_version", 0) > FORMAT_VERSION:
-        raise BadInputError(
-            f"The snapshot has format {manifest['format_version']}; this program reads {FORMAT_VERSION}."
-        )
+    written = manifest.get("format_version", 0)
+    if written > FORMAT_VERSION:
+        raise BadInputError(f"The snapshot has format {written}, newer than {FORMAT_VERSION} of this program.")
     return fs, root, manifest
 
 

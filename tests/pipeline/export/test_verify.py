@@ -1,0 +1,155 @@
+"""Verification finds what is wrong with a snapshot."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.export.snapshot import FORMATS, export_snapshot
+from pipeline.export.verify import verify_snapshot
+from pipeline.storage.campaigns import get_campaign
+from pipeline.storage.database import Database
+from pipeline.storage.files import sha256_file
+from schemas.errors import BadInputError, CorruptDataError, NotFoundError
+from tests.pipeline.export.labelled import Labelled
+
+
+@pytest.fixture(scope="module")
+def exported(labelled_template: tuple[Labelled, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound snapshot."""
+    world, path = labelled_template
+    folder = tmp_path_factory.mktemp("verify")
+    shutil.copyfile(path, folder / "clickloop.db")
+    database = Database(f"sqlite:///{folder / 'clickloop.db'}")
+    with database.connect() as conn:
+        campaign = get_campaign(conn, world.campaign_id)
+    export_snapshot(database, campaign, str(folder / "out"), FORMATS)
+    database.close()
+    return folder / "out"
+
+
+@pytest.fixture
+def snapshot(exported: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    shutil.copytree(exported, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def problems(snapshot: Path) -> str:
+    """All problems in one text; there must be some."""
+    report = verify_snapshot(str(snapshot))
+    assert not report.ok
+    return "\n".join(report.problems)
+
+
+def restate(snapshot: Path, name: str) -> None:
+    """Make the manifest agree with a file that was changed."""
+    path = snapshot / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for file in manifest["files"]:
+        if file["path"] == name:
+            file["bytes"], file["sha256"] = (snapshot / name).stat().st_size, sha256_file(snapshot / name)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_sound_one_passes(exported: Path) -> None:
+    report = verify_snapshot(str(exported))
+    assert report.ok and report.problems == [] and report.masks == 6
+
+
+def test_missing_cut_and_changed_files_are_found(snapshot: Path) -> None:
+    (snapshot / "README.md").unlink()
+    coco = snapshot / "coco" / "instances.json"
+    coco.write_bytes(coco.read_bytes()[:-10])
+    clicks = snapshot / "parquet" / "clicks-00000.parquet"
+    data = bytearray(clicks.read_bytes())
+    data[len(data) // 2] ^= 1
+    clicks.write_bytes(bytes(data))
+    text = problems(snapshot)
+    assert "README.md: missing" in text
+    assert "coco/instances.json: " in text and "bytes" in text
+    assert "clicks-00000.parquet: its sha256" in text
+
+
+def change_annotation(snapshot: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the first annotation of the COCO file, manifest included."""
+    path = snapshot / "coco" / "instances.json"
+    coco = json.loads(path.read_text())
+    change(coco["annotations"][0])
+    path.write_text(json.dumps(coco))
+    restate(snapshot, "coco/instances.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"id": 0}, "ids must be unique"),
+        ({"id": 2}, "ids must be unique"),
+        ({"area": 3}, "do not fit"),
+        ({"category_id": 77}, "category 77"),
+        ({"iscrowd": 1}, "iscrowd"),
+        ({"image_id": 99}, "image of size None"),
+        ({"segmentation": {"size": [80, 60], "counts": "01?0"}}, "mask of size"),
+        ({"segmentation": {"size": [60, 80], "counts": "01?0"}}, "do not fit"),
+        ({"segmentation": {"size": [60, 80], "counts": "~~~"}}, "RLE"),
+        ({"segmentation": None}, "malformed"),
+    ],
+)
+def test_wrong_annotations_are_found(snapshot: Path, change: dict[str, Any], said: str) -> None:
+    change_annotation(snapshot, lambda annotation: annotation.update(change))
+    assert said in problems(snapshot)
+
+
+def test_missing_rows_are_found(snapshot: Path) -> None:
+    path = snapshot / "parquet" / "annotations-00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    restate(snapshot, "parquet/annotations-00000.parquet")
+    text = problems(snapshot)
+    assert "rows: 5 found, the manifest says 6" in text and "parquet: annotations: 5 found" in text
+
+
+def test_another_schema_is_found(snapshot: Path) -> None:
+    pq.write_table(pa.table({"x": [1]}), snapshot / "parquet" / "annotations-00000.parquet")
+    restate(snapshot, "parquet/annotations-00000.parquet")
+    assert "annotations" in problems(snapshot)
+
+
+def test_a_wrong_png_is_found(snapshot: Path) -> None:
+    masks = sorted((snapshot / "masks").rglob("*.png"))
+    shutil.copyfile(masks[1], masks[0])
+    restate(snapshot, str(masks[0].relative_to(snapshot)))
+    assert "its annotation says" in problems(snapshot)
+
+
+def test_files_beside_are_named_but_no_problem(snapshot: Path) -> None:
+    (snapshot / "notes.txt").touch()
+    report = verify_snapshot(str(snapshot))
+    assert report.ok and report.unlisted == ["notes.txt"]
+
+
+def test_a_path_that_leaves_the_snapshot_is_not_read(snapshot: Path) -> None:
+    manifest = json.loads((snapshot / "manifest.json").read_text())
+    manifest["files"][0]["path"] = "../../secret"
+    (snapshot / "manifest.json").write_text(json.dumps(manifest))
+    assert "leaves the snapshot" in problems(snapshot)
+
+
+def test_no_or_a_broken_or_a_newer_manifest(snapshot: Path) -> None:
+    path = snapshot / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"format_version": 99}))
+    with pytest.raises(BadInputError, match="newer"):
+        verify_snapshot(str(snapshot))
+    for broken in ("{", "[]", "{}"):
+        path.write_text(broken)
+        with pytest.raises(CorruptDataError):
+            verify_snapshot(str(snapshot))
+    path.unlink()
+    with pytest.raises(NotFoundError, match="not finished"):
+        verify_snapshot(str(snapshot))
