@@ -26,7 +26,7 @@ def iou(gt: Truth, mask: NDArray[np.bool_]) -> float:
     """
     inside, counted = gt == 1, mask & (gt != -1)
     union = np.count_nonzero(inside | counted)
-    return np.count_nonzero(inside & counted) / union if union else 1.0
+    return float(np.count_nonzero(inside & counted) / union) if union else 1.0
 
 
 def boundary_iou(gt: Truth, mask: NDArray[np.bool_], dilation_ratio: float = 0.02) -> float:
