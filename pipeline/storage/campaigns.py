@@ -10,7 +10,7 @@ from pipeline.storage.adapters import list_adapters
 from pipeline.storage.masks import is_current
 from pipeline.storage.numbers import next_number
 from pipeline.storage.requests import list_requests
-from pipeline.storage.sql import one
+from pipeline.storage.sql import one, require_id
 from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
@@ -45,9 +45,10 @@ def create_campaign(
     """Create a campaign with its pinned model; doing it again with the same values gives the same campaign.
 
     Raises:
-        BadInputError: The name is empty or too long.
+        BadInputError: The name is empty or too long, or the id is no UUID.
         ConflictError: The name is taken, or the id is another campaign's.
     """
+    require_id(campaign_id, "campaign")
     _check_name(name, "campaign")
     values: dict[str, Any] = {
         "name": name,

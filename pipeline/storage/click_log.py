@@ -177,17 +177,20 @@ def record_results(conn: Connection, results: Iterable[EventResultRecord]) -> No
 
 
 def _session_and_task(conn: Connection, session_id: str) -> Row[Any]:
-    """The session with its task's lease and the time; both rows stay locked, so that appends come one by one."""
+    """The session with its task's lease and the time.
+
+    Both rows stay locked, the task's first, as a claim locks them: so appends come one by one, and none after a claim.
+    """
     row = conn.execute(
         select(
             Session.__table__,
             Task.lease_no.label("task_lease_no"),
-            Task.state.label("task_state"),
             db_now().label("now"),
         )
-        .join(Task, Task.id == Session.task_id)
+        .select_from(Task)
+        .join(Session, Session.task_id == Task.id)
         .where(Session.id == session_id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).one_or_none()
     if row is None:
         raise NotFoundError(f"There is no session {session_id!r}.")

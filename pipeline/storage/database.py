@@ -68,13 +68,16 @@ class Database:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """A read transaction.
+        """A read transaction; the database refuses to write in it.
 
         Raises:
             DatabaseUnavailableError: The database is locked or gone.
         """
-        with _translated(), self.engine.connect() as conn, conn.begin():
-            yield conn
+        with _translated(), self.engine.connect() as conn:
+            if self.dialect == "postgresql":
+                conn.execution_options(postgresql_readonly=True)
+            with conn.begin():
+                yield conn
 
     def close(self) -> None:
         """Close all connections."""
@@ -245,6 +248,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
 
 def _begin_sqlite(conn: Connection) -> None:
     write = conn.get_execution_options().get("clickloop_write", False)
+    conn.exec_driver_sql(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
     conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 

@@ -135,7 +135,7 @@ def add_quarantined(
         version=version,
         state="quarantined",
         image_id=None,
-        reason=reason[:1000],
+        reason=_clean(reason),
     )
 
 
@@ -247,12 +247,17 @@ def forget_encode_attempts(conn: Connection, image_ids: Sequence[str]) -> None:
 
 def quarantine_image(conn: Connection, image_id: str, reason: str) -> None:
     """Take an image out of the work (its task is no longer given out), with the reason."""
-    conn.execute(update(Image).where(Image.id == image_id).values(quarantine_reason=reason[:1000]))
+    conn.execute(update(Image).where(Image.id == image_id).values(quarantine_reason=_clean(reason)))
 
 
 def image_record(row: Row[Any]) -> ImageRecord:
     """The record of a row with the columns of `images`."""
     return ImageRecord(**{name: row._mapping[name] for name in ImageRecord.model_fields})
+
+
+def _clean(reason: str) -> str:
+    """Text that PostgreSQL takes, of bounded length."""
+    return reason.replace("\0", "").encode(errors="replace").decode()[:1000]
 
 
 def _put_source(conn: Connection, campaign_id: str, **values: Any) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, ins
 from sqlalchemy.orm import aliased
 
 from pipeline.storage.numbers import next_number
-from pipeline.storage.sql import one
+from pipeline.storage.sql import one, require_id
 from schemas.catalogue import MaskRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError
@@ -85,6 +85,8 @@ def import_mask(
         NotFoundError: There is no such image.
         ConflictError: The id is another mask's.
     """
+    for value, what in ((mask_id, "mask"), (instance_id, "instance")):
+        require_id(value, what)
     found = one(conn, mask_query().where(MaskRow.id == mask_id))
     if found is not None:
         if (found.image_id, found.mask_sha256) != (image_id, mask_sha256):

@@ -9,7 +9,7 @@ from schemas.campaigns import SessionRecord
 from schemas.catalogue import EventResultRecord, InstanceRecord
 from schemas.errors import NotFoundError
 from schemas.events import Event
-from schemas.tables import EventResult, EventRow, Instance, Session
+from schemas.tables import EventResult, EventRow, Instance, Session, Task
 
 
 def get_session(conn: Connection, session_id: str) -> SessionRecord:
@@ -40,6 +40,8 @@ def reopen_session(conn: Connection, session_id: str) -> SessionRecord:
     Raises:
         NotFoundError: There is none.
     """
+    lock = select(Task.id).join(Session, Session.task_id == Task.id).where(Session.id == session_id)
+    conn.execute(lock.with_for_update(key_share=True, of=Task.__table__))  # the order in which appends lock
     again = update(Session).where(Session.id == session_id, Session.state == "open").values(epoch=Session.epoch + 1)
     conn.execute(again)
     return get_session(conn, session_id)

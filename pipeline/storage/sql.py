@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 
 from schemas.columns import db_now
+from schemas.errors import BadInputError
 
 T = TypeVar("T")
 BATCH = 200
@@ -19,6 +20,17 @@ BATCH = 200
 def new_id() -> str:
     """A random UUID as text."""
     return str(uuid.uuid4())
+
+
+def require_id(value: str, what: str) -> str:
+    """A client-made id that fits its column on every database.
+
+    Raises:
+        BadInputError: It does not.
+    """
+    if not (0 < len(value) <= 36 and value.isascii() and value.replace("-", "").isalnum()):
+        raise BadInputError(f"The {what} id is not a UUID: {value[:40]!r}.")
+    return value
 
 
 def table(cls: type[DeclarativeBase]) -> Table:

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.images import get_image, image_record
-from pipeline.storage.sql import database_now, new_id
+from pipeline.storage.sql import database_now, new_id, require_id
 from schemas.campaigns import Claim, ImageRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError, StateError
@@ -47,7 +48,7 @@ def claim_task(
         StateError: The campaign is paused, or somebody else holds that image's task.
         ConflictError: The claim id was used by somebody else or in another campaign.
     """
-    again = _claimed_before(conn, claim_id, campaign_id, annotator_id)
+    again = _claimed_before(conn, require_id(claim_id, "claim"), campaign_id, annotator_id)
     if again is not None:
         return _claim(conn, again, lease_s, look_ahead)
     state = conn.execute(select(Campaign.state).where(Campaign.id == campaign_id)).scalar_one_or_none()
@@ -65,7 +66,14 @@ def claim_task(
         own = _own_lease(conn, task, annotator_id, now, lease_s)
         if own is not None:
             return _claim(conn, own, lease_s, look_ahead)
-    session_id = _lease(conn, task, annotator_id, claim_id, now + timedelta(seconds=lease_s))
+    try:
+        with conn.begin_nested():
+            session_id = _lease(conn, task, annotator_id, claim_id, now + timedelta(seconds=lease_s))
+    except IntegrityError:  # the same claim, just now, through another gateway
+        again = _claimed_before(conn, claim_id, campaign_id, annotator_id)
+        if again is None:
+            raise
+        session_id = again
     return _claim(conn, session_id, lease_s, look_ahead)
 
 
@@ -105,7 +113,11 @@ def _queue(campaign_id: str, *columns: Any) -> Select[Any]:
 
 def _next_free(conn: Connection, campaign_id: str, now: datetime) -> Row[Any] | None:
     """Lock and return the next task; those that others are just locking are passed over."""
-    free = _queue(campaign_id, Task.__table__).limit(1).with_for_update(skip_locked=True, of=Task.__table__)
+    free = (
+        _queue(campaign_id, Task.__table__)
+        .limit(1)
+        .with_for_update(skip_locked=True, key_share=True, of=Task.__table__)
+    )
     task = conn.execute(free.where(Task.state == "new")).one_or_none()
     if task is None:
         expired = free.where(Task.state == "leased", Task.lease_expires_at < now)
@@ -114,7 +126,11 @@ def _next_free(conn: Connection, campaign_id: str, now: datetime) -> Row[Any] | 
 
 
 def _of_image(conn: Connection, campaign_id: str, image_id: str) -> Row[Any]:
-    query = select(Task.__table__).where(Task.campaign_id == campaign_id, Task.image_id == image_id).with_for_update()
+    query = (
+        select(Task.__table__)
+        .where(Task.campaign_id == campaign_id, Task.image_id == image_id)
+        .with_for_update(key_share=True)
+    )
     task = conn.execute(query).one_or_none()
     if task is None:
         raise NotFoundError(f"There is no task of image {image_id!r} in this campaign.")

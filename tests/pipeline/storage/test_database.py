@@ -249,6 +249,21 @@ def test_replace_and_truncate_cannot_pass_the_triggers(catalogue: Catalogue) -> 
         conn.execute(text(sneaky))
 
 
+def test_reading_cannot_write_and_leaves_writers_alone(database: Database) -> None:
+    with pytest.raises((DBAPIError, DatabaseUnavailableError), match=r"read-?only"):
+        _name_while_reading(database)
+    for _ in range(2):  # the connection that refused comes back from the pool as a writer
+        with database.begin() as conn:
+            get_or_create_annotator(conn, "ann")
+        with database.connect() as conn:
+            assert conn.execute(text("SELECT count(*) FROM annotators")).scalar_one() == 1
+
+
+def _name_while_reading(database: Database) -> None:
+    with database.connect() as conn:
+        get_or_create_annotator(conn, "never")
+
+
 def test_two_threads_write_one_after_the_other(database: Database) -> None:
     def write(name: str) -> None:
         for index in range(20):

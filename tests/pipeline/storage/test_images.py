@@ -99,7 +99,7 @@ def test_missing_embeddings_are_those_not_recorded_under_the_key(catalogue: Cata
     with catalogue.database.begin() as conn:
         record_embeddings(conn, "key", [(two.sha256, "d2", 5), (four.sha256, "d4", 5)])
         record_embeddings(conn, "other key", [(one.sha256, "d1", 5)])
-        quarantine_image(conn, five.id, "poison")
+        quarantine_image(conn, five.id, "poi\0son")
         assert missing_embeddings(conn, catalogue.campaign_id, "key", 10) == [one, three]
         assert missing_embeddings(conn, catalogue.campaign_id, "key", 1) == [one]
         assert missing_embeddings(conn, catalogue.campaign_id, "key", 10, after=one.number) == [three]

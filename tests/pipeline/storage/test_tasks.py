@@ -1,5 +1,6 @@
 """One annotator per lease."""
 
+import contextlib
 import threading
 
 import pytest
@@ -8,10 +9,10 @@ from sqlalchemy import func, select
 from pipeline.storage.campaigns import set_campaign_state
 from pipeline.storage.database import Database
 from pipeline.storage.images import quarantine_image
-from pipeline.storage.sessions import get_session
+from pipeline.storage.sessions import get_session, session_events
 from pipeline.storage.tasks import claim_task, expired_leases, peek_tasks
 from schemas.campaigns import Claim
-from schemas.errors import ConflictError, NotFoundError, StateError
+from schemas.errors import BadInputError, ConflictError, LeaseLostError, NotFoundError, StateError
 from schemas.tables import Lease, Session, Task
 from tests.pipeline.storage.catalogues import Catalogue, event, new_uuid
 
@@ -146,3 +147,66 @@ def test_eight_threads_take_expired_leases_once(database: Database) -> None:
     given = [claim for claim in claims if claim is not None]
     assert len({claim.task_id for claim in given}) == len(given) == 8
     assert {claim.lease_no for claim in given} == {2}
+
+
+def test_holder_and_taker_never_both_write(database: Database) -> None:
+    """Appends of the old holder race with a claim: none is stored after it, and nobody waits for ever."""
+    rounds = 8
+    catalogue = Catalogue(database, images=rounds)
+    for image in catalogue.images:
+        first = catalogue.claim(image_id=image.id)
+        catalogue.expire(first)
+        stored: list[int] = []
+        taken: list[Claim] = []
+        barrier = threading.Barrier(2)
+
+        def hold(first: Claim = first, stored: list[int] = stored, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            for seq in range(1, 30):
+                try:
+                    catalogue.append(first, event(first, seq), lease_s=0.0)
+                except LeaseLostError:
+                    return
+                stored.append(seq)
+
+        def take(image_id: str = image.id, taken: list[Claim] = taken, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            while not taken:
+                with contextlib.suppress(StateError):
+                    taken.append(catalogue.claim(catalogue.other_id, image_id=image_id))
+
+        threads = [threading.Thread(target=hold), threading.Thread(target=take)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+        assert taken[0].lease_no == 2
+        with pytest.raises(LeaseLostError):
+            catalogue.append(first, event(first, len(stored) + 1))
+        with database.connect() as conn:
+            old = get_session(conn, first.session_id)
+            assert (old.state, old.last_seq) == ("lost", len(stored))
+            assert [found.seq for found in session_events(conn, old.id)] == stored
+
+
+def test_same_claim_twice_at_once_is_one_claim(database: Database) -> None:
+    catalogue = Catalogue(database, images=8)
+    claim_id = new_uuid()
+    claims: list[Claim | None] = []
+    threads = [threading.Thread(target=lambda: claims.append(_next(catalogue, claim_id=claim_id))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({claim.session_id for claim in claims if claim is not None}) == 1
+    assert len(claims) == 4
+    with database.connect() as conn:
+        assert conn.execute(select(func.count()).select_from(Session)).scalar_one() == 1
+        assert conn.execute(select(func.count()).where(Task.state == "leased")).scalar_one() == 1
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 37, "a b", "é"])
+def test_claim_id_must_fit(catalogue: Catalogue, bad: str) -> None:
+    with pytest.raises(BadInputError):
+        _next(catalogue, claim_id=bad)
