@@ -1,12 +1,14 @@
 """The trainer: trains adapters and evaluates them, one job at a time, and tells how far it is meanwhile.
 
 A training that was killed goes on from its checkpoint when the same job is given again, and a finished one is answered
-at once. Knows the storage; does not know SQL, the gate or when to train.
+at once; a checkpoint that is damaged or of other data is left behind. Knows the storage; does not know SQL, the gate or
+when to train.
 """
 
 import logging
 import platform
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,15 +20,19 @@ import torch
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter
 from pipeline.adapters.head import AdapterMeta
 from pipeline.adapters.scenes import AdapterImage
+from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.stored import publish_adapter, stored_source
 from pipeline.adapters.train import AdapterResult, train_adapter
 from pipeline.models._base import InteractiveModel
 from pipeline.storage.weights import load_model_by_digest, with_adapter
+from schemas.errors import BadCheckpointError
 from workers.cores import be_nice, device, heavy_turn, use_threads
 
 logger = logging.getLogger(__name__)
 
+_KEEP_S = 7 * 86400
+"""How long checkpoints are kept, in seconds."""
 _RETRIES = 3
 """Times that Ray makes a call again whose process was killed."""
 Method = TypeVar("Method", bound=Callable[..., object])
@@ -146,17 +152,15 @@ class Trainer:
         )
         folder = Path(job.work_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_old(folder)
         source = stored_source(model, job.storage_url, job.model_key, folder, self._cache_dir, heavy_turn)
-        result = train_adapter(
-            model,
-            job.images,
-            source,
-            replace(job.config, kind=job.kind),
-            folder / f"{job.job_id}.checkpoint",
-            lambda state: self._report(job.job_id, "train", state),
-            lambda: self._is_cancelled(job.job_id),
-            heavy_turn,
-        )
+        checkpoint = folder / f"{job.job_id}.checkpoint"
+        try:
+            result = self._train(job, model, source, checkpoint)
+        except BadCheckpointError as error:  # damaged, or the live adapter changed between two attempts
+            logger.warning("training starts again: %s", error.message)
+            checkpoint.unlink()
+            result = self._train(job, model, source, checkpoint)
         return self._publish(job, model, result)
 
     @_resumable
@@ -213,6 +217,18 @@ class Trainer:
         with self._lock:
             return job_id in self._cancelled
 
+    def _train(self, job: TrainJob, model: InteractiveModel, source: CachedSource, checkpoint: Path) -> AdapterResult:
+        return train_adapter(
+            model,
+            job.images,
+            source,
+            replace(job.config, kind=job.kind),
+            checkpoint,
+            lambda state: self._report(job.job_id, "train", state),
+            lambda: self._is_cancelled(job.job_id),
+            heavy_turn,
+        )
+
     @staticmethod
     def _publish(job: TrainJob, model: InteractiveModel, result: AdapterResult) -> TrainedAdapter:
         seed = job.config.seed
@@ -237,6 +253,13 @@ class Trainer:
         digest, uri, size_bytes = publish_adapter(job.storage_url, result.tensors, meta, card)
         logger.info("adapter %s trained in %d steps, %.0f s", digest, result.steps, result.seconds)
         return TrainedAdapter(digest=digest, uri=uri, size_bytes=size_bytes, cancelled=False, **common)
+
+
+def _remove_old(folder: Path) -> None:
+    """Drop checkpoints that nobody will ask for again; finished ones answer a repeated call meanwhile."""
+    for checkpoint in folder.glob("*.checkpoint"):
+        if time.time() - checkpoint.stat().st_mtime > _KEEP_S:
+            checkpoint.unlink(missing_ok=True)
 
 
 TrainerActor = ray.remote(concurrency_groups={"control": 2})(Trainer)

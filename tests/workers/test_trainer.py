@@ -120,6 +120,27 @@ def test_a_cancelled_training_publishes_nothing_and_keeps_its_place(campaign: St
     assert other.train(job).steps == trained.steps, "the checkpoint is where it goes on"
 
 
+def test_a_checkpoint_that_does_not_fit_is_left_behind(campaign: StoredCampaign, tmp_path: Path) -> None:
+    """The same request tried again after the live adapter changed, or after a damaged disk."""
+    trainer, job = Trainer(), train_job(campaign, tmp_path, replace(CONFIG, max_steps=2))
+    first = trainer.train(job)
+    assert trainer.train(replace(job, parent_digest=first.digest)).digest not in {None, first.digest}
+    checkpoint = Path(job.work_dir) / "job.checkpoint"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert trainer.train(job).digest == first.digest
+
+
+def test_old_checkpoints_go(campaign: StoredCampaign, tmp_path: Path) -> None:
+    job = train_job(campaign, tmp_path, replace(CONFIG, max_steps=1))
+    folder = Path(job.work_dir)
+    folder.mkdir()
+    for name, age_days in (("old", 8), ("new", 6)):
+        (folder / f"{name}.checkpoint").touch()
+        os.utime(folder / f"{name}.checkpoint", (time.time() - 86400 * age_days,) * 2)
+    Trainer().train(job)
+    assert {path.stem for path in folder.glob("*.checkpoint")} == {"new", "job"}
+
+
 def test_a_cancelled_evaluation_gives_what_it_has(campaign: StoredCampaign) -> None:
     trainer = Trainer()
     trainer.cancel("evaluation")
