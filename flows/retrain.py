@@ -183,4 +183,5 @@ def _progress_of(trainer: Any) -> dict[str, Any]:
     except (RayActorError, GetTimeoutError):
         return {}
     told.pop("job_id", None)
-    return {"step": told.pop("phase", "train"), **told}
+    names = {"phase": "step", "step": "done", "max_steps": "total"}  # as the other jobs call them
+    return {names.get(name, name): value for name, value in told.items()}

@@ -18,7 +18,7 @@ from flows.triggers import fire_triggers
 from pipeline.storage import requests
 from schemas.errors import BadInputError, ClickloopError, DatabaseUnavailableError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("flows.runner")
 
 POLL_S = 0.5
 TRIGGER_S = 10.0
@@ -105,7 +105,9 @@ def main() -> int:
     from schemas.settings import Settings
 
     settings = Settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for package in ("pipeline", "workers", "flows"):
+        logging.getLogger(package).setLevel(settings.log_level.upper())
     configure_prefect(settings.workspace)
     with attached_services(settings) as services:
         runner = Runner(services)

@@ -10,7 +10,7 @@ from flows.client import Client, find_server
 from schemas.errors import BusyError
 from schemas.settings import Settings
 
-START_S = 180.0
+START_S = 300.0
 """Ray, the actors and the gateway need 15-40 s on two busy cores."""
 STOP_S = 30.0
 

@@ -3,6 +3,7 @@
 import argparse
 
 from flows.commands.options import Nouns, command, settings_of
+from flows.commands.terminal import Terminal
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -17,7 +18,11 @@ def serve(args: argparse.Namespace) -> int:
     """Run the supervisor until SIGTERM or Ctrl-C."""
     from flows import supervisor
 
-    return supervisor.serve(settings_of(args, host=args.host, port=args.port))
+    terminal = Terminal.of(args)
+    return supervisor.serve(
+        settings_of(args, host=args.host, port=args.port),
+        on_ready=lambda url: terminal.result({"url": url}, [f"Serving at {url} (Ctrl-C ends it)."]),
+    )
 
 
 def workers(args: argparse.Namespace) -> int:

@@ -63,8 +63,8 @@ class Terminal:
 
 
 def progress_line(facts: dict[str, Any]) -> str:
-    """`step 3/10, other 5` from {"step": ..., "done": 3, "total": 10, "other": 5}."""
-    rest = dict(facts)
+    """`step 3/10, other 5` from {"step": ..., "done": 3, "total": 10, "other": 5}; ids are for programs."""
+    rest = {name: value for name, value in facts.items() if not name.endswith("_id") and value is not None}
     head = str(rest.pop("step", ""))
     if "done" in rest:
         head = f"{head} {rest.pop('done')}" + (f"/{rest.pop('total')}" if rest.get("total") else "")

@@ -1,0 +1,229 @@
+"""The commands' contract: names, exit codes, one clear line for what a user got wrong, JSON for programs."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+
+from flows.cli import build_parser, main
+from pipeline.storage.lock import WorkspaceLock
+from schemas.campaigns import CampaignRecord
+from schemas.settings import Settings
+from tests.flows.scenes import write_pictures
+
+CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
+simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict; model list;
+model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify; workers"""
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Every command's parser."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield parser
+    for group in groups:
+        for child in group.choices.values():
+            yield from leaves(child)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    try:
+        code = main(list(words))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -> None:
+    known = {parser.prog.removeprefix("clickloop "): parser for parser in leaves(build_parser())}
+    assert {" ".join(command.split()) for command in CONTRACT.split(";")} <= known.keys()
+    for parser in known.values():
+        assert "--json" in parser.format_help() and "--workspace" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "campain list",
+        "campaign",
+        "campaign create",
+        "precompute",
+        "simulate c --truth nowhere.json",
+        "simulate c --truth t.json --target 1.5",
+        "simulate c --truth t.json --annotators 0",
+        "export c --to out --format voc",
+        "retrain c --promote maybe",
+        "predict --image x.png --click 1,2 --out m.png",
+        "predict --image x.png --click 1,nan,+ --out m.png",
+        "predict --image nowhere.png --click 1,2,+ --out m.png",
+        "predict --model nothing --image nowhere.png --click 1,2,+ --out m.png",
+        "evaluate --data nowhere.json --images .",
+        "model convert --from nowhere.pth --to m.safetensors",
+        "train nothing",
+        "token create ann --scopes label,sudo",
+        "campaign create c --images nowhere --labels a,a",
+        "campaign list",
+        "campaign status c",
+        "adapter list c",
+        "replay c",
+    ],
+)
+def test_wrong_usage_and_bad_input_exit_2_with_one_clear_line(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *words.split())
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1 and err.startswith("clickloop")
+    assert "Traceback" not in err
+
+
+def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKLOOP_PORT", "many")
+    code, _, err = run(capsys, "campaign", "list")
+    assert code == 2
+    assert "CLICKLOOP_PORT" in err and "many" in err
+
+
+def test_unknown_campaigns_sessions_and_adapters_exit_2(
+    campaign: CampaignRecord, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--workspace", str(settings.workspace)]
+    for words in (
+        ["campaign", "status", "none"],
+        ["campaign", "pause", "none"],
+        ["precompute", "none"],
+        ["export", "none", "--to", "x"],
+        ["adapter", "show", "discs", "7"],
+        ["adapter", "promote", "discs", "abcdef"],
+        ["token", "revoke", "none"],
+    ):
+        code, _, err = run(capsys, *words, *where)
+        assert (code, err.count("\n")) == (2, 1), words
+
+
+def test_a_failure_of_the_work_exits_1(
+    campaign: CampaignRecord, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--workspace", str(settings.workspace)]
+    assert run(capsys, "adapter", "rollback", "discs", *where)[0] == 1  # nothing was promoted
+    with WorkspaceLock(settings.workspace):
+        code, _, err = run(capsys, "campaign", "pause", "discs", *where)
+    assert code == 1
+    assert "in use by process" in err
+
+
+def test_looking_works_while_another_process_owns_the_workspace(
+    campaign: CampaignRecord, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with WorkspaceLock(settings.workspace):
+        code, out, _ = run(capsys, "campaign", "list", "--json", "--workspace", str(settings.workspace))
+    assert code == 0
+    assert [c["name"] for c in json.loads(out)] == ["discs"]
+
+
+def test_status_and_pause_say_the_same_as_json_and_as_text(
+    campaign: CampaignRecord, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--workspace", str(settings.workspace)]
+    assert run(capsys, "campaign", "pause", "discs", *where)[0] == 0
+    status = json.loads(run(capsys, "campaign", "status", "discs", "--json", *where)[1])
+    assert (status["images"], status["campaign"]["state"], status["tasks"]["new"]) == (4, "paused", 4)
+    text = run(capsys, "campaign", "status", "discs", *where)[1]
+    assert "discs: paused, model toy-color" in text and "4 new" in text
+    assert run(capsys, "campaign", "resume", "discs", *where)[0] == 0
+
+
+def test_a_token_is_shown_once_and_revoked(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--json", "--workspace", str(settings.workspace)]
+    made = json.loads(run(capsys, "token", "create", "ann", "--scopes", "label,export", *where)[1])
+    listed = run(capsys, "token", "list", *where)[1]
+    assert made["token"] not in listed
+    assert [(t["id"], t["revoked_at"]) for t in json.loads(listed)] == [(made["id"], None)]
+    assert run(capsys, "token", "revoke", made["id"], *where)[0] == 0
+    assert json.loads(run(capsys, "token", "list", *where)[1])[0]["revoked_at"] is not None
+
+
+def test_db_upgrade_makes_a_database_and_then_has_nothing_to_do(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--json", "--workspace", str(settings.workspace)]
+    first = json.loads(run(capsys, "db", "upgrade", *where)[1])
+    again = json.loads(run(capsys, "db", "upgrade", *where)[1])
+    assert first["from"] is None
+    assert again == {"from": first["to"], "to": first["to"]}
+
+
+def test_predict_writes_the_mask_that_it_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = write_pictures(tmp_path, 1) / "1.png"
+    words = ["predict", "--model", "toy-color", "--image", str(picture), "--click", "60,48,+", "--json"]
+    code, out, err = run(capsys, *words, "--out", str(tmp_path / "mask.png"))
+    assert (code, err) == (0, "")
+    mask = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (96, 128)
+    assert mask[48, 60] == 255
+    assert json.loads(out)["area"] == int((mask == 255).sum()) > 0
+
+
+def test_a_click_outside_the_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = write_pictures(tmp_path, 1) / "1.png"
+    words = ["predict", "--model", "toy-color", "--image", str(picture), "--click", "500,48,+"]
+    code, _, err = run(capsys, *words, "--out", str(tmp_path / "mask.png"))
+    assert code == 2
+    assert "500" in err
+    assert not (tmp_path / "mask.png").exists()
+
+
+def test_foreign_checkpoints_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = write_pictures(tmp_path, 1) / "1.png"
+    foreign = tmp_path / "official.pth"
+    foreign.write_bytes(b"\x80\x04pickle")
+    words = ["--image", str(picture), "--click", "5,5,+", "--out", str(tmp_path / "m.png")]
+    code, _, err = run(capsys, "predict", "--model", "toy-color", "--checkpoint", str(foreign), *words)
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = run(capsys, "model", "convert", "--from", str(foreign), "--to", str(tmp_path / "m.safetensors"))
+    assert code == 2
+    assert "safetensors" in err
+
+
+def test_evaluate_prints_and_writes_the_report_of_the_contract(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = write_pictures(tmp_path, 2)
+    words = ["--model", "toy-color", "--data", str(tmp_path / "truth.json"), "--images", str(images)]
+    out_file = tmp_path / "report.json"
+    code, out, _ = run(
+        capsys, "evaluate", *words, "--max-clicks", "3", "--limit", "2", "--json", "--out", str(out_file)
+    )
+    assert code == 0
+    report = json.loads(out)
+    assert report == json.loads(out_file.read_text())
+    assert {
+        "model",
+        "checkpoint_sha256",
+        "data",
+        "samples",
+        "noc",
+        "nof",
+        "miou_at",
+        "biou_at",
+        "strata",
+    } <= report.keys()
+    assert {"spc_ms", "protocol"} <= report.keys()
+    assert report["samples"] == 2
+    assert set(report["noc"]) == {"85", "90"}
+    assert set(report["miou_at"]) == {"1", "2", "3"}
+    assert report["protocol"]["flip"] is True and report["protocol"]["threshold"] == 0.49
+    text = run(capsys, "evaluate", *words, "--max-clicks", "2", "--limit", "1", "--no-flip")[1]
+    assert "NoC@90" in text
+
+
+def test_model_list_tells_where_each_model_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    records = json.loads(run(capsys, "model", "list", "--json")[1])
+    assert {"id": "toy-color", "cut": "image"}.items() <= next(r for r in records if r["id"] == "toy-color").items()

@@ -1,0 +1,116 @@
+"""A job's row tells the truth about its work, however the work ends."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flows.jobs import Job, JobStoppedError, current_job, job_scope, new_job
+from flows.services import Services
+from pipeline.storage import requests
+from pipeline.storage.database import Database
+from schemas.campaigns import CampaignRecord, RequestRecord
+from schemas.errors import BadInputError, NotFoundError, StateError
+from schemas.settings import Settings
+
+
+@pytest.fixture
+def services(settings: Settings, database: Database) -> Iterator[Services]:
+    made = Services(settings, database)
+    yield made
+    made.close()
+
+
+def record_of(database: Database, request_id: str) -> RequestRecord:
+    with database.connect() as conn:
+        return requests.get_request(conn, request_id)
+
+
+def claimed(services: Services, campaign: CampaignRecord, owner: str = "me") -> RequestRecord:
+    """A precompute request, running under `owner`."""
+    with services.database.begin() as conn:
+        requests.insert_request(conn, "r", "precompute", campaign.id, {})
+        request = requests.claim_request(conn, owner)
+    assert request is not None
+    return request
+
+
+def test_a_finished_job_keeps_its_result_and_last_progress(services: Services, campaign: CampaignRecord) -> None:
+    told: list[dict[str, Any]] = []
+    with new_job(services, "ingest", "discs", {"images": None}, on_progress=told.append) as job:
+        assert current_job() is job
+        with job_scope("ingest", "discs", {}) as inner:
+            assert inner is job  # a flow called by a flow works for the same job
+        job.progress(step="a", done=1)
+        job.progress(done=2)
+        job.done({"n": 5})
+    record = record_of(services.database, job.request.id)
+    assert (record.state, record.result, record.progress) == ("done", {"n": 5}, {"step": "a", "done": 2})
+    assert told == [{"step": "a", "done": 1}, {"step": "a", "done": 2}]
+
+
+def test_a_failed_job_says_why(services: Services, campaign: CampaignRecord) -> None:
+    with pytest.raises(BadInputError), new_job(services, "ingest", "discs", {}) as job:
+        raise BadInputError("There is nothing at 'x'.")
+    record = record_of(services.database, job.request.id)
+    assert (record.state, record.error, record.result) == ("failed", "There is nothing at 'x'.", {"code": "bad_input"})
+
+
+def test_an_unknown_campaign_leaves_no_request(services: Services) -> None:
+    with pytest.raises(NotFoundError), new_job(services, "ingest", "none", {}):
+        pytest.fail("it must not begin")
+    with services.database.connect() as conn:
+        assert requests.list_requests(conn) == []
+
+
+def test_cancel_is_seen_between_batches(services: Services, campaign: CampaignRecord) -> None:
+    with pytest.raises(JobStoppedError), new_job(services, "ingest", "discs", {}) as job:
+        job.check()
+        with services.database.begin() as conn:
+            requests.cancel_request(conn, job.request.id)
+        job.beat()
+        job.check()
+    assert record_of(services.database, job.request.id).state == "cancelled"
+
+
+def test_a_job_whose_process_is_ending_waits_again_and_the_attempt_does_not_count(
+    services: Services, campaign: CampaignRecord
+) -> None:
+    stopping = threading.Event()
+    with (
+        pytest.raises(JobStoppedError),
+        Job(services, claimed(services, campaign), "me", stopping=stopping).running() as job,
+    ):
+        stopping.set()
+        job.wait(10)
+    record = record_of(services.database, "r")
+    assert (record.state, record.attempt) == ("queued", 0)
+
+
+def test_a_job_that_somebody_else_took_is_left_alone(services: Services, campaign: CampaignRecord) -> None:
+    with pytest.raises(JobStoppedError), Job(services, claimed(services, campaign), "me").running() as job:
+        with services.database.begin() as conn:
+            taken = requests.claim_request(conn, "other", stale_s=-1.0)
+        assert taken is not None
+        job.beat()
+        job.check()
+    record = record_of(services.database, "r")
+    assert (record.state, record.attempt) == ("running", 2)
+
+
+def test_what_a_dead_command_left_is_taken_up_by_the_next_one(services: Services, campaign: CampaignRecord) -> None:
+    claimed(services, campaign, owner="dead")
+    with new_job(services, "precompute", "discs", {}) as job:
+        assert (job.request.id, job.request.attempt) == ("r", 2)
+    assert record_of(services.database, "r").state == "done"
+
+
+def test_beside_serve_a_running_precompute_is_not_taken(
+    settings: Settings, database: Database, services: Services, campaign: CampaignRecord
+) -> None:
+    claimed(services, campaign, owner="runner")
+    beside = Services(settings, database, beside_serve=True)
+    with pytest.raises(StateError, match="active already"), new_job(beside, "precompute", "discs", {}):
+        pytest.fail("it must not begin")
+    assert record_of(database, "r").state == "running"

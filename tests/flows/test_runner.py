@@ -1,0 +1,105 @@
+"""The runner claims requests and runs them as real Prefect flows; each test checks what is left in the catalogue."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from flows.runner import Runner, flow_of
+from flows.services import Services
+from pipeline.storage import campaigns, images, masks, requests
+from pipeline.storage.database import Database
+from schemas.campaigns import CampaignRecord, RequestRecord
+from schemas.errors import BadInputError
+from schemas.settings import Settings
+from tests.flows.scenes import write_pictures
+
+
+@pytest.fixture
+def runner(settings: Settings, database: Database) -> Iterator[Runner]:
+    services = Services(settings, database)
+    yield Runner(services)
+    services.close()
+
+
+def insert(runner: Runner, kind: str, campaign_id: str | None, payload: dict[str, Any]) -> str:
+    with runner.services.database.begin() as conn:
+        return requests.insert_request(conn, str(uuid4()), kind, campaign_id, payload).id
+
+
+def record_of(runner: Runner, request_id: str) -> RequestRecord:
+    with runner.services.database.connect() as conn:
+        return requests.get_request(conn, request_id)
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_campaign_is_created_with_its_images_and_masks(runner: Runner, tmp_path: Path) -> None:
+    source = write_pictures(tmp_path, 3)
+    (source / "broken.png").write_bytes(b"\x89PNG, but no more")
+    create = {
+        "id": str(uuid4()),
+        "name": "new",
+        "images": str(source),
+        "labels": ["cat"],
+        "annotations": str(tmp_path / "truth.json"),
+        "model": "toy-color",
+        "settings": {},
+    }
+    request_id = insert(runner, "campaign", None, {"create": create})
+    assert runner.run_one()
+    assert not runner.run_one()
+    record = record_of(runner, request_id)
+    assert record.state == "done", record.error
+    assert record.result is not None
+    assert record.result["campaign_id"] == create["id"]
+    assert record.result["import"] == {"imported": 3, "without_image": 0}
+    assert {"registered": 3, "quarantined": 1}.items() <= record.result["ingest"].items()
+    with runner.services.database.connect() as conn:
+        campaign = campaigns.get_campaign(conn, "new")
+        assert [(c.number, c.name) for c in campaign.categories] == [(1, "cat"), (2, "disc")]
+        assert len(images.images_of(conn, campaign.id)) == 3
+        assert [m.category_number for m in masks.current_masks(conn, campaign.id)] == [2, 2, 2]
+
+
+@pytest.mark.usefixtures("prefect")
+def test_what_cannot_be_done_fails_with_its_reason_and_the_runner_goes_on(
+    runner: Runner, campaign: CampaignRecord, tmp_path: Path
+) -> None:
+    bad = insert(runner, "ingest", campaign.id, {"images": str(tmp_path / "nowhere")})
+    good = insert(runner, "ingest", campaign.id, {"images": None})
+    assert runner.run_one() and runner.run_one()
+    failed = record_of(runner, bad)
+    assert (failed.state, (failed.result or {})["code"]) == ("failed", "bad_input")
+    assert "nowhere" in str(failed.error)
+    assert (record_of(runner, good).result or {})["unchanged"] == 4
+
+
+@pytest.mark.usefixtures("prefect")
+def test_an_ending_runner_puts_its_request_back(runner: Runner, campaign: CampaignRecord, tmp_path: Path) -> None:
+    more = write_pictures(tmp_path / "more", 3, seed=1)
+    request_id = insert(runner, "ingest", campaign.id, {"images": str(more)})
+    runner.stopping.set()
+    assert runner.run_one()
+    record = record_of(runner, request_id)
+    assert (record.state, record.attempt) == ("queued", 0)
+    runner.stopping.clear()
+    assert runner.run_one()
+    assert (record_of(runner, request_id).result or {})["registered"] == 3
+
+
+def test_a_runner_waits_for_requests_and_ends_when_told(runner: Runner) -> None:
+    working = threading.Thread(target=runner.run)
+    working.start()
+    time.sleep(0.2)
+    runner.stopping.set()
+    working.join(5)
+    assert not working.is_alive()
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(BadInputError, match="Known: ingest, precompute, retrain, export, campaign"):
+        flow_of("dance")
