@@ -1,7 +1,9 @@
-"""Ray actors, the gateway, the labeling page and simulated annotators. Nothing here imports Prefect."""
+"""Puts the work on Ray actors and HTTP."""
 
 import os
+import sys
 
-# Ray reads these once, when it is imported: authentication is never off, and nothing is reported home.
-os.environ["RAY_AUTH_MODE"] = "token"
+# Ray reads this when it is imported; where that was before, it turns authentication on by itself when it is started.
+if "ray" not in sys.modules:
+    os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -106,6 +106,8 @@ def connect(info: ClusterInfo) -> None:
         BusyError: It does not answer.
     """
     _use_token(info.token_file)
+    if info.token_file and os.environ.get("RAY_AUTH_MODE") != "token":
+        raise RuntimeError("Import `workers` before `ray`: Ray reads RAY_AUTH_MODE when it is imported.")
     try:
         ray.init(
             address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.ERROR,

@@ -96,7 +96,7 @@ class Encoder:
         self._decoding = 0
         self._is_closed = False
         self._seconds_per_image: dict[tuple[str, torch.Size], float] = {}
-        self._counts = {"encoded": 0, "coalesced": 0, "present": 0, "failed": 0, "batches": 0}
+        self._counts = {"encoded": 0, "coalesced": 0, "present": 0, "failed": 0, "batches": 0, "forward_ms": 0}
         self._storing = ThreadPoolExecutor(2, "store", initializer=be_nice)
         decoders = 1 if has_few_cores() else 4
         self._threads_running = [threading.Thread(target=self._decode_loop, daemon=True) for _ in range(decoders)]
@@ -286,11 +286,13 @@ class Encoder:
             started = time.perf_counter()
             with torch.inference_mode():
                 encoding = model.encode(inputs.to(self._device)).to("cpu")
-            seconds = (time.perf_counter() - started) / len(batch)
+            spent = time.perf_counter() - started
+        seconds = spent / len(batch)
         with self._changed:
             before = self._seconds_per_image.get(_shape(batch[0]), seconds)
             self._seconds_per_image[_shape(batch[0])] = (before + seconds) / 2
             self._counts["batches"] += 1
+            self._counts["forward_ms"] += round(1000 * spent)
         return [encoding.select(index) for index in range(len(batch))]
 
     def _put(self, job: _Job, encoding: Encoding) -> None:

@@ -158,6 +158,7 @@ def sum_counts(stats: list[dict[str, int]]) -> dict[str, int]:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_refine_through_actors_equals_the_pure_computation(ray_workers: Settings, campaign: StoredCampaign) -> None:
     async def scenario(router: Router) -> None:
         for count in range(1, len(EDITS) + 1):
@@ -172,6 +173,7 @@ def test_refine_through_actors_equals_the_pure_computation(ray_workers: Settings
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_errors_cross_the_process_whole(ray_workers: Settings, campaign: StoredCampaign) -> None:
     async def scenario(router: Router) -> None:
         with pytest.raises(ClickOutsideImageError) as caught:
@@ -183,6 +185,7 @@ def test_errors_cross_the_process_whole(ray_workers: Settings, campaign: StoredC
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_concurrent_requests_for_a_missing_image_cost_one_encode(
     ray_workers: Settings, campaign: StoredCampaign
 ) -> None:
@@ -202,6 +205,7 @@ def test_concurrent_requests_for_a_missing_image_cost_one_encode(
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_an_annotators_image_overtakes_a_precompute(ray_workers: Settings, campaign: StoredCampaign) -> None:
     missing = replace(campaign, images=(fresh_image(ray_workers),))
     bulk = [fresh_image(ray_workers) for _ in range(150)]
@@ -222,6 +226,7 @@ def test_an_annotators_image_overtakes_a_precompute(ray_workers: Settings, campa
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_warmed_images_answer_from_memory(ray_workers: Settings, campaign: StoredCampaign) -> None:
     coming = replace(campaign, images=(fresh_image(ray_workers), fresh_image(ray_workers)))
 
@@ -235,6 +240,7 @@ def test_warmed_images_answer_from_memory(ray_workers: Settings, campaign: Store
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_a_killed_refiner_costs_a_delay_and_no_answer(ray_workers: Settings, campaign: StoredCampaign) -> None:
     async def scenario(router: Router) -> None:
         shown = await router.refine(request(campaign, *EDITS[:3]))
@@ -248,6 +254,7 @@ def test_a_killed_refiner_costs_a_delay_and_no_answer(ray_workers: Settings, cam
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_a_refiner_that_hangs_is_restarted(ray_workers: Settings, campaign: StoredCampaign) -> None:
     hasty = ray_workers.model_copy(update={"refine_timeout_s": 0.5})
 
@@ -268,6 +275,7 @@ def test_a_refiner_that_hangs_is_restarted(ray_workers: Settings, campaign: Stor
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(300)
 def test_a_full_queue_is_busy(ray_workers: Settings, campaign: StoredCampaign) -> None:
     narrow = ray_workers.model_copy(update={"refine_queue": 2})
 
