@@ -179,6 +179,16 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """An empty, migrated PostgreSQL database."""
+    name = postgres_server.create(TEMPLATE)
+    opened = open_database(postgres_server.url(name))
+    yield opened
+    opened.close()
+    postgres_server.drop(name)
+
+
+@pytest.fixture
 def sqlite_database(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
     """An empty, migrated SQLite database."""
     path = tmp_path / "clickloop.db"

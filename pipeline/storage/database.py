@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +143,21 @@ def database_revision(url: str) -> str | None:
 
 def head_revision() -> str:
     """The revision that this program needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+    return _revisions(MIGRATIONS)[0]
+
+
+@cache
+def _revisions(location: str) -> tuple[str, frozenset[str]]:
+    """The newest revision and all that are known. Looked up once: it reads and runs every migration's file."""
+    scripts = ScriptDirectory.from_config(_config(location))
+    head = scripts.get_current_head()
     assert head is not None
-    return head
+    return head, frozenset(script.revision for script in scripts.walk_revisions())
 
 
-def _config() -> Config:
+def _config(location: str) -> Config:
     config = Config()
-    config.set_main_option("script_location", MIGRATIONS)
+    config.set_main_option("script_location", location)
     return config
 
 
@@ -158,8 +166,7 @@ def _revision(database: Database) -> str | None:
         found = MigrationContext.configure(conn).get_current_revision()
         if found is None and inspect(conn).get_table_names():
             raise DatabaseVersionError("The database has tables, but not Clickloop's. Name another, or an empty one.")
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and found not in _revisions(MIGRATIONS)[1]:
         raise DatabaseVersionError(
             f"The database is at revision {found}, which this program (up to {head_revision()}) does not know: "
             "it is newer. Install the newer clickloop, or restore the copy made before its upgrade.",
@@ -175,7 +182,7 @@ def _upgrade(database: Database, *, copy: bool) -> str | None:
         return found
     if copy and found is not None:
         _copy_sqlite(Path(database.engine.url.database or ""), found)
-    config = _config()
+    config = _config(MIGRATIONS)
     with database.begin() as conn:
         if database.dialect == "postgresql":  # two upgrades at once: the second finds nothing to do
             conn.execute(text("SELECT pg_advisory_xact_lock(20261120)"))

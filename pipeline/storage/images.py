@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 
 from pipeline.storage.numbers import next_number
-from pipeline.storage.sql import batches, insert_into, new_id, one
+from pipeline.storage.sql import batches, fields, insert_into, new_id, one
 from schemas.campaigns import CampaignSettings, ImageRecord
 from schemas.columns import db_now
 from schemas.errors import NotFoundError
@@ -252,7 +252,7 @@ def quarantine_image(conn: Connection, image_id: str, reason: str) -> None:
 
 def image_record(row: Row[Any]) -> ImageRecord:
     """The record of a row with the columns of `images`."""
-    return ImageRecord(**{name: row._mapping[name] for name in ImageRecord.model_fields})
+    return ImageRecord(**fields(row, ImageRecord))
 
 
 def _clean(reason: str) -> str:

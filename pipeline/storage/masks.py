@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, ins
 from sqlalchemy.orm import aliased
 
 from pipeline.storage.numbers import next_number
-from pipeline.storage.sql import one, require_id
+from pipeline.storage.sql import fields, one, require_id
 from schemas.catalogue import MaskRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError
@@ -140,4 +140,4 @@ def mask_query() -> Select[Any]:
 
 def mask_record(row: Row[Any]) -> MaskRecord:
     """The record of a row of `mask_query`."""
-    return MaskRecord(**{name: row._mapping[name] for name in MaskRecord.model_fields})
+    return MaskRecord(**fields(row, MaskRecord))

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from sqlalchemy import Connection, Executable, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.storage.sql import database_now, one, require_id
+from pipeline.storage.sql import database_now, fields, one, require_id
 from schemas.campaigns import RequestRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, LeaseLostError, NotFoundError, StateError
@@ -211,4 +211,4 @@ def _lost(id: str) -> LeaseLostError:
 
 
 def _record(row: Row[Any]) -> RequestRecord:
-    return RequestRecord(**{name: row._mapping[name] for name in RequestRecord.model_fields})
+    return RequestRecord(**fields(row, RequestRecord))

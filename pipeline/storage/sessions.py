@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select, update
 
-from pipeline.storage.sql import one
+from pipeline.storage.sql import fields, one
 from schemas.campaigns import SessionRecord
 from schemas.catalogue import EventResultRecord, InstanceRecord
 from schemas.errors import NotFoundError
@@ -77,13 +77,13 @@ def session_results(conn: Connection, session_id: str) -> dict[str, EventResultR
 
 def session_record(row: Row[Any]) -> SessionRecord:
     """The record of a row with the columns of `sessions`."""
-    return SessionRecord(**{name: row._mapping[name] for name in SessionRecord.model_fields})
+    return SessionRecord(**fields(row, SessionRecord))
 
 
 def event_record(row: Row[Any]) -> Event:
     """The record of a row with the columns of `events`. The log was validated when it was written."""
-    return Event.model_construct(**{name: row._mapping[name] for name in Event.model_fields})
+    return Event.model_construct(**fields(row, Event))
 
 
 def _as(record: Any, row: Row[Any]) -> Any:
-    return record(**{name: row._mapping[name] for name in record.model_fields})
+    return record(**fields(row, record))

@@ -12,10 +12,10 @@ from sqlalchemy.orm import aliased
 
 from pipeline.storage.campaigns import list_categories
 from pipeline.storage.images import image_record
-from pipeline.storage.masks import is_current, mask_query, mask_record
+from pipeline.storage.masks import is_current, mask_query
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sessions import event_record
-from pipeline.storage.sql import batches, new_id, one
+from pipeline.storage.sql import batches, fields, new_id, one
 from schemas.campaigns import CategoryRecord, ImageRecord
 from schemas.catalogue import EventResultRecord, LoggedEvent, MaskRecord, SnapshotRecord
 from schemas.columns import db_now
@@ -99,9 +99,10 @@ def list_snapshots(conn: Connection, campaign_id: str) -> list[SnapshotRecord]:
 
 def snapshot_images(conn: Connection, snapshot_id: str, after: int = 0, limit: int | None = None) -> list[ImageRecord]:
     """Images of a snapshot numbered above `after`, by number; those verified to be empty among them."""
-    inside = select(SnapshotItem.image_id).where(SnapshotItem.snapshot_id == snapshot_id)
-    query = select(Image.__table__).where(Image.id.in_(inside), Image.number > after)
-    return [image_record(row) for row in conn.execute(query.order_by(Image.number).limit(limit))]
+    inside = exists().where(SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id == Image.id)
+    campaign = select(Snapshot.campaign_id).where(Snapshot.id == snapshot_id).scalar_subquery()
+    query = select(Image.__table__).where(Image.campaign_id == campaign, Image.number > after, inside)
+    return [image_record(row) for row in conn.execute(query.order_by(Image.number).limit(limit)).all()]
 
 
 def snapshot_masks(conn: Connection, snapshot_id: str, after: int = 0, limit: int | None = None) -> list[MaskRecord]:
@@ -109,8 +110,7 @@ def snapshot_masks(conn: Connection, snapshot_id: str, after: int = 0, limit: in
     query = mask_query().add_columns(SnapshotItem.category_number.label("category_then"))
     query = query.join(SnapshotItem, SnapshotItem.mask_id == MaskRow.id)
     query = query.where(SnapshotItem.snapshot_id == snapshot_id, MaskRow.number > after)
-    rows = conn.execute(query.order_by(MaskRow.number).limit(limit))
-    return [mask_record(row).model_copy(update={"category_number": row.category_then}) for row in rows]
+    return [_mask_then(row) for row in conn.execute(query.order_by(MaskRow.number).limit(limit)).all()]
 
 
 def masks_of_images(conn: Connection, snapshot_id: str, image_ids: Sequence[str]) -> list[MaskRecord]:
@@ -118,8 +118,7 @@ def masks_of_images(conn: Connection, snapshot_id: str, image_ids: Sequence[str]
     query = mask_query().add_columns(SnapshotItem.category_number.label("category_then"))
     query = query.join(SnapshotItem, SnapshotItem.mask_id == MaskRow.id)
     query = query.where(SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id.in_(image_ids))
-    rows = conn.execute(query.order_by(Image.number, MaskRow.number))
-    return [mask_record(row).model_copy(update={"category_number": row.category_then}) for row in rows]
+    return [_mask_then(row) for row in conn.execute(query.order_by(Image.number, MaskRow.number)).all()]
 
 
 def snapshot_sessions(conn: Connection, snapshot_id: str) -> list[str]:
@@ -213,6 +212,16 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     return select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
 
 
+def _result_fields(row: Row[Any]) -> dict[str, Any]:
+    values = dict(zip(row._fields, row, strict=True))
+    return {name: values[f"result_{name}"] for name in EventResultRecord.model_fields}
+
+
+def _mask_then(row: Row[Any]) -> MaskRecord:
+    """A mask with the category that it had in the snapshot."""
+    return MaskRecord(**{**fields(row, MaskRecord), "category_number": row.category_then})
+
+
 def _record(conn: Connection, row: Row[Any]) -> SnapshotRecord:
     masks, images = conn.execute(
         select(func.count(SnapshotItem.mask_id), func.count(SnapshotItem.image_id.distinct())).where(
@@ -227,13 +236,12 @@ def _logged(rows: Sequence[Row[Any]], numbers: dict[tuple[str, str], int]) -> It
     events = [event_record(row) for row in rows]
     undone = undone_events(events)
     for row, event in zip(rows, events, strict=True):
-        fields = {name: row._mapping[f"result_{name}"] for name in EventResultRecord.model_fields}
         yield LoggedEvent(
             event=event,
             image_id=row.image_id,
             image_number=row.image_number,
             pseudonym=row.pseudonym,
-            result=None if row.result_event_id is None else EventResultRecord(**fields),
+            result=None if row.result_event_id is None else EventResultRecord(**_result_fields(row)),
             undone=event.event_id in undone,
             mask_number=numbers.get((event.session_id, event.instance_id or "")),
         )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy import Connection, Executable, Row, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
@@ -39,9 +40,10 @@ def table(cls: type[DeclarativeBase]) -> Table:
     return cls.__table__
 
 
-def insert_into(conn: Connection, cls: type[DeclarativeBase]) -> Any:
-    """An INSERT of the connection's dialect, which both know `on_conflict_do_nothing` and `on_conflict_do_update`."""
-    module = sqlite if conn.dialect.name == "sqlite" else postgresql
+def insert_into(where: Connection | str, cls: type[DeclarativeBase]) -> Any:
+    """An INSERT of a connection's (or named) dialect, with `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    dialect = where if isinstance(where, str) else where.dialect.name
+    module = sqlite if dialect == "sqlite" else postgresql
     return module.insert(table(cls))
 
 
@@ -55,6 +57,12 @@ def database_now(conn: Connection) -> datetime:
 def one(conn: Connection, query: Executable) -> Row[Any] | None:
     """The only row, or None."""
     return conn.execute(query).one_or_none()
+
+
+def fields(row: Row[Any], record: type[BaseModel]) -> dict[str, Any]:
+    """A row's values under the names of a record's fields."""
+    values = dict(zip(row._fields, row, strict=True))
+    return {name: values[name] for name in record.model_fields}
 
 
 def batches(items: Iterable[T], size: int = BATCH) -> Iterable[Sequence[T]]:

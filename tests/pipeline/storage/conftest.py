@@ -8,6 +8,7 @@ from tests.databases import (  # noqa: F401
     database_url,
     empty_url,
     migrated_sqlite,
+    postgres_database,
     postgres_server,
     sqlite_database,
 )

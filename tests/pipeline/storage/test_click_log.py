@@ -301,7 +301,7 @@ def test_results_of_an_unknown_event_are_refused(catalogue: Catalogue) -> None:
         record_results(conn, [result])
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_delivery_gives_the_clean_sequence_or_a_named_conflict(sqlite_database: Database, seed: int) -> None:
     """Two tabs that resend, reorder and reconnect: the log is a sequence without gaps of events that were sent."""
@@ -310,7 +310,7 @@ def test_any_delivery_gives_the_clean_sequence_or_a_named_conflict(sqlite_databa
     claim = catalogue.claim()
     epoch, tabs, acknowledged = 1, [1, 1], {}
     sent: list[EventIn] = []
-    for _ in range(30):
+    for _ in range(20):
         move = rng.random()
         tab = rng.randrange(2)
         if move < 0.1:

@@ -53,7 +53,7 @@ def test_sqlite_is_upgraded_after_a_copy(sqlite_database: Database, monkeypatch:
 
     versions = path.parent / "migrations" / "versions"
     versions.mkdir(parents=True)
-    scripts = Path(ScriptDirectory.from_config(module._config()).dir)
+    scripts = Path(ScriptDirectory.from_config(module._config(module.MIGRATIONS)).dir)
     (versions.parent / "env.py").write_text((scripts / "env.py").read_text())
     for script in (scripts / "versions").glob("0*.py"):
         (versions / script.name).write_text(script.read_text())
@@ -132,17 +132,14 @@ def test_locked_database_is_unavailable(sqlite_database: Database) -> None:
 
 
 @pytest.mark.postgres
-def test_lock_held_too_long_is_unavailable(postgres_server: PostgresServer) -> None:
-    name = postgres_server.create("clickloop_template")
-    database, other = (Database(postgres_server.url(name), busy_timeout_s=wait) for wait in (10.0, 0.1))
+def test_lock_held_too_long_is_unavailable(postgres_database: Database) -> None:
+    other = Database(postgres_database.url, busy_timeout_s=0.1)
     lock = text("LOCK TABLE campaigns IN ACCESS EXCLUSIVE MODE")
-    with database.begin() as conn:
+    with postgres_database.begin() as conn:
         conn.execute(lock)
         with pytest.raises(DatabaseUnavailableError, match="lock timeout"), other.begin() as waiting:
             waiting.execute(lock)
-    database.close()
     other.close()
-    postgres_server.drop(name)
 
 
 @pytest.mark.postgres

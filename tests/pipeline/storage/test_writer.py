@@ -162,9 +162,8 @@ def test_many_threads_share_commits(database: Database) -> None:
 
 
 @pytest.mark.postgres
-def test_lost_deadlock_is_done_again(catalogue: Catalogue) -> None:
-    if catalogue.database.dialect != "postgresql":
-        pytest.skip("SQLite has one writer, so no deadlocks")
+def test_lost_deadlock_is_done_again(postgres_database: Database) -> None:
+    catalogue = Catalogue(postgres_database, images=2)
     first, second = (text(f"UPDATE images SET size_bytes = size_bytes + 1 WHERE number = {n}") for n in (1, 2))
     writer = GroupWriter(catalogue.database)
     met = threading.Barrier(2)
