@@ -124,12 +124,8 @@ def record_results(conn: Connection, results: Iterable[EventResultRecord]) -> No
 
 def _is_due(session: Row[Any], event: EventIn) -> bool:
     """Whether the event may be the session's next one."""
-    return (
-        session.state == "open"
-        and session.task_lease_no == session.lease_no == event.lease_no
-        and event.session_epoch == session.epoch
-        and event.seq == session.last_seq + 1
-    )
+    held = session.state == "open" and session.task_lease_no == session.lease_no == event.lease_no
+    return bool(held and event.session_epoch == session.epoch and event.seq == session.last_seq + 1)
 
 
 def _insert(
@@ -155,7 +151,8 @@ def _insert(
         "client_time": _aware(event.client_time),
         "annotator_id": session.annotator_id,
     }
-    return bool(conn.execute(_insert_unknown(conn.dialect.name), values).scalar_one_or_none())
+    inserted = conn.execute(_insert_unknown(conn.dialect.name), values).one_or_none()
+    return inserted is not None
 
 
 @cache
