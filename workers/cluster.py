@@ -164,13 +164,12 @@ def owned(settings: Settings) -> Iterator[Pool]:
     if (info := read_info(settings.workspace)) is not None:
         raise WorkspaceLockedError(f"Process {info.owner_pid} owns the workers of {settings.workspace}.")
     settings.workspace.mkdir(parents=True, exist_ok=True)
-    namespace = namespace_of(settings)
-    if settings.ray_address:
-        connect(_external(settings))
-    else:
-        start_ray(settings)
     try:
-        yield Pool.start(settings, namespace)
+        if settings.ray_address:
+            connect(_external(settings))
+        else:
+            start_ray(settings)
+        yield Pool.start(settings, namespace_of(settings))
     finally:
         ray.shutdown()
         if not settings.ray_address:

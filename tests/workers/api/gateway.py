@@ -10,12 +10,14 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+from sqlalchemy import Connection
 from websockets.sync.client import ClientConnection, connect
 
 from pipeline.storage.campaigns import create_campaign
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.images import add_image
 from schemas.campaigns import CampaignSettings
+from schemas.predictions import ImageRef
 from schemas.settings import Settings
 from tests.workers.campaign import StoredCampaign, make_campaign
 from workers.api.app import build_services, create_app
@@ -45,22 +47,27 @@ def fill(database: Database, stored: StoredCampaign, lease_s: float | None = Non
             labels=LABELS,
             settings=CampaignSettings(lease_s=lease_s, holdout_fraction=0.0),
         )
-        for number, image in enumerate(stored.images):
-            add_image(
-                conn,
-                CAMPAIGN,
-                uri=image.uri,
-                file_name=Path(image.uri).name,
-                uri_sha256=image.sha256,
-                version="1",
-                sha256=image.sha256,
-                phash=f"{number:016x}",
-                group_key=image.sha256,
-                width=image.width,
-                height=image.height,
-                format="PNG",
-                size_bytes=Path(image.uri).stat().st_size,
-            )
+        for image in stored.images:
+            register(conn, image)
+
+
+def register(conn: Connection, image: ImageRef) -> str:
+    """Add an image to the campaign; its id."""
+    return add_image(
+        conn,
+        CAMPAIGN,
+        uri=image.uri,
+        file_name=Path(image.uri).name,
+        uri_sha256=image.sha256,
+        version="1",
+        sha256=image.sha256,
+        phash=image.sha256[:16],
+        group_key=image.sha256,
+        width=image.width,
+        height=image.height,
+        format="PNG",
+        size_bytes=Path(image.uri).stat().st_size,
+    ).image_id
 
 
 def local_router(storage_url: str) -> LocalRouter:
