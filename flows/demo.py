@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="of the page (0: any free one; 8700 with --serve)")
     parser.add_argument("--serve", action="store_true", help="leave the page running at the end")
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server is ended, too
     try:
         return run(args)
     except ClickloopError as error:
