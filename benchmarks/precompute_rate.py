@@ -3,9 +3,9 @@
 
     python benchmarks/precompute_rate.py [--model default] [--images 96] [--rounds 3] [--threads 1]
 
-Prints images/s of both and their ratio (goal >= 0.85), and the share of the time that the actor was in the forward
-pass, which stands for the ratio where others load the machine (the actor is niced there). The actor decodes JPEG and
-stores beside the forward pass, so with one thread it wants a second core.
+Prints images/s of both and their ratio (goal >= 0.85; on a quiet machine, since the actor is niced where cores are
+few), and the share of the time that the actor was in the forward pass: an upper bound of it that load from others
+does not spoil. The actor decodes JPEG and stores beside the forward pass, so with one thread it wants a second core.
 """
 
 import argparse
