@@ -88,7 +88,7 @@ def optimize_step(
     """One optimiser step over `objects_per_step` trajectories.
 
     Args:
-        model: The live model.
+        model: The live model, without gradients.
         student: Shares all weights with it but the trained ones.
         trained: The student's trained parameters by name.
         optimizer: Of those.
@@ -144,7 +144,8 @@ def _object_losses(
         return
     recorded = scene.place_clicks(target.clicks) if rng.random() < config.recorded_share else []
     num_clicks = int(rng.integers(1, config.max_clicks + 1))
-    for step in trajectory(student, scene, mask, rng, num_clicks, recorded, config.jitter):
+    skip = _num_skipped(rng, num_clicks, len(recorded))
+    for step in trajectory(student, scene, mask, rng, num_clicks, recorded, config.jitter, skip):
         logits = step.prediction.logits[:, :1].float()
         truth = crop_target(student, scene, mask, step.roi).to(logits.device)
         weights = boundary_weights(truth, 2.0, 3)
@@ -165,12 +166,17 @@ def _hold_losses(
         for index in range(int(rng.integers(1, config.max_clicks + 1)))
     ]
     nothing = np.zeros(scene.size, np.bool_)
-    with torch.no_grad():
-        steps = list(trajectory(model, scene, nothing, rng, len(clicks), clicks, config.jitter))
-    for step in steps:
+    for step in trajectory(model, scene, nothing, rng, len(clicks), clicks, config.jitter):
         prediction = refine_scene(student, scene, step.clicks, step.roi, step.previous)
         held = step.prediction.logits.float().sigmoid()
         yield F.binary_cross_entropy_with_logits(prediction.logits.float(), held) - F.binary_cross_entropy(held, held)
+
+
+def _num_skipped(rng: np.random.Generator, num_clicks: int, num_recorded: int) -> int:
+    """Clicks that lead up to the learned ones: anywhere in a record, 1 to 4 in a tenth of the simulated cases."""
+    if num_recorded:
+        return int(rng.integers(0, max(0, min(num_recorded - num_clicks, 8)) + 1))
+    return int(rng.integers(1, 5)) if rng.random() < 0.1 else 0
 
 
 def _draw(rng: np.random.Generator, images: Sequence[AdapterImage]) -> tuple[AdapterImage, AdapterTarget]:

@@ -85,7 +85,8 @@ def train_adapter(
     """Train an adapter that starts from the live model.
 
     Args:
-        model: The live model, its adapter included; left as it is.
+        model: The live model, its adapter included. Its values are left as they are; its parameters ask for no
+            gradients afterwards.
         images: With accepted masks, none of them held out.
         source: Brings scenes of these images.
         config: How.
@@ -98,12 +99,13 @@ def train_adapter(
         BadInputError: No image has a mask, or the model has no adapter of that kind.
         BadCheckpointError: The checkpoint is of another training.
     """
-    examples = [image for image in images if any(target.rle for target in image.targets)]
+    examples = [image for image in images if image.targets]
     if not examples:
         raise BadInputError("There is nothing to train on: no accepted mask in the snapshot.")
     training, validation = split_images(examples, config.validation_share, config.validation_objects, config.seed)
     live = adapter_tensors(model, config.kind)
-    student = _student(model, live)
+    teacher = adapted(model, live).requires_grad_(False)
+    student = _student(teacher, live)
     fingerprint = _fingerprint(model, live, images, config)
     run = _resume(checkpoint, fingerprint) or _Run(live, _copy(live), _copy(live))
     trained = {name: p for name, p in student.named_parameters() if name in live}
@@ -131,7 +133,7 @@ def train_adapter(
         if should_stop is not None and should_stop():
             finished = False
             break
-        loss = optimize_step(model, student, trained, optimizer, live, training, source, config, run.step, turn)
+        loss = optimize_step(teacher, student, trained, optimizer, live, training, source, config, run.step, turn)
         run.step += 1
         rate = 1 - min(config.ema, (1 + run.step) / (10 + run.step))
         with torch.no_grad():

@@ -72,21 +72,23 @@ def trajectory(
     num_clicks: int,
     recorded: Sequence[Click] = (),
     jitter: float = 0.1,
+    skip: int = 0,
 ) -> Iterator[Step]:
-    """Click an object up to `num_clicks` times.
+    """Click an object up to `skip + num_clicks` times.
 
     Args:
         model: Predicts each step; its own (detached, float16) mask is the next step's previous mask.
         scene: The image.
         target: bool (H, W), not empty.
         rng: Draws clicks and jitter.
-        num_clicks: At most so many steps; fewer when nothing is wrong any more.
+        num_clicks: At most so many steps are given; fewer when nothing is wrong any more.
         recorded: Clicks of a person in scene pixels, taken in order instead of simulated ones while they last.
         jitter: Spread of ROI sides and centres as a share of the side; 0 leaves ZoomIn's ROIs.
+        skip: Clicks before those, made without gradient and not given.
     """
     before: CropPrediction | None = None
     clicks: tuple[Click, ...] = ()
-    for index in range(num_clicks):
+    for index in range(skip + num_clicks):
         if index < len(recorded):
             click: Click | None = recorded[index]
         elif recorded:
@@ -100,8 +102,10 @@ def trajectory(
         if jitter and before is not None:
             moved = _jittered(roi, clicks, scene.size, rng, jitter)
             roi, previous = zoom_and_carry(model, scene.size, before, 0, None, clicks, force_roi=moved)
-        prediction = refine_scene(model, scene, clicks, roi, previous)
-        yield Step(clicks, roi, previous, prediction)
+        with torch.set_grad_enabled(index >= skip and torch.is_grad_enabled()):
+            prediction = refine_scene(model, scene, clicks, roi, previous)
+        if index >= skip:
+            yield Step(clicks, roi, previous, prediction)
         probabilities = prediction.logits[0].detach().float().sigmoid().half().cpu().numpy()
         before = CropPrediction(probabilities, roi, ())
 

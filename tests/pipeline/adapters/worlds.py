@@ -76,6 +76,13 @@ def spoiled_toy() -> InteractiveModel:
 
 
 QUICK = AdapterConfig(
-    max_steps=30, learning_rate=0.2, warmup_steps=3, validate_every=10, ema=0.8, objects_per_step=2, max_clicks=3
+    max_steps=30,
+    learning_rate=0.2,
+    warmup_steps=3,
+    validate_every=10,
+    ema=0.8,
+    objects_per_step=2,
+    max_clicks=3,
+    validation_objects=8,
 )
 """A training of a few seconds for six weights."""
