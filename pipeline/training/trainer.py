@@ -8,7 +8,7 @@ different batches and average their gradients; rank 0 keeps the log and the stat
 import csv
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.models import create_model
@@ -188,33 +188,20 @@ class Trainer:
         self.samples += len(batch.rois) * self.ranks
         return float(loss.detach()), float(iou.mean())
 
-    @torch.no_grad()
-    def finish(self, batches: Iterable[Any]) -> FdrnCompact:
-        """The model to ship: averaged weights, with the statistics of its norms measured anew on some batches.
+    def finish(self) -> FdrnCompact:
+        """The model to ship: averaged weights and statistics.
 
-        Args:
-            batches: As for training, at the resolution at which the model will work; at least 20 are advised, none
-                keeps the running averages.
+        Statistics measured anew on first clicks at the working resolution did worse (NoC@90 14.0 against 11.8).
         """
         self.model.load_state_dict(self.average)
-        norms = [module for module in self.model.modules() if isinstance(module, nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for index, batch in enumerate(batches):
-            if index == 0:
-                for norm in norms:
-                    norm.reset_running_stats()
-                    norm.momentum = None  # a plain mean over what follows
-            self._forward(batch, index, passes=False)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
         return self.model.eval()
 
-    def _forward(self, batch: Any, step: int, passes: bool = True) -> tuple[Tensor, Tensor]:
+    def _forward(self, batch: Any, step: int) -> tuple[Tensor, Tensor]:
         """Loss and IoU per region, after simulated clicks."""
         config = self.config
         rng = np.random.default_rng((config.seed, step, 1 + self.rank))
         shares = np.array(config.click_passes) / sum(config.click_passes)
-        num_passes = int(np.random.default_rng((config.seed, step)).choice(len(shares), p=shares)) if passes else 0
+        num_passes = int(np.random.default_rng((config.seed, step)).choice(len(shares), p=shares))
         images, crops = self._image_tensor(batch.images), self._image_tensor(batch.crops)
         rois, target = batch.rois.to(self.device), batch.targets.to(self.device)
         previous = batch.previous.to(self.device)[:, None]
@@ -240,7 +227,7 @@ class Trainer:
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             torch.distributed.all_reduce(flat)
-            parts = flat.div_(self.ranks).split([gradient.numel() for gradient in gradients])
+            parts = torch.split(flat.div_(self.ranks), [gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
