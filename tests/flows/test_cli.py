@@ -15,8 +15,9 @@ from schemas.settings import Settings
 from tests.flows.scenes import write_pictures
 
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
-simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict; model list;
-model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify; workers"""
+simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
+model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
+workers"""
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -65,12 +65,15 @@ def test_an_unknown_campaign_leaves_no_request(services: Services) -> None:
 
 
 def test_cancel_is_seen_between_batches(services: Services, campaign: CampaignRecord) -> None:
-    with pytest.raises(JobStoppedError), new_job(services, "ingest", "discs", {}) as job:
+    def work(job: Job) -> None:
         job.check()
         with services.database.begin() as conn:
             requests.cancel_request(conn, job.request.id)
         job.beat()
         job.check()
+
+    with pytest.raises(JobStoppedError), new_job(services, "ingest", "discs", {}) as job:
+        work(job)
     assert record_of(services.database, job.request.id).state == "cancelled"
 
 
@@ -78,23 +81,23 @@ def test_a_job_whose_process_is_ending_waits_again_and_the_attempt_does_not_coun
     services: Services, campaign: CampaignRecord
 ) -> None:
     stopping = threading.Event()
-    with (
-        pytest.raises(JobStoppedError),
-        Job(services, claimed(services, campaign), "me", stopping=stopping).running() as job,
-    ):
-        stopping.set()
+    stopping.set()
+    job = Job(services, claimed(services, campaign), "me", stopping=stopping)
+    with pytest.raises(JobStoppedError), job.running():
         job.wait(10)
     record = record_of(services.database, "r")
     assert (record.state, record.attempt) == ("queued", 0)
 
 
 def test_a_job_that_somebody_else_took_is_left_alone(services: Services, campaign: CampaignRecord) -> None:
-    with pytest.raises(JobStoppedError), Job(services, claimed(services, campaign), "me").running() as job:
+    def work(job: Job) -> None:
         with services.database.begin() as conn:
-            taken = requests.claim_request(conn, "other", stale_s=-1.0)
-        assert taken is not None
+            assert requests.claim_request(conn, "other", stale_s=-1.0) is not None
         job.beat()
         job.check()
+
+    with pytest.raises(JobStoppedError), Job(services, claimed(services, campaign), "me").running() as job:
+        work(job)
     record = record_of(services.database, "r")
     assert (record.state, record.attempt) == ("running", 2)
 

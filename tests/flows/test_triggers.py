@@ -55,8 +55,8 @@ def test_masks_count_since_the_last_retrain_was_asked_for(database: Database) ->
 
 @pytest.mark.parametrize("settings", [CampaignSettings(), CampaignSettings(retrain_every_s=3600.0)])
 def test_without_a_trigger_or_before_its_time_nothing_happens(
-    database: Database,
-    settings: CampaignSettings,  # noqa: F811
+    database: Database,  # noqa: F811
+    settings: CampaignSettings,
 ) -> None:
     catalogue = Catalogue(database, images=3, settings=settings)
     catalogue.label(catalogue.claim())

@@ -1,0 +1,107 @@
+"""The flows as deployments of a real local Prefect server, run by the process that serves them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.storage import requests
+from pipeline.storage.database import Database
+from schemas.campaigns import CampaignRecord
+from schemas.settings import Settings
+from tests.rays import descendants, wait_gone
+
+WAIT_S = 240.0
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+    """A process and all below it, for the length of the block."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        yield
+    finally:
+        family = descendants(process.pid)
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        wait_gone(family)
+
+
+def wait_for(what: str, found: Any) -> Any:
+    """What `found` gives as soon as it gives something."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        try:
+            value = found()
+        except httpx.HTTPError:
+            value = None
+        if value:
+            return value
+        time.sleep(0.5)
+    raise AssertionError(f"{what} did not come")
+
+
+@pytest.mark.timeout(600)
+def test_a_deployment_runs_as_a_request_of_the_catalogue(
+    campaign: CampaignRecord, settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "CLICKLOOP_WORKSPACE": str(settings.workspace),
+    }
+    server = [sys.executable, "-m", "prefect", "server", "start", "--no-ui"]
+    with running(server, environment, tmp_path / "server.log"), httpx.Client(base_url=url, trust_env=False) as api:
+        wait_for("the server", lambda: api.get("/health").is_success)
+        with running([sys.executable, "-m", "flows.deployments"], environment, tmp_path / "deployments.log"):
+            for name in ("ingest", "precompute", "retrain", "export", "campaign", "triggers"):
+                wait_for(f"the deployment {name}", lambda name=name: _found(api, f"/deployments/name/{name}/default"))
+            deployment = _found(api, "/deployments/name/ingest/default")
+            run = {"parameters": {"campaign": "discs"}}
+            run_id = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=run).json()["id"]
+            state = wait_for("the end of the flow run", lambda: _ended(api, run_id))
+    assert state["type"] == "COMPLETED", state
+    with database.connect() as conn:
+        request = requests.get_request(conn, run_id)
+    assert (request.kind, request.campaign_id, request.state) == ("ingest", campaign.id, "done")
+    assert (request.result or {})["unchanged"] == 4
+
+
+def _found(api: httpx.Client, path: str) -> Any:
+    answer = api.get(path)
+    return answer.json() if answer.is_success else None
+
+
+def _ended(api: httpx.Client, run_id: str) -> Any:
+    state = api.get(f"/flow_runs/{run_id}").json()["state"]
+    return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
+def test_without_a_server_it_says_what_to_set(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.deployments"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "PREFECT_API_URL" in done.stderr

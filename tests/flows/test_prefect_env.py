@@ -1,0 +1,64 @@
+"""Prefect's ephemeral server: telemetry off, closed to strangers, ended with its parent even when that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from flows.prefect_env import configure_prefect
+from tests.rays import descendants, wait_gone
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from flows.prefect_env import configure_prefect, start_ephemeral_server
+configure_prefect(Path(sys.argv[1]))
+start_ephemeral_server()
+from prefect.server.api.server import SubprocessASGIServer
+print(SubprocessASGIServer().api_url, flush=True)
+time.sleep(300)
+"""
+
+
+def clean() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+
+
+@pytest.mark.timeout(240)
+def test_the_ephemeral_server_needs_its_password_and_dies_with_a_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean())
+    assert parent.stdout is not None
+    with parent.stdout:
+        url = parent.stdout.readline().strip()
+    family = descendants(parent.pid)
+    try:
+        assert any("prefect.server" in " ".join(p.cmdline()) for p in family)
+        assert httpx.post(f"{url}/flows/filter", json={}, trust_env=False).status_code == 401
+    finally:
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+    wait_gone([p for p in family if p.pid != parent.pid and psutil.pid_exists(p.pid)])
+
+
+def test_settings_of_the_user_stay_but_telemetry_is_always_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in os.environ if n.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    before = dict(os.environ)
+    try:
+        os.environ["PREFECT_API_URL"] = "http://prefect:4200/api"
+        os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "true"
+        configure_prefect(tmp_path)
+        assert os.environ["PREFECT_API_URL"] == "http://prefect:4200/api"
+        assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+        assert os.environ["DO_NOT_TRACK"] == "1"
+        assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")
+        assert "PREFECT_API_AUTH_STRING" not in os.environ  # a server of others has its own
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
