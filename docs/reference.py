@@ -33,8 +33,8 @@ def _commands(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
 def render() -> str:
     """The page as Markdown."""
     lines = ["# Reference", "", "Written by `python docs/reference.py`; compared with the code by the tests.", ""]
-    lines += ["## Settings", "", "Environment variables, or keys (without the prefix, lower case) of the TOML file that"]
-    lines += ["`CLICKLOOP_CONFIG` names.", "", "| variable | default | meaning |", "|---|---|---|"]
+    lines += ["## Settings", "", "Environment variables, or keys (without the prefix, lower case) of the TOML file"]
+    lines += ["that `CLICKLOOP_CONFIG` names.", "", "| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
         default = "" if field.default in ("", None) else f"`{field.default}`"
         lines.append(f"| `CLICKLOOP_{name.upper()}` | {default} | {_one_line(field.description)} |")

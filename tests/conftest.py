@@ -1,7 +1,6 @@
 """Fixtures shared by all tests. Starts nothing by itself."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,9 +39,8 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No CLICKLOOP_ setting of the caller leaks into a test."""
     for name in list(os.environ):
         if name.startswith("CLICKLOOP_") and name != "CLICKLOOP_TEST_REQUIRE":
             monkeypatch.delenv(name)
-    yield
