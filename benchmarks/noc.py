@@ -23,6 +23,7 @@ from pipeline.evaluation.run import evaluate
 from pipeline.models import load_model
 
 DEMO_TRUTH = Path(__file__).resolve().parent.parent / "flows" / "demo_data" / "annotations.json"
+WIDTHS = (7, 7, 7, 6, 13, 6, 6)
 SIDE = 320
 """Longest side that graph cut works at, to keep its time bearable."""
 
@@ -84,9 +85,8 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model, checkpoint=args.checkpoint)
     print(f"{args.model}, flip off, at most 20 clicks, threshold 0.49; graph cut at {SIDE} px with disks of radius 3")
-    print(
-        f"{'data':24} {'objects':>7} {'NoC@85':>7} {'NoC@90':>7} {'NoF@90':>6} {'graph cut @90':>13} {'ratio':>6} {'s':>6}"
-    )
+    figures = ("objects", "NoC@85", "NoC@90", "NoF@90", "graph cut @90", "ratio", "s")
+    print(f"{'data':24} " + " ".join(name.rjust(width) for name, width in zip(figures, WIDTHS, strict=True)))
     for name, annotations, images in data_sets(args.data):
         samples = [s for s in read_coco(annotations, images, args.split) if (s.read_gt() == 1).sum() >= args.min_area]
         if args.limit and len(samples) > args.limit:

@@ -1,4 +1,4 @@
-"""Write docs/reference.md from the code: settings, error codes, events, commands. `python docs/reference.py [--check]`."""
+"""Write docs/reference.md from the code: settings, errors, events, commands. `python docs/reference.py [--check]`."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from flows.cli import build_parser
 from schemas.errors import ClickloopError
 from schemas.events import PAYLOADS
 from schemas.settings import Settings
-from workers.api.errors import status_of
+from workers.api.errors import STATUS
 
 PAGE = Path(__file__).with_name("reference.md")
 
@@ -40,7 +40,7 @@ def render() -> str:
         lines.append(f"| `CLICKLOOP_{name.upper()}` | {default} | {_one_line(field.description)} |")
     lines += ["", "## Errors", "", 'Over HTTP: `{"error": {"code", "message", "details"}}`.', ""]
     lines += ["| code | HTTP status | class |", "|---|---|---|"]
-    lines += [f"| `{e.code}` | {status_of(e.code)} | `{e.__name__}` |" for e in _errors(ClickloopError)]
+    lines += [f"| `{e.code}` | {STATUS.get(e.code, 500)} | `{e.__name__}` |" for e in _errors(ClickloopError)]
     lines += ["", "## Events", "", "| kind | payload | meaning |", "|---|---|---|"]
     for kind, payload in PAYLOADS.items():
         fields = ", ".join(f"`{f}`" for f in payload.model_fields if f != "v")
