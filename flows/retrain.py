@@ -26,25 +26,40 @@ POLL_S = 1.0
 
 
 @as_flow("retrain")
-def retrain_flow(campaign: str, adapter: str = "head", promote: str = "auto") -> dict[str, Any]:
+def retrain_flow(
+    campaign: str,
+    adapter: str = "head",
+    promote: str = "auto",
+    minutes: float | None = None,
+    steps: int | None = None,
+) -> dict[str, Any]:
     """Train an adapter on the accepted masks and let it go live if it is better.
 
     Args:
         campaign: Name or id.
         adapter: Kind of adapter.
         promote: auto: when the gate agrees; never: only tell what the gate says.
+        minutes: Limit of training.
+        steps: Limit of training.
 
     Returns:
         outcome (promoted, agreed, rejected, no data), reasons, digest, snapshot, and the figures on held-out images
         before and after.
     """
-    with job_scope("retrain", campaign, {"adapter": adapter, "promote": promote}) as job:
+    payload = {"adapter": adapter, "promote": promote, "minutes": minutes, "steps": steps}
+    with job_scope("retrain", campaign, payload) as job:
         record = job.services.campaign(campaign)
         snapshot = take_snapshot(record)
         facts: dict[str, Any] = {"snapshot": snapshot.number, "masks": snapshot.masks}
         if not snapshot.masks:
             return job.done(facts | _no_data())
-        trained = train(record, snapshot.id, adapter)
+        limits = {"max_minutes": minutes, "max_steps": steps}
+        config = AdapterConfig(
+            kind=adapter,
+            seed=record.settings.seed,
+            **{name: limit for name, limit in limits.items() if limit is not None},  # type: ignore[arg-type]
+        )
+        trained = train(record, snapshot.id, config)
         assert trained.digest is not None, "not cancelled, so there is one"
         live, candidate = evaluate(record, trained.digest)
         facts |= {"digest": trained.digest, "before": live.summary(), "after": candidate.summary()}
@@ -71,7 +86,7 @@ def take_snapshot(record: CampaignRecord) -> SnapshotRecord:
 
 
 @as_step("train adapter")
-def train(record: CampaignRecord, snapshot_id: str, kind: str) -> TrainedAdapter:
+def train(record: CampaignRecord, snapshot_id: str, config: AdapterConfig) -> TrainedAdapter:
     """Train (or go on from the request's checkpoint), publish the file and register it as a candidate."""
     job = current_job()
     services = job.services
@@ -79,7 +94,7 @@ def train(record: CampaignRecord, snapshot_id: str, kind: str) -> TrainedAdapter
         images = tuple(read_retrain_images(conn, snapshot_id))
     lineage: dict[str, Any] = {
         "campaign_id": record.id,
-        "kind": kind,
+        "kind": config.kind,
         "model_digest": record.model_digest,
         "model_key": record.model_key,
         "parent_digest": record.live_adapter,
@@ -90,7 +105,7 @@ def train(record: CampaignRecord, snapshot_id: str, kind: str) -> TrainedAdapter
         job_id=job.request.id,
         storage_url=services.storage_url,
         images=images,
-        config=AdapterConfig(kind=kind, seed=record.settings.seed),
+        config=config,
         work_dir=str(services.settings.workspace.resolve() / "training"),
     )
     trained: TrainedAdapter = _follow(lambda trainer: trainer.train.remote(order))
@@ -183,5 +198,7 @@ def _progress_of(trainer: Any) -> dict[str, Any]:
     except (RayActorError, GetTimeoutError):
         return {}
     told.pop("job_id", None)
-    names = {"phase": "step", "step": "done", "max_steps": "total"}  # as the other jobs call them
-    return {names.get(name, name): value for name, value in told.items()}
+    for theirs, ours in (("step", "done"), ("max_steps", "total"), ("phase", "step")):  # as the other jobs say it
+        if theirs in told:
+            told[ours] = told.pop(theirs)
+    return told

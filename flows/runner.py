@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.jobs import Job, JobStoppedError, owner_name
+from flows.payloads import checked
 from flows.services import Services
 from flows.triggers import fire_triggers
 from pipeline.storage import requests
-from schemas.errors import BadInputError, ClickloopError, DatabaseUnavailableError
+from schemas.errors import ClickloopError, DatabaseUnavailableError
 
 logger = logging.getLogger("flows.runner")
 
@@ -25,26 +26,20 @@ TRIGGER_S = 10.0
 """Seconds between two looks at the campaigns' triggers."""
 
 
-def flow_of(kind: str) -> Callable[..., dict[str, Any]]:
-    """The flow of a kind of request.
+def run_flow(job: Job) -> dict[str, Any]:
+    """Run the flow of a job's request, inside `job.running()`; its result.
 
     Raises:
-        BadInputError: No such kind.
+        BadInputError: No such kind, or its payload is not one.
     """
-    from flows.campaign import STEPS, campaign_flow
-
-    flows: dict[str, Callable[..., dict[str, Any]]] = {**STEPS, "campaign": campaign_flow}
-    if kind not in flows:
-        raise BadInputError(f"Unknown kind of request {kind!r}. Known: {', '.join(flows)}.")
-    return flows[kind]
-
-
-def run_flow(job: Job) -> dict[str, Any]:
-    """Run the flow of a job's request, inside `job.running()`; its result."""
+    arguments = checked(job.request.kind, job.request.payload)
     from flows.prefect_env import start_ephemeral_server
 
     start_ephemeral_server()
-    return flow_of(job.request.kind)(job.request.campaign_id, **job.request.payload)
+    from flows.campaign import STEPS, campaign_flow
+
+    flows: dict[str, Callable[..., dict[str, Any]]] = {**STEPS, "campaign": campaign_flow}
+    return flows[job.request.kind](job.request.campaign_id, **arguments)
 
 
 class Runner:

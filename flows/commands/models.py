@@ -172,11 +172,15 @@ def train(args: argparse.Namespace) -> int:
     logging.getLogger("pipeline.training").setLevel(logging.INFO)
     data = _existing(args.data, "Training data") if args.data else None
     resume = _existing(args.resume, "Checkpoint") if args.resume else None
-    from pipeline.configs.fdrn_compact import RUNS
+    from pipeline.configs.fdrn_compact import RUNS, export
     from pipeline.configs.fdrn_compact import train as run
 
     if args.config not in RUNS:
         raise BadInputError(f"Unknown configuration {args.config!r}. Known: {', '.join(sorted(RUNS))}.")
-    result = asdict(run(RUNS[args.config](), data, Path(args.out), resume, args.minutes))
+    chosen, out = RUNS[args.config](), Path(args.out)
+    done = run(chosen, data, out, resume, args.minutes)
+    weights = out / f"{chosen.train.model_id}.safetensors"
+    export(chosen, done.state_path, weights)
+    result = asdict(done) | {"weights": weights}
     Terminal.of(args).result(result, [f"{name:<12}{value}" for name, value in result.items()])
     return 0

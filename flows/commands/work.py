@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from flows.commands.jobs import run_job
-from flows.commands.options import Nouns, command, settings_of
+from flows.commands.options import Nouns, command, positive_int, settings_of
 from flows.commands.terminal import Terminal
 
 FORMATS = ("coco", "parquet", "png")
@@ -18,6 +18,8 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser = command(nouns, common, "retrain", retrain, "train an adapter on the accepted masks, promote a better one")
     parser.add_argument("name", metavar="NAME", help="campaign")
     parser.add_argument("--adapter", metavar="KIND", default="head", choices=["head"], help="kind of adapter (head)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="train for so long at most (10)")
+    parser.add_argument("--steps", type=positive_int, metavar="N", help="train for so many steps at most (300)")
     parser.add_argument("--promote", choices=["auto", "never"], default="auto", help="what to do when the gate agrees")
 
     parser = command(nouns, common, "export", export, "write a snapshot of the accepted masks")
@@ -42,7 +44,9 @@ def precompute(args: argparse.Namespace) -> int:
 def retrain(args: argparse.Namespace) -> int:
     """Train an adapter and let the gate decide."""
     settings, terminal = settings_of(args), Terminal.of(args)
-    result = run_job(settings, terminal, "retrain", args.name, {"adapter": args.adapter, "promote": args.promote})
+    chosen = {"adapter": args.adapter, "promote": args.promote, "minutes": args.minutes, "steps": args.steps}
+    payload = {name: value for name, value in chosen.items() if value is not None}
+    result = run_job(settings, terminal, "retrain", args.name, payload)
     lines = [f"{result['outcome']}: {'; '.join(result['reasons'])}"]
     if result.get("digest"):
         lines.insert(0, f"Adapter {result['digest'][:12]} from snapshot {result['snapshot']}.")

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from flows.runner import Runner, flow_of
+from flows.payloads import checked
+from flows.runner import Runner
 from flows.services import Services
 from pipeline.storage import campaigns, images, masks, requests
 from pipeline.storage.database import Database
@@ -100,6 +101,20 @@ def test_a_runner_waits_for_requests_and_ends_when_told(runner: Runner) -> None:
     assert not working.is_alive()
 
 
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(BadInputError, match="Known: ingest, precompute, retrain, export, campaign"):
-        flow_of("dance")
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("dance", {}),
+        ("ingest", {"images": 3}),
+        ("precompute", {"fast": True}),
+        ("retrain", {"promote": "maybe"}),
+        ("retrain", {"minutes": -1}),
+        ("export", {"formats": ["voc"]}),
+        ("export", {"formats": []}),
+        ("campaign", {"steps": ["dance"]}),
+        ("campaign", {"create": {"id": "x", "name": "n", "images": "i", "settings": {"holdout_fraction": 2}}}),
+    ],
+)
+def test_what_a_kind_does_not_know_is_refused(kind: str, payload: dict[str, Any]) -> None:
+    with pytest.raises(BadInputError, match=kind):
+        checked(kind, payload)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Tool:
         return json.loads(out) if out else err
 
     @contextmanager
-    def serving(self) -> Iterator[str]:
+    def serving(self) -> Iterator[None]:
         """`clickloop serve`, ready; ended by SIGTERM."""
         command = [sys.executable, "-m", "flows.cli", "serve", "--port", "0", "--workspace", str(self.workspace)]
         with (self.workspace.parent / "serve.log").open("ab") as log:
@@ -47,9 +47,10 @@ class Tool:
         try:
             end = time.monotonic() + START_S
             while True:
-                client = find_server(Settings(workspace=self.workspace))
-                if client is not None and client.is_ready():
-                    yield client.url
+                with find_server(Settings(workspace=self.workspace)) or nullcontext() as client:
+                    ready = client is not None and client.is_ready()
+                if ready:
+                    yield
                     break
                 assert server.poll() is None, "serve ended"
                 assert time.monotonic() < end, "serve is not ready"

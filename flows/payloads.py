@@ -1,0 +1,85 @@
+"""What a request of each kind may say: checked before its flow runs, whoever inserted it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.campaigns import CampaignSettings
+from schemas.errors import BadInputError
+
+Step = Literal["ingest", "precompute", "retrain", "export"]
+Format = Literal["coco", "parquet", "png"]
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Ingest(_Payload):
+    """`images`: another source than the campaign's own."""
+
+    images: str | None = None
+
+
+class Precompute(_Payload):
+    """Says nothing."""
+
+
+class Retrain(_Payload):
+    """`minutes` and `steps` bound the training."""
+
+    adapter: str = "head"
+    promote: Literal["auto", "never"] = "auto"
+    minutes: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+
+
+class Export(_Payload):
+    """`to` None: below the campaign's folder in the storage."""
+
+    to: str | None = None
+    formats: list[Format] = Field(default=["coco", "parquet"], min_length=1)
+
+
+class Create(_Payload):
+    """A new campaign; see `pipeline.campaigns.CampaignSpec`."""
+
+    id: str
+    name: str = Field(min_length=1, max_length=200)
+    images: str
+    labels: list[str] = []
+    annotations: str | None = None
+    model: str = "default"
+    settings: CampaignSettings = CampaignSettings()
+
+
+class Campaign(_Payload):
+    """`create` makes the campaign first; `steps` None: all, or only ingest for a new one."""
+
+    create: Create | None = None
+    steps: list[Step] | None = None
+
+
+PAYLOADS: dict[str, type[_Payload]] = {
+    "ingest": Ingest,
+    "precompute": Precompute,
+    "retrain": Retrain,
+    "export": Export,
+    "campaign": Campaign,
+}
+
+
+def checked(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+    """A request's payload with its defaults, as the flow's arguments.
+
+    Raises:
+        BadInputError: Unknown kind, or the payload says what the kind does not know.
+    """
+    if kind not in PAYLOADS:
+        raise BadInputError(f"Unknown kind of request {kind!r}. Known: {', '.join(PAYLOADS)}.")
+    try:
+        return PAYLOADS[kind].model_validate(payload).model_dump(mode="json")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInputError(f"{kind}: {where}: {first['msg']} (got {first.get('input')!r})."[:500]) from error
