@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flows.client import Client, find_server
+from flows.client import find_server
 from flows.demo_pictures import save_pictures
+from flows.temporary_server import serving
 from schemas.errors import BadInputError, ClickloopError
 from schemas.settings import Settings
 
@@ -26,7 +25,6 @@ CAMPAIGN = "demo"
 TRUTH = Path(__file__).with_name("demo_data") / "annotations.json"
 SEED = "17"
 """Of the hold-out draw, chosen so that 33 of the 58 masks are held out: the gate does not judge on fewer than 30."""
-START_TIMEOUT_S = 180.0
 
 
 class Step(ClickloopError):
@@ -48,33 +46,6 @@ def clickloop(workspace: Path, *words: str, show: bool = True) -> Any:
     if done.returncode:
         raise Step(f"clickloop {' '.join(words)} exited with {done.returncode}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)
-
-
-@contextmanager
-def serving(workspace: Path, port: int) -> Iterator[Client]:
-    """`clickloop serve` in the background, ready; ended on leaving."""
-    print(f"\n$ clickloop serve --port {port} &", flush=True)
-    command = [sys.executable, "-m", "flows.cli", "serve", "--workspace", str(workspace), "--port", str(port)]
-    with (workspace / "serve.log").open("ab") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        yield _wait_ready(server, workspace)
-    finally:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-def _wait_ready(server: "subprocess.Popen[bytes]", workspace: Path) -> Client:
-    give_up = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < give_up and server.poll() is None:
-        client = find_server(Settings(workspace=workspace))
-        if client is not None and client.is_ready():
-            return client
-        time.sleep(0.5)
-    raise Step(f"serve did not become ready; see {workspace / 'serve.log'}.")
 
 
 def own_photographs(target: Path, truth: Path) -> Path:
@@ -103,7 +74,7 @@ def run_loop(workspace: Path, images: Path, truth: Path, annotators: int) -> dic
     out["simulate"] = clickloop(
         workspace, "simulate", CAMPAIGN, "--truth", str(truth), "--annotators", str(annotators), "--seed", "1"
     )
-    out["retrain"] = clickloop(workspace, "retrain", CAMPAIGN)
+    out["retrain"] = clickloop(workspace, "retrain", CAMPAIGN, "--minutes", "2")
     export = workspace / "export"
     formats = [word for name in ("coco", "parquet", "png") for word in ("--format", name)]
     out["export"] = clickloop(workspace, "export", CAMPAIGN, "--to", str(export), *formats)
@@ -169,7 +140,9 @@ def run(args: argparse.Namespace) -> int:
     workspace.mkdir(parents=True)
     images = truth.parent / "images" if args.data else own_photographs(workspace / "images", truth)
     started = time.monotonic()
-    with serving(workspace, args.port or (8700 if args.serve else 0)) as client:
+    port = args.port or (8700 if args.serve else 0)
+    print(f"\n$ clickloop serve --port {port} &", flush=True)
+    with serving(Settings(workspace=workspace), port) as client:
         out = run_loop(workspace, images, truth, args.annotators)
         pictures = save_pictures(workspace / "export", images, workspace / "pictures")
         rows = report(out, time.monotonic() - started)
