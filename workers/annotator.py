@@ -186,6 +186,11 @@ class SimulatedAnnotator:
         finally:
             session.close()
 
+    def _objects(self, file_name: str) -> Sequence[CocoSample] | None:
+        """By the name below the campaign's source, else by its last part where that is unambiguous."""
+        path = file_name if file_name in self._truth else self._by_base_name.get(file_name.rsplit("/", 1)[-1], "")
+        return self._truth.get(path)
+
     def _segment(self, session: SessionClient, sample: CocoSample, size: tuple[int, int], category: int | None) -> None:
         gt = sample.read_gt()
         if gt.shape != size:

@@ -1,0 +1,52 @@
+"""`python -m workers.api`: the gateway process. Settings come from the environment; refiners are found through Ray."""
+
+import logging
+import sys
+
+from pipeline.storage.annotators import list_tokens
+from pipeline.storage.database import Database, open_database
+from schemas.errors import ClickloopError
+from schemas.settings import Settings
+from workers.api.app import build_services, create_app
+from workers.api.logs import configure
+from workers.api.server import run
+from workers.router import Router
+
+logger = logging.getLogger(__name__)
+
+
+def read_admin_token(settings: Settings) -> str:
+    """The supervisor's own token, "" where no supervisor wrote one."""
+    path = settings.workspace / "admin.token"
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def has_tokens(database: Database) -> bool:
+    """Whether anybody could call a gateway that demands tokens."""
+    with database.connect() as conn:
+        return any(token.revoked_at is None for token in list_tokens(conn))
+
+
+def main() -> int:
+    """Serve until SIGTERM; 0 after a drain, 2 when the settings or the database do not allow a start."""
+    settings = Settings()
+    configure(settings.log_level)
+    try:
+        database = open_database(settings.resolved_database_url)
+        if not settings.is_loopback and not has_tokens(database):
+            logger.error(
+                "refusing to listen on %s without any token: run `clickloop token create NAME` first", settings.host
+            )
+            return 2
+    except ClickloopError as error:
+        logger.error("cannot start: %s", error.message)
+        return 2
+    services = build_services(settings, database, Router(settings), read_admin_token(settings))
+    logger.info("gateway starts host=%s port=%d", settings.host, settings.port)
+    run(create_app(services), services)
+    database.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
