@@ -1,0 +1,338 @@
+"""The labeling page in a real browser against a real gateway: what a person does, and what is stored then."""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.storage.masks import current_masks
+from pipeline.storage.sessions import session_events
+from schemas.events import Event
+from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Gateway, Work, gateway_in
+
+pytestmark = pytest.mark.browser
+
+SIZE = (160, 120)
+CENTRE, BESIDE = (80.0, 60.0), (12.0, 12.0)
+INSIDE = (80.0, 45.0)
+"""In the disc, away from the click that is drawn at its centre."""
+TIMEOUT_MS = 30_000
+_PIXEL = """([x, y]) => {
+  const canvas = document.querySelector("#canvas");
+  const ratio = canvas.width / canvas.clientWidth;
+  return [...canvas.getContext("2d").getImageData(x * ratio, y * ratio, 1, 1).data];
+}"""
+
+
+class Desk:
+    """The page as a person sees it: points are in pixels of the image, fitted to the canvas."""
+
+    def __init__(self, page: Any, gateway: Gateway) -> None:
+        self.page = page
+        self.gateway = gateway
+        self.errors: list[str] = []
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def identify(self, token: str = "") -> None:
+        """Fill in who works."""
+        self.page.get_by_role("textbox", name="Your name").fill("eve")
+        self.page.get_by_role("textbox", name="Token").fill(token)
+        self.page.get_by_role("button", name="Go on", exact=True).click()
+
+    def begin(self) -> None:
+        """From the first visit to the first image."""
+        self.page.goto(self.gateway.url)
+        self.identify()
+        self.page.get_by_role("button", name="discs").click()
+        self.wait_image(1)
+
+    def wait_image(self, number: int) -> None:
+        """Until the image of this number is drawn."""
+        self.page.locator("#where", has_text=f"Image {number} ").wait_for()
+        self.wait(lambda: self.pixel(BESIDE)[3] == 255)
+
+    def at(self, point: tuple[float, float]) -> tuple[float, float]:
+        """A point of the image in the canvas."""
+        box = self.page.locator("#canvas").bounding_box()
+        scale = min(box["width"] / SIZE[0], box["height"] / SIZE[1])
+        return tuple(
+            (full - side * scale) / 2 + value * scale
+            for full, side, value in zip((box["width"], box["height"]), SIZE, point, strict=True)
+        )
+
+    def click(self, point: tuple[float, float], **options: Any) -> None:
+        """Click on the image."""
+        x, y = self.at(point)
+        self.page.locator("#canvas").click(position={"x": x, "y": y}, **options)
+
+    def pixel(self, point: tuple[float, float]) -> tuple[int, ...]:
+        """RGBA of the canvas at a point of the image."""
+        return tuple(self.page.evaluate(_PIXEL, list(self.at(point))))
+
+    def wait(self, condition: Any) -> None:
+        """Until a condition holds."""
+        for _ in range(TIMEOUT_MS // 50):
+            if condition():
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail("the page did not get there in time")
+
+    def wait_saved(self) -> None:
+        """Until everything is acknowledged."""
+        self.page.locator("#badge", has_text="Saved").wait_for()
+
+    @property
+    def session_id(self) -> str:
+        return str(self.page.evaluate("location.hash")).removeprefix("#session=")
+
+    def events(self) -> list[Event]:
+        """The session's log."""
+        with self.gateway.services.database.connect() as conn:
+            return session_events(conn, self.session_id)
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events()]
+
+
+@contextmanager
+def desk_at(browser: Any, gateway: Gateway) -> Iterator[Desk]:
+    """A fresh browser profile; fails when the page logs an error."""
+    context = browser.new_context(viewport={"width": 1000, "height": 640})
+    desk = Desk(context.new_page(), gateway)
+    yield desk
+    context.close()
+    assert desk.errors == []
+
+
+@pytest.fixture
+def desk(browser: Any, gateway: Gateway) -> Iterator[Desk]:
+    """The page of a gateway with three images."""
+    with desk_at(browser, gateway) as opened:
+        yield opened
+
+
+def test_click_undo_redo_accept_and_submit_store_the_mask(desk: Desk) -> None:
+    desk.begin()
+    bare = desk.pixel(INSIDE)
+    desk.click(CENTRE)
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    masked = desk.pixel(INSIDE)
+    outside = desk.pixel(BESIDE)
+    desk.page.keyboard.press("Control+z")
+    desk.wait(lambda: desk.pixel(INSIDE) == bare)
+    assert desk.pixel(BESIDE) == outside
+    desk.page.keyboard.press("Control+Shift+z")
+    desk.wait(lambda: desk.pixel(INSIDE) == masked)
+    desk.page.keyboard.press("2")
+    desk.wait(lambda: desk.pixel(INSIDE) not in (bare, masked))  # another category, another colour
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects", has_text="1 blob").get_by_text("accepted").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "undo", "redo", "category", "accept"]
+    click = desk.events()[1].payload
+    assert click["is_positive"] and (click["x"], click["y"]) == pytest.approx(CENTRE, abs=0.5)
+
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        (mask,) = current_masks(conn, CAMPAIGN)
+    assert mask.category_number == 2 and mask.num_clicks == 1 and 1500 < mask.area < 5000
+    assert desk.page.locator("#objects li").count() == 0
+
+
+def test_right_click_and_alt_click_are_negative(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.click(BESIDE, button="right")
+    desk.click((140.0, 100.0), modifiers=["Alt"])
+    desk.wait(lambda: len(desk.events()) == 4)
+    assert [event.payload["is_positive"] for event in desk.events()[1:]] == [True, False, False]
+    assert [event.seq for event in desk.events()] == [1, 2, 3, 4]
+
+
+def test_reload_in_mid_instance_goes_on_where_it_stopped(desk: Desk) -> None:
+    desk.begin()
+    bare = desk.pixel(INSIDE)
+    desk.click(CENTRE)
+    desk.click(BESIDE, button="right")
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.wait_saved()
+    before = desk.session_id
+    desk.page.reload()
+    desk.wait_image(1)
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    assert desk.session_id == before
+    desk.page.get_by_text("2 clicks").wait_for()
+    desk.page.keyboard.press("Control+z")  # an event of the life before
+    desk.page.get_by_text("1 click").wait_for()
+    desk.wait(lambda: desk.kinds() == ["open", "click", "click", "undo"])
+    desk.wait(lambda: desk.page.locator("#latency").inner_text() != "")
+    desk.page.keyboard.press("n")
+    desk.page.get_by_text("accepted").wait_for()
+    desk.wait(lambda: desk.kinds()[-1] == "accept")
+
+
+def test_events_made_offline_wait_and_are_sent_once(desk: Desk) -> None:
+    blocked: list[bool] = []
+
+    def route(socket: Any) -> None:
+        """Let the first connection die with the first click on it."""
+        server = socket.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            server.send(message)
+            if not blocked and '"kind":"click"' in message:
+                blocked.append(True)
+                server.close()
+                socket.close()
+
+        socket.on_message(pass_on)
+
+    desk.page.route_web_socket("**/ws", route)
+    desk.begin()
+    bare = desk.pixel(INSIDE)
+    desk.click(CENTRE)
+    desk.click(BESIDE, button="right")
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.wait_saved()
+    assert blocked and desk.kinds() == ["open", "click", "click"]
+
+
+def test_second_window_takes_over_and_the_first_can_take_it_back(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_saved()
+    other = desk.page.context.new_page()
+    other.goto(desk.page.url)
+    other.get_by_text("1 click").wait_for()
+    desk.page.get_by_text("opened in another window").wait_for()
+    desk.click(BESIDE, force=True)
+    desk.page.get_by_role("button", name="Go on here").click()
+    desk.page.get_by_text("opened in another window").wait_for(state="hidden")
+    desk.wait_image(1)
+    desk.click(BESIDE, button="right")
+    desk.page.get_by_text("2 clicks").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "click"]
+
+
+def test_objects_can_be_deleted_and_an_image_skipped(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.page.locator("#latency", has_text="ms").wait_for()
+    desk.page.get_by_role("button", name="Accept object").click()
+    desk.page.get_by_text("accepted").wait_for()
+    desk.page.get_by_role("button", name="Delete 1 disc").click()
+    desk.page.get_by_text("Click on an object to begin.").wait_for()
+    desk.page.keyboard.press("Control+z")
+    desk.page.get_by_text("accepted").wait_for()
+    desk.page.get_by_role("button", name="Delete 1 disc").click()
+    desk.wait_saved()
+    desk.page.keyboard.press("Control+Space")
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        assert current_masks(conn, CAMPAIGN) == []
+
+
+def test_zoom_keeps_the_point_under_the_pointer_and_clicks_stay_in_image_pixels(desk: Desk) -> None:
+    desk.begin()
+    x, y = desk.at(CENTRE)
+    box = desk.page.locator("#canvas").bounding_box()
+    desk.page.mouse.move(box["x"] + x, box["y"] + y)
+    desk.page.mouse.wheel(0, -400)
+    desk.wait(lambda: desk.pixel((80.0, 15.0))[0] > 200)  # the disc is now larger than that
+    desk.click(CENTRE)
+    desk.click(INSIDE)
+    desk.page.keyboard.press("0")
+    desk.click(INSIDE)
+    desk.wait(lambda: len(desk.events()) == 4)
+    fixed, nearer, fitted = (event.payload for event in desk.events()[1:])
+    assert (fixed["x"], fixed["y"]) == pytest.approx(CENTRE, abs=0.5)
+    assert nearer["y"] == pytest.approx(60 - 15 / math.exp(400 / 500), abs=0.5)
+    assert (fitted["x"], fitted["y"]) == pytest.approx(INSIDE, abs=0.5)
+
+
+def test_unacknowledged_events_outlive_a_reload(desk: Desk) -> None:
+    offline = [True]
+
+    def route(socket: Any) -> None:
+        if not offline:
+            socket.connect_to_server()
+
+    desk.page.on("dialog", lambda dialog: dialog.accept())  # "leave although something is not saved?"
+    desk.page.route_web_socket("**/ws", route)
+    desk.begin()
+    desk.click(CENTRE)
+    desk.page.get_by_text("Offline, 2 waiting").wait_for()
+    assert desk.events() == []
+    offline.clear()
+    desk.page.reload()
+    desk.wait_image(1)
+    desk.wait_saved()
+    desk.page.get_by_text("1 click").wait_for()
+    assert desk.kinds() == ["open", "click"]
+
+
+def test_mask_that_is_not_the_shown_one_is_shown_before_it_can_be_accepted(desk: Desk) -> None:
+    forged: list[str] = []
+
+    def route(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            if '"kind":"accept"' in message and not forged:
+                message = re.sub('"mask_sha256":"[0-9a-f]{64}"', f'"mask_sha256":"{"0" * 64}"', message)
+                forged.append(message)
+            server.send(message)
+
+        socket.on_message(pass_on)
+
+    desk.page.route_web_socket("**/ws", route)
+    desk.begin()
+    bare = desk.pixel(INSIDE)
+    desk.click(CENTRE)
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.page.keyboard.press("Enter")
+    desk.page.get_by_text("The mask has changed since it was shown.").wait_for()
+    desk.page.get_by_text("1 click").wait_for()
+    assert forged and desk.kinds() == ["open", "click"]
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.page.keyboard.press("Enter")
+    desk.page.get_by_text("accepted").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "accept"]
+
+
+def test_lost_lease_is_said_and_the_next_image_offered(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=2, lease_s=0.5) as gateway, desk_at(browser, gateway) as desk:
+        desk.begin()
+        desk.page.wait_for_timeout(800)
+        with gateway.http("somebody") as http:
+            while Work(http).claim["image"]["number"] != 1:
+                pass
+        desk.click(CENTRE)
+        desk.page.get_by_text("Somebody else has this image now").wait_for()
+        desk.page.wait_for_timeout(800)
+        desk.page.get_by_role("button", name="Next image").click()
+        desk.wait_image(1)
+        assert desk.events() == []
+
+
+def test_wrong_token_is_asked_for_again_and_the_right_one_labels(desk: Desk) -> None:
+    desk.page.goto(desk.gateway.url)
+    desk.identify("wrong")
+    desk.page.locator("#identity-note", has_text="token").wait_for()
+    desk.identify(ADMIN_TOKEN)
+    desk.page.get_by_role("button", name="discs").click()
+    desk.wait_image(1)
+    desk.click(CENTRE)
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click"]
+    assert all("401" in error for error in desk.errors)  # the browser's own line
+    desk.errors.clear()

@@ -1,0 +1,38 @@
+/** Ids and bytes: UUIDs without a secure origin, and masks from the wire. Knows no page and no server. */
+
+/** @typedef {{size: [number, number], box: [number, number, number, number], bits: string}} PackedMask */
+/** @typedef {{x: number, y: number, width: number, height: number, pixels: Uint8Array}} Mask 0 or 1 per pixel of a box */
+
+/** @returns {string} A random (version 4) UUID. */
+export function uuid4() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+}
+
+/**
+ * @param {string} text Base64, of either alphabet.
+ * @returns {Uint8Array}
+ */
+function fromBase64(text) {
+  return Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (char) => char.charCodeAt(0));
+}
+
+/**
+ * Unpack a mask: zlib of big-endian bits over its box, row by row without padding.
+ * @param {PackedMask} packed
+ * @returns {Promise<Mask>}
+ */
+export async function unpack(packed) {
+  const [x0, y0, x1, y1] = packed.box;
+  const [width, height] = [x1 - x0, y1 - y0];
+  const pixels = new Uint8Array(width * height);
+  if (pixels.length > 0) {
+    const inflated = new Blob([fromBase64(packed.bits)]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const bits = new Uint8Array(await new Response(inflated).arrayBuffer());
+    for (let i = 0; i < pixels.length; i++) pixels[i] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
+  }
+  return { x: x0, y: y0, width, height, pixels };
+}

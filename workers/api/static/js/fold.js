@@ -1,0 +1,96 @@
+/**
+ * A session's state as a fold over its events: the server's rules (pipeline/sessions/fold.py), as far as the page shows
+ * them. It runs ahead of the acknowledgements and is rebuilt from the log when one is refused.
+ */
+
+/**
+ * @typedef {{event_id: string, seq: number, lease_no: number, instance_id: string | null, kind: string,
+ *   payload: Record<string, any>}} LogEvent
+ * @typedef {{kind: string, payload: Record<string, any>}} Edit
+ * @typedef {{eventId: string, kind: string, before: Node | null, edits: readonly Edit[], category: number | null,
+ *   accepted: {seq: number, edits: readonly Edit[]} | null, deleted: boolean}} Node
+ */
+
+const EDITS = new Set(["open", "click", "box", "brush", "mask_edit", "candidate"]);
+
+/** One object. */
+export class Instance {
+  /** @param {LogEvent} event Its `open`. */
+  constructor(event) {
+    this.id = /** @type {string} */ (event.instance_id);
+    /** @type {Node} */
+    this.node = {
+      eventId: event.event_id, kind: "open", before: null, edits: [event], category: null, accepted: null, deleted: false,
+    };
+    /** @type {{undoId: string, node: Node}[]} */
+    this.undone = [];
+    this.history = new Map([[event.seq, this.node.edits]]);
+    /** Seq of the newest event that changed the mask. */
+    this.maskSeq = event.seq;
+  }
+
+  get category() { return this.node.category; }
+  get deleted() { return this.node.deleted; }
+  get accepted() { return this.node.accepted !== null; }
+  /** Whether what stands is not (yet) what was accepted. */
+  get dirty() { return this.node.accepted?.edits !== this.node.edits; }
+  get empty() { return this.node.edits.length === 1 && !this.node.edits[0].payload.mask_id; }
+  /** Id of the event that an undo must name. */
+  get top() { return this.node.before ? this.node.eventId : null; }
+  /** Id of the undo that a redo must name. */
+  get redoTop() { return this.undone.at(-1)?.undoId ?? null; }
+  get clicks() { return this.node.edits.filter((edit) => edit.kind === "click").map((edit) => edit.payload); }
+
+  /** @param {LogEvent} event */
+  apply(event) {
+    const before = this.node;
+    if (event.kind === "undo" && before.before) {
+      this.undone.push({ undoId: event.event_id, node: before });
+      this.node = before.before;
+    } else if (event.kind === "redo" && this.undone.length > 0) {
+      this.node = /** @type {{node: Node}} */ (this.undone.pop()).node;
+    } else {
+      this.undone = [];
+      this.node = this.#step(before, event);
+    }
+    this.history.set(event.seq, this.node.edits);
+    if (this.node.edits !== before.edits) this.maskSeq = event.seq;
+  }
+
+  /** @param {Node} before @param {LogEvent} event @returns {Node} */
+  #step(before, event) {
+    const { kind, payload } = event;
+    const node = { ...before, before, eventId: event.event_id, kind };
+    if (EDITS.has(kind)) node.edits = [...before.edits, event];
+    if (kind === "category") node.category = payload.category;
+    if (kind === "delete") node.deleted = true;
+    if (kind === "accept") {
+      node.accepted = { seq: payload.seq, edits: this.history.get(payload.seq) ?? before.edits };
+      node.category = payload.category ?? before.category;
+    }
+    return node;
+  }
+}
+
+/** All objects of a session, in the order they were opened. */
+export class Fold {
+  /** @param {LogEvent[]} events */
+  constructor(events) {
+    /** @type {Map<string, Instance>} */
+    this.instances = new Map();
+    /** @type {string | null} Whose event was the newest. */
+    this.recent = null;
+    for (const event of events) this.apply(event);
+  }
+
+  /** @param {LogEvent} event */
+  apply(event) {
+    if (event.instance_id === null) return;
+    this.recent = event.instance_id;
+    if (event.kind === "open") this.instances.set(event.instance_id, new Instance(event));
+    else this.instances.get(event.instance_id)?.apply(event);
+  }
+
+  /** Objects that are there to be seen. */
+  get shown() { return [...this.instances.values()].filter((instance) => !instance.deleted && !instance.empty); }
+}

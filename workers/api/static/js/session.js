@@ -1,0 +1,327 @@
+/**
+ * One session: its state, and the connection that carries its events. An event is applied at once, waits until it is
+ * acknowledged (over reloads of the page, too) and is sent again after every broken connection; the server tells
+ * repetitions by their id. Knows no DOM.
+ */
+
+import { ApiError, PASSING, get, getAll, identity, patiently, post } from "./api.js";
+import { unpack, uuid4 } from "./bytes.js";
+import { Fold } from "./fold.js";
+
+/** @typedef {import("./fold.js").LogEvent} LogEvent */
+/** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask}} Shown */
+/**
+ * What a session tells the page.
+ * @typedef {object} Listener
+ * @property {() => void} changed Anything that is drawn.
+ * @property {(level: "info" | "error", text: string) => void} note
+ * @property {(instanceId: string, shown: Shown, latencyMs: number | null) => void} mask
+ * @property {(kind: string) => void} ended By its own submit, skip or release, once that is durable.
+ * @property {() => void} reloaded
+ * @property {() => void} unauthorized
+ */
+
+const ACK_MS = 20_000;
+const MASK_KINDS = new Set(["open", "click", "box", "brush", "mask_edit", "candidate", "undo", "redo"]);
+const SESSION_KINDS = new Set(["submit", "skip", "release"]);
+
+/** What the page says where the server's own words would not help. */
+const SAYINGS = /** @type {Record<string, string>} */ ({
+  conflict: "The server has other events than this page. The page now shows the server's state.",
+  gap: "The server misses an event of this page. The page now shows the server's state.",
+  stale_preview: "The mask has changed since it was shown. Look at it and accept again.",
+  undo_mismatch: "That was undone already. The page now shows the server's state.",
+});
+
+export class Session {
+  /** @type {WebSocket | null} */
+  #socket = null;
+  #ready = false;
+  #closed = false;
+  #pause = 500;
+  /** @type {string | null} Id of the event that waits for its ack on this connection. */
+  #sent = null;
+  #watchdog = 0;
+  #retry = 0;
+  /** @type {Map<number, number>} When the event of a seq was made. */
+  #begun = new Map();
+
+  /** @param {any} record As GET /api/sessions/{id} gives it. @param {LogEvent[]} events @param {Listener} listener */
+  constructor(record, events, listener) {
+    this.listener = listener;
+    this.id = /** @type {string} */ (record.id);
+    this.epoch = /** @type {number} */ (record.epoch);
+    /** @type {LogEvent[]} */
+    this.pending = [];
+    /** @type {Map<string, Shown>} */
+    this.masks = new Map();
+    /** @type {"live" | "loading" | "readonly" | "lost" | "ended"} */
+    this.mode = "loading";
+    this.#take(record, events);
+    this.#restore(events);
+  }
+
+  /**
+   * @param {string} id
+   * @param {boolean} takeOver Raise the epoch: this page writes from now on, older ones turn read-only.
+   * @param {Listener} listener
+   */
+  static async load(id, takeOver, listener) {
+    let record = await get(`/api/sessions/${id}`);
+    if (takeOver && record.state === "open") record = await post(`/api/sessions/${id}/open`);
+    return new Session(record, await getAll(`/api/sessions/${id}/events`), listener);
+  }
+
+  get online() { return this.#ready; }
+
+  /** Connect, and fetch the masks of what is there already. */
+  start() {
+    if (this.mode !== "live") return;
+    this.#connect();
+    this.#fetchMissing();
+  }
+
+  /** Leave the session as it is. */
+  close() {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+    this.#drop();
+  }
+
+  /** Try to connect now rather than at the end of the pause. */
+  hurry() {
+    if (this.mode !== "live" || this.#socket || this.#closed) return;
+    clearTimeout(this.#retry);
+    this.#connect();
+  }
+
+  /**
+   * Make an event: it holds at once here, and is sent until it is acknowledged.
+   * @param {string} kind
+   * @param {string | null} instanceId
+   * @param {Record<string, any>} [payload]
+   */
+  add(kind, instanceId, payload = {}) {
+    if (this.mode !== "live") return;
+    const event = {
+      event_id: uuid4(), seq: this.lastSeq + this.pending.length + 1, lease_no: this.leaseNo,
+      instance_id: instanceId, kind, payload, client_time: new Date().toISOString(),
+    };
+    this.#begun.set(event.seq, performance.now());
+    this.fold.apply(event);
+    this.pending.push(event);
+    this.#keep();
+    this.#pump();
+    this.listener.changed();
+  }
+
+  /** Become the page that writes. */
+  async takeOver() {
+    await post(`/api/sessions/${this.id}/open`);
+    await this.reload(true);
+  }
+
+  /** Take the server's state, dropping what it has not acknowledged. @param {boolean} [own] The newest epoch is ours. */
+  async reload(own = false) {
+    this.mode = "loading";
+    this.listener.changed();
+    try {
+      const [record, events] = await patiently(() =>
+        Promise.all([get(`/api/sessions/${this.id}`), getAll(`/api/sessions/${this.id}/events`)]));
+      const stale = !own && record.epoch > this.epoch;
+      this.epoch = own ? record.epoch : this.epoch;
+      this.pending = [];
+      this.#keep();
+      this.#take(record, events);
+      if (stale && this.mode === "live") this.mode = "readonly";
+    } catch (error) {
+      this.#fail(error);
+      return;
+    }
+    this.listener.reloaded();
+    if (this.mode !== "live") return;
+    if (!this.#socket) this.#connect();
+    this.#fetchMissing();
+  }
+
+  /** @param {any} record @param {LogEvent[]} events */
+  #take(record, events) {
+    this.record = record;
+    this.leaseNo = /** @type {number} */ (record.lease_no);
+    this.lastSeq = events.at(-1)?.seq ?? 0;
+    this.fold = new Fold(events);
+    this.mode = record.state === "open" ? "live" : record.state === "lost" ? "lost" : "ended";
+  }
+
+  /** Events that an earlier life of this page had not seen acknowledged. @param {LogEvent[]} events */
+  #restore(events) {
+    const known = new Set(events.map((event) => event.event_id));
+    const kept = /** @type {LogEvent[]} */ (JSON.parse(sessionStorage.getItem(this.#key) ?? "[]"));
+    const waiting = kept.filter((event) => !known.has(event.event_id));
+    const fits = waiting.every((event, i) => event.seq === this.lastSeq + 1 + i && event.lease_no === this.leaseNo);
+    if (fits && this.mode === "live") {
+      this.pending = waiting;
+      for (const event of waiting) this.fold.apply(event);
+    }
+    this.#keep();
+  }
+
+  get #key() { return `clickloop.pending.${this.id}`; }
+
+  #keep() {
+    if (this.pending.length > 0) sessionStorage.setItem(this.#key, JSON.stringify(this.pending));
+    else sessionStorage.removeItem(this.#key);
+  }
+
+  #connect() {
+    const url = new URL(`/api/sessions/${this.id}/ws`, location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = new WebSocket(url);
+    this.#socket = socket;
+    this.#watch();
+    socket.onopen = () => socket.send(JSON.stringify({
+      type: "hello", epoch: this.epoch, token: identity.token || null, annotator: identity.name || null,
+    }));
+    socket.onmessage = (message) => this.#receive(JSON.parse(message.data));
+    socket.onclose = () => this.#broken();
+  }
+
+  /** Give a silent connection up: it may be half-open. */
+  #watch() {
+    clearTimeout(this.#watchdog);
+    this.#watchdog = setTimeout(() => this.#broken(), ACK_MS);
+  }
+
+  #drop() {
+    clearTimeout(this.#watchdog);
+    if (this.#socket) {
+      this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
+      this.#socket.close();
+    }
+    this.#socket = null;
+    this.#ready = false;
+    this.#sent = null;
+  }
+
+  #broken() {
+    this.#drop();
+    if (this.#closed || this.mode === "ended") return;
+    this.#retry = setTimeout(() => this.hurry(), this.#pause * (0.75 + Math.random() / 2));
+    this.#pause = Math.min(this.#pause * 2, 8000);
+    this.listener.changed();
+  }
+
+  #pump() {
+    if (!this.#ready || !this.#socket || this.#sent || this.pending.length === 0 || this.mode !== "live") return;
+    const event = this.pending[0];
+    this.#sent = event.event_id;
+    const mask = MASK_KINDS.has(event.kind) ? "bits" : "none";
+    this.#socket.send(JSON.stringify({ type: "event", mask, event: { ...event, session_epoch: this.epoch } }));
+    this.#watch();
+  }
+
+  /** @param {any} message */
+  #receive(message) {
+    if (message.type === "welcome") this.#welcome(message);
+    else if (message.type === "ack" && message.event_id === this.#sent) this.#acknowledged();
+    else if (message.type === "mask") this.#show(message);
+    else if (message.type === "mask_error") this.#fetch(message.instance_id);
+    else if (message.type === "superseded") this.#turn("readonly");
+    else if (message.type === "error" && (message.event_id ?? this.#sent) === this.#sent) this.#refused(message.error);
+  }
+
+  /** @param {any} message */
+  #welcome(message) {
+    clearTimeout(this.#watchdog);
+    this.#ready = true;
+    if (this.pending.length === 0) this.#pause = 500;
+    if (message.session.epoch > this.epoch) this.#turn("readonly");
+    else if (message.durable_seq > this.lastSeq + this.pending.length) this.reload();
+    else {
+      this.#pump();
+      this.#fetchMissing();
+      this.listener.changed();
+    }
+  }
+
+  #acknowledged() {
+    clearTimeout(this.#watchdog);
+    const event = /** @type {LogEvent} */ (this.pending.shift());
+    this.#sent = null;
+    this.#pause = 500;
+    this.lastSeq = event.seq;
+    this.#keep();
+    if (SESSION_KINDS.has(event.kind)) {
+      this.mode = "ended";
+      this.close();
+      this.listener.ended(event.kind);
+      return;
+    }
+    this.#pump();
+    this.listener.changed();
+  }
+
+  /** @param {{code: string, message: string}} error */
+  #refused(error) {
+    clearTimeout(this.#watchdog);
+    if (PASSING.has(error.code)) {
+      this.#broken();
+    } else if (error.code === "unauthorized") {
+      this.#drop();
+      this.listener.unauthorized();
+    } else if (error.code === "stale_epoch" || error.code === "lease_lost") {
+      this.#turn(error.code === "stale_epoch" ? "readonly" : "lost");
+    } else {
+      const lost = this.pending.length > 1 ? ` ${this.pending.length} actions were not saved.` : "";
+      this.listener.note("error", (SAYINGS[error.code] ?? error.message) + lost);
+      if (error.code === "stale_preview") this.masks.clear();
+      this.#sent = null;
+      this.reload();
+    }
+  }
+
+  /** @param {"readonly" | "lost"} mode */
+  #turn(mode) {
+    this.mode = mode;
+    this.#drop();
+    this.listener.changed();
+  }
+
+  /** @param {any} reply A mask as the server sends it. */
+  async #show(reply) {
+    const instance = this.fold.instances.get(reply.instance_id);
+    const shown = { seq: reply.seq, sha: reply.mask_sha256, mask: await unpack(reply.bits) };
+    if (!instance || shown.seq < (this.masks.get(instance.id)?.seq ?? 0)) return;
+    this.masks.set(instance.id, shown);
+    const begun = this.#begun.get(reply.seq);
+    this.#begun.delete(reply.seq);
+    this.listener.mask(instance.id, shown, begun === undefined ? null : performance.now() - begun);
+  }
+
+  /** Masks of acknowledged edits that never came: the page or the connection was new. */
+  #fetchMissing() {
+    const waiting = new Set(this.pending.map((event) => event.instance_id));
+    for (const instance of this.fold.shown) {
+      const behind = (this.masks.get(instance.id)?.seq ?? 0) < instance.maskSeq;
+      if (behind && !waiting.has(instance.id)) this.#fetch(instance.id);
+    }
+  }
+
+  /** @param {string} instanceId */
+  async #fetch(instanceId) {
+    const path = `/api/sessions/${this.id}/instances/${instanceId}/mask?format=bits`;
+    try {
+      const waiting = (/** @type {ApiError} */ error) => this.listener.note("info", `The mask has to wait: ${error.message}`);
+      await this.#show(await patiently(() => get(path), waiting));
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  /** @param {unknown} error */
+  #fail(error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.code === "unauthorized") this.listener.unauthorized();
+    else this.listener.note("error", error.message);
+  }
+}
