@@ -108,8 +108,17 @@ export function hideGate() {
   $("gate").hidden = true;
 }
 
+/** @type {Promise<void> | null} */
+let asking = null;
+
 /** @param {string} why Shown above the fields. @returns {Promise<void>} When they are filled in. */
-export async function askIdentity(why) {
+export function askIdentity(why) {
+  asking ??= fillIdentity(why).finally(() => { asking = null; });
+  return asking;
+}
+
+/** @param {string} why */
+async function fillIdentity(why) {
   const dialog = $("identity");
   $("identity-note").textContent = why;
   $("name").value = identity.name || "local";
