@@ -1,4 +1,4 @@
-"""The checks of `clickloop doctor`: does every part that this program needs work here? Changes nothing that stays."""
+"""The checks of `clickloop doctor`: does every part that is needed work here? Leaves nothing but empty folders."""
 
 import importlib.metadata
 import os
@@ -52,7 +52,7 @@ def _checked(name: str, check: Callable[[Settings], str], settings: Settings) ->
     try:
         return Check(name=name, ok=True, detail=check(settings))
     except Exception as error:  # whatever is wrong is the finding
-        message = error.message if isinstance(error, ClickloopError) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, ClickloopError | RuntimeError) else f"{type(error).__name__}: {error}"
         return Check(name=name, ok=False, detail=" ".join(message.split())[:300])
 
 

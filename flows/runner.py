@@ -22,6 +22,8 @@ from schemas.errors import ClickloopError, DatabaseUnavailableError
 logger = logging.getLogger("flows.runner")
 
 POLL_S = 0.5
+SWEEP_S = 10.0
+"""Seconds between two claims when nothing waits."""
 TRIGGER_S = 10.0
 """Seconds between two looks at the campaigns' triggers."""
 
@@ -53,6 +55,7 @@ class Runner:
         self.services = services
         self.stopping = threading.Event()
         self._triggers_at = 0.0
+        self._claimed_at = time.monotonic()
 
     def run(self) -> None:
         """Work until `stopping` is set."""
@@ -69,6 +72,8 @@ class Runner:
     def run_one(self) -> bool:
         """Claim the next request and run it to its end; False when there is none."""
         owner = owner_name()
+        if not self._is_worth_a_claim():
+            return False
         with self.services.database.begin() as conn:
             request = requests.claim_request(conn, owner)
         if request is None:
@@ -86,6 +91,15 @@ class Runner:
         else:
             logger.info("request %s done", request.id)
         return True
+
+    def _is_worth_a_claim(self) -> bool:
+        """A look first, as a claim is a write, which the gateway's writer would wait for; but one now and then, which
+        also puts back what dead owners left."""
+        if time.monotonic() - self._claimed_at >= SWEEP_S:
+            self._claimed_at = time.monotonic()
+            return True
+        with self.services.database.connect() as conn:
+            return bool(requests.list_requests(conn, state="queued", limit=1))
 
     def _fire(self) -> None:
         if time.monotonic() - self._triggers_at >= TRIGGER_S:

@@ -1,5 +1,7 @@
 """A `serve` for the length of one command: the running one if there is one, else a child that is ended afterwards."""
 
+import ctypes
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from schemas.settings import Settings
 START_S = 300.0
 """Ray, the actors and the gateway need 15-40 s on two busy cores."""
 STOP_S = 30.0
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -31,7 +34,9 @@ def serving(settings: Settings, port: int = 0) -> Iterator[Client]:
     log = settings.workspace / "serve.log"
     command = [sys.executable, "-m", "flows.cli", "serve", "--workspace", str(settings.workspace), "--port", str(port)]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_end_with_parent
+        )
     try:
         with _wait_until_ready(settings, process, str(log)) as client:
             yield client
@@ -42,6 +47,11 @@ def serving(settings: Settings, port: int = 0) -> Iterator[Client]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this child when the command that started it is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait_until_ready(settings: Settings, process: "subprocess.Popen[bytes]", log: str) -> Client:

@@ -1,6 +1,7 @@
 """campaign create, ingest, list, status, pause and resume."""
 
 import argparse
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +10,8 @@ from flows.commands.jobs import follow, run_here, run_job
 from flows.commands.options import Nouns, command, group, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
-from schemas.errors import BadInputError
+from schemas.errors import BadInputError, ConflictError, NotFoundError
+from schemas.settings import Settings
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -60,6 +62,7 @@ def create(args: argparse.Namespace) -> int:
     }
     server = find_server(settings)
     if server is None:
+        _check_early(settings, args)
         result = run_here(settings, terminal, "campaign", None, {"create": spec})
     else:
         with server:
@@ -69,6 +72,23 @@ def create(args: argparse.Namespace) -> int:
         lines.append("{imported} masks imported, {without_image} are of other images.".format(**result["import"]))
     terminal.result(result, lines)
     return 0
+
+
+def _check_early(settings: Settings, args: argparse.Namespace) -> None:
+    """Refuse what cannot work before Prefect starts, which takes seconds; the flow checks it again."""
+    from flows.services import reading
+    from pipeline.campaigns import require_source
+    from pipeline.models import resolve_model_id
+    from pipeline.storage import campaigns
+
+    resolve_model_id(args.model)
+    require_source(absolute_url(args.images))
+    with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
+        campaigns.get_campaign(conn, args.name)
+        raise ConflictError(
+            f"There is a campaign named {args.name!r} already. Choose another name, or register more images with "
+            f"`clickloop campaign ingest`."
+        )
 
 
 def ingest(args: argparse.Namespace) -> int:

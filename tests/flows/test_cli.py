@@ -68,6 +68,8 @@ def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -
         "train nothing",
         "token create ann --scopes label,sudo",
         "campaign create c --images nowhere --labels a,a",
+        "campaign create c --images nowhere --model toy-color",
+        "campaign create c --images . --model nothing",
         "campaign list",
         "campaign status c",
         "adapter list c",
@@ -114,6 +116,7 @@ def test_a_failure_of_the_work_exits_1(
 ) -> None:
     where = ["--workspace", str(settings.workspace)]
     assert run(capsys, "adapter", "rollback", "discs", *where)[0] == 1  # nothing was promoted
+    assert run(capsys, "campaign", "create", "discs", "--images", ".", *where)[0] == 1  # the name is taken
     with WorkspaceLock(settings.workspace):
         code, _, err = run(capsys, "campaign", "pause", "discs", *where)
     assert code == 1

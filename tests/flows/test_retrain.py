@@ -1,0 +1,100 @@
+"""How a retrain ends: what the gate says, what the refiners load, what becomes live. (test_loop has a whole one.)"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from flows.jobs import new_job
+from flows.retrain import conclude
+from flows.services import Services
+from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig
+from pipeline.adapters.gate import ObjectResult
+from pipeline.adapters.head import AdapterMeta, adapter_tensors
+from pipeline.adapters.stored import publish_adapter
+from pipeline.models import load_model
+from pipeline.storage import adapters
+from pipeline.storage.database import open_database
+from schemas.campaigns import CampaignRecord
+from schemas.errors import NotFoundError
+from schemas.settings import Settings
+from tests.flows.scenes import make_campaign, write_pictures
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def services(ray_workers: Settings, tmp_path: Path) -> Iterator[Services]:
+    database = open_database(f"sqlite:///{tmp_path / 'catalogue.db'}")
+    made = Services(ray_workers, database, beside_serve=True)
+    make_campaign(ray_workers, database, write_pictures(tmp_path, 2))
+    yield made
+    made.close()
+    database.close()
+    ray.shutdown()
+
+
+def report(noc: float) -> AdapterReport:
+    """40 held-out objects on 10 images that all took so many clicks."""
+    objects = tuple(ObjectResult(str(i), str(i % 10), 1, noc, clicks=3) for i in range(40))
+    return AdapterReport(objects, ((0.9,),) * 40, (), EvaluationConfig())
+
+
+def register(services: Services, campaign: CampaignRecord, seed: int, published: bool = True) -> str:
+    """A candidate: toy-color's own head, in the storage."""
+    model = load_model("toy-color")
+    meta = AdapterMeta("head", model.model_id, campaign.model_digest, campaign.model_key, seed=seed)
+    digest, uri = f"{seed:064x}", ""
+    if published:
+        digest, uri, _ = publish_adapter(services.storage_url, adapter_tensors(model, "head"), meta, {})
+    with services.database.begin() as conn:
+        adapters.register_adapter(
+            conn, digest=digest, campaign_id=campaign.id, kind="head", uri=uri, model_digest=campaign.model_digest,
+            model_key=campaign.model_key, parent_digest=campaign.live_adapter, snapshot_id=None, seed=seed,
+        )  # fmt: skip
+    return digest
+
+
+def end(services: Services, digest: str, live: float, candidate: float, promote: str = "auto") -> dict[str, Any]:
+    campaign = services.campaign("discs")
+    with new_job(services, "retrain", "discs", {}):
+        return conclude.fn(campaign, digest, report(live), report(candidate), promote)
+
+
+def test_a_better_adapter_goes_live_and_can_be_rolled_back(services: Services) -> None:
+    digest = register(services, services.campaign("discs"), seed=1)
+    assert end(services, digest, live=9.0, candidate=5.0)["outcome"] == "promoted"
+    campaign = services.campaign("discs")
+    assert (campaign.live_adapter, campaign.live_version) == (digest, 1)
+    with services.database.begin() as conn:
+        record = adapters.get_adapter(conn, digest)
+        assert (record.state, record.gate["promote"]) == ("promoted", True)
+        assert adapters.rollback(conn, campaign.id) == (2, None)
+
+
+def test_no_better_or_not_asked_for_changes_nothing(services: Services) -> None:
+    campaign = services.campaign("discs")
+    worse = end(services, register(services, campaign, seed=1), live=5.0, candidate=5.0)
+    assert worse["outcome"] == "rejected" and worse["reasons"]
+    agreed = end(services, register(services, campaign, seed=2), live=9.0, candidate=5.0, promote="never")
+    assert agreed["outcome"] == "agreed"
+    assert services.campaign("discs").live_version == 0
+
+
+def test_what_the_refiners_cannot_load_never_goes_live(services: Services) -> None:
+    digest = register(services, services.campaign("discs"), seed=3, published=False)
+    with pytest.raises(NotFoundError):
+        end(services, digest, live=9.0, candidate=5.0)
+    assert services.campaign("discs").live_version == 0
+
+
+def test_a_promotion_meanwhile_wins(services: Services) -> None:
+    seen = services.campaign("discs")
+    first, second = (register(services, seen, seed=seed) for seed in (1, 2))
+    assert end(services, first, live=9.0, candidate=5.0)["outcome"] == "promoted"
+    with new_job(services, "retrain", "discs", {}):
+        late = conclude.fn(seen, second, report(9.0), report(4.0), "auto")
+    assert late["outcome"] == "rejected" and "live by now" in late["reasons"][0]
+    assert services.campaign("discs").live_adapter == first
