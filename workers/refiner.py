@@ -143,11 +143,11 @@ class Refiner:
             candidate=state.candidate,
             embedding_digest=used_digest,
             engine=self._engine,
-            latency_ms=timer.stages,
             cache=cache,
             steps=steps,
         )
         timer.lap("encode")
+        reply.latency_ms.update(timer.stages)
         return reply
 
     def _longest_known(self, names: list[bytes]) -> tuple[int, tuple[InstanceState, str | None] | None]:
