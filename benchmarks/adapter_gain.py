@@ -55,8 +55,8 @@ def line(name: str, report: AdapterReport) -> str:
     s = report.summary()
     return (
         f"{name:10} NoC@85 {s['noc']['85']:6.2f}  NoC@90 {s['noc']['90']:6.2f}  NoF@90 {s['nof']['90']:4d}"
-        f"  mIoU@1 {s['miou_at']['1']:.3f}  @3 {s['miou_at']['3']:.3f}"
-        f"  broken promises {s['monotone']['violations']}/{s['monotone']['clicks']}"
+        + "".join(f"  mIoU@{k} {v:.3f}" for k, v in s["miou_at"].items())
+        + f"  broken promises {s['monotone']['violations']}/{s['monotone']['clicks']}"
     )
 
 

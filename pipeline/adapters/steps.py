@@ -30,7 +30,7 @@ class AdapterConfig:
         max_steps: Optimiser steps.
         max_minutes: Of training, summed over resumed runs; whatever comes first ends it.
         objects_per_step: Trajectories per optimiser step.
-        max_clicks: Clicks of a trajectory, drawn from 1 to this.
+        max_clicks: Clicks of a trajectory, drawn from 1 to this: late clicks are what NoC@90 is made of.
         learning_rate: AdamW's, after the warm-up, falling linearly to a tenth at the last step.
         warmup_steps: Linear from 0.
         weight_decay: AdamW's, towards the live weights (not towards zero).
@@ -53,8 +53,8 @@ class AdapterConfig:
     seed: int = 0
     max_steps: int = 300
     max_minutes: float = 10.0
-    objects_per_step: int = 4
-    max_clicks: int = 4
+    objects_per_step: int = 2
+    max_clicks: int = 12
     learning_rate: float = 3e-4
     warmup_steps: int = 20
     weight_decay: float = 0.01
@@ -66,8 +66,8 @@ class AdapterConfig:
     jitter: float = 0.1
     max_side: int = 1600
     validation_share: float = 0.2
-    validation_objects: int = 24
-    validation_clicks: int = 4
+    validation_objects: int = 12
+    validation_clicks: int = 8
     validate_every: int = 25
     patience: int = 5
     checkpoint_every: int = 10

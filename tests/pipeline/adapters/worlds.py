@@ -84,5 +84,6 @@ QUICK = AdapterConfig(
     objects_per_step=2,
     max_clicks=3,
     validation_objects=8,
+    validation_clicks=4,
 )
 """A training of a few seconds for six weights."""
