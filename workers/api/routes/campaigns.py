@@ -37,7 +37,7 @@ class NewCampaign(BaseModel):
     name: str = Field(min_length=1, max_length=200, pattern=NAME)
     images: str = Field(min_length=1, max_length=4000)
     labels: list[Annotated[str, Field(min_length=1, max_length=255)]] = Field(default_factory=list, max_length=1000)
-    annotations: str | None = Field(default=None, max_length=4000)
+    annotations: str | None = Field(default=None, min_length=1, max_length=4000)
     model: str = "default"
     settings: CampaignSettings = CampaignSettings()
 

@@ -1,21 +1,44 @@
 """Long jobs: insert, follow, cancel. The flow runner works them off."""
 
-from typing import Any, Literal
+import json
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.requests import cancel_request, get_request, insert_request, list_requests
 from schemas.campaigns import RequestRecord
+from schemas.errors import BadInputError
 from workers.api.deps import CallerDep, ServicesDep, envelope
 
 router = APIRouter(tags=["requests"])
 
 SCOPES = {"ingest": "admin", "precompute": "train", "retrain": "train", "export": "export", "campaign": "admin"}
 PLACES = {"ingest": "images", "export": "to"}
+MAX_PAYLOAD_BYTES = 20_000
+MAX_DEPTH = 10
+
+
+def _storable(payload: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what one of the databases cannot keep as JSON: NaN, NUL, halves of characters, towers of lists."""
+    try:
+        deep = _depth(payload) > MAX_DEPTH
+    except RecursionError:
+        deep = True
+    if deep:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    text = json.dumps(payload, allow_nan=False, ensure_ascii=False).encode()
+    if len(text) > MAX_PAYLOAD_BYTES or b"\\u0000" in text:
+        raise ValueError(f"over {MAX_PAYLOAD_BYTES} bytes, or with a NUL character")
+    return payload
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
 
 
 class NewRequest(BaseModel):
@@ -29,7 +52,7 @@ class NewRequest(BaseModel):
 
     id: UUID
     kind: Literal["ingest", "precompute", "retrain", "export", "campaign"]
-    payload: dict[str, Any] = Field(default_factory=dict)
+    payload: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(default_factory=dict)
 
 
 @router.post("/api/campaigns/{campaign}/requests", status_code=202)
@@ -37,8 +60,12 @@ async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: 
     """Insert a request. At most one retrain and one precompute of a campaign are active at a time."""
     caller.need(SCOPES[new.kind])
     place = new.payload.get(PLACES.get(new.kind, ""))
+    if place is not None and not isinstance(place, str):
+        raise BadInputError(f"{PLACES[new.kind]}: a path or URL is text.")
     if place is not None and not caller.trusted:
-        services.check_place(str(place))
+        services.check_place(place)
+    if new.payload.get("create") is not None:
+        raise BadInputError("Create campaigns by POST /api/campaigns, which checks where their images are.")
 
     def insert(conn: Connection) -> RequestRecord:
         return insert_request(conn, str(new.id), new.kind, get_campaign(conn, campaign).id, new.payload)
@@ -48,7 +75,7 @@ async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: 
 
 @router.get("/api/requests")
 async def index(services: ServicesDep, caller: CallerDep, campaign: str | None = None) -> dict[str, Any]:
-    """Requests, newest last; of one campaign if it is named."""
+    """Requests, newest first; of one campaign if it is named."""
 
     def load(conn: Connection) -> list[RequestRecord]:
         return list_requests(conn, get_campaign(conn, campaign).id if campaign else None)
