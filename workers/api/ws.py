@@ -16,7 +16,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.storage.click_log import Appended
-from schemas.errors import BadInputError, ClickloopError
+from schemas.errors import AuthError, BadInputError, ClickloopError
 from schemas.events import EventIn
 from schemas.predictions import MaskReply, RefineRequest
 from workers.api.auth import Caller, bearer
@@ -102,7 +102,7 @@ async def _welcome(socket: WebSocket, services: Services, session_id: str) -> "C
     socket.scope["clickloop.annotator"] = caller.id
     live = await services.hub.fresh(session_id)
     live.own(caller.id)
-    connection = Connection(socket, services, live, caller, hello.epoch or live.record.epoch)
+    connection = Connection(socket, services, live, caller, token, hello.epoch or live.record.epoch)
     await connection.send({"type": "welcome", "session": live.to_json(), "durable_seq": live.state.last_seq})
     return connection
 
@@ -133,11 +133,20 @@ def _parse(adapter: TypeAdapter[Any], text: str) -> Any:
 class Connection:
     """One client on one session."""
 
-    def __init__(self, socket: WebSocket, services: Services, live: LiveSession, caller: Caller, epoch: int) -> None:
+    def __init__(
+        self,
+        socket: WebSocket,
+        services: Services,
+        live: LiveSession,
+        caller: Caller,
+        token: str | None,
+        epoch: int,
+    ) -> None:
         self._socket = socket
         self._services = services
         self._live = live
         self._caller = caller
+        self._token = token
         self._epoch = epoch
         self._previews = Previews(services.refining, self._show, self._fail)
         self._started: dict[str, float] = {}
@@ -177,7 +186,6 @@ class Connection:
 
     async def _event(self, frame: EventFrame) -> None:
         event, begun = frame.event, []
-        self._live = await self._services.hub.get(self._live.id)
         started = time.monotonic()
 
         def begin(plan: Plan, question: RefineRequest) -> None:
@@ -188,7 +196,11 @@ class Connection:
 
         on_question = begin if frame.mask != "none" else None
         try:
+            await self._check_token()
+            self._live = await self._services.hub.get(self._live.id)
             ack = await self._services.intake.append(self._live, self._caller.id, event, frame.mask, on_question)
+        except AuthError:
+            raise
         except ClickloopError as error:
             self._settle(begun, acknowledged=False)
             await self.send({"type": "error", "event_id": str(event.event_id), **error_body(error)})
@@ -209,12 +221,21 @@ class Connection:
         if not begun and frame.mask != "none" and event.kind in MASK_KINDS and event.instance_id is not None:
             await self._show_again(ack, str(event.instance_id), frame.mask)
 
+    async def _check_token(self) -> None:
+        """Refuse a token that was revoked or has expired since the hello; closes the connection."""
+        if self._token:
+            (await self._services.auth.caller(self._token, None)).need("label")
+
     async def _show_again(self, ack: Appended, instance_id: str, mask_format: str) -> None:
         """The mask of an event that was in the log already, or that left the mask as it was."""
         hub = self._services.hub
         if instance_id not in self._live.state.instances:
             return
-        question = await hub.question(self._live, self._live.state, instance_id, ack.seq, mask_format)
+        try:
+            question = await hub.question(self._live, self._live.state, instance_id, ack.seq, mask_format)
+        except ClickloopError as error:
+            await self._send_mask_error(ack.seq, instance_id, error_body(error)["error"])
+            return
         preview = Preview(ack.event_id, instance_id, ack.seq, question)
         preview.committed.set_result(True)
         self._previews.begin(preview)
@@ -234,7 +255,10 @@ class Connection:
 
     async def _fail(self, preview: Preview, error: dict[str, Any]) -> None:
         self._started.pop(preview.event_id, None)
-        await self.send({"type": "mask_error", "seq": preview.seq, "instance_id": preview.instance_id, "error": error})
+        await self._send_mask_error(preview.seq, preview.instance_id, error)
+
+    async def _send_mask_error(self, seq: int, instance_id: str, error: dict[str, Any]) -> None:
+        await self.send({"type": "mask_error", "seq": seq, "instance_id": instance_id, "error": error})
 
 
 def _event_id(text: str) -> str | None:
