@@ -1,6 +1,5 @@
 """From an error's code to an HTTP status and one JSON shape: {"error": {"code", "message", "details"}}."""
 
-import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,8 +8,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from schemas.errors import ClickloopError
-
-logger = logging.getLogger(__name__)
 
 STATUS: dict[str, int] = {
     "error": 500,
@@ -83,9 +80,3 @@ def install(app: FastAPI) -> None:
         request.scope["clickloop.code"] = code
         body = {"error": {"code": code, "message": str(error.detail), "details": {}}}
         return JSONResponse(body, error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.exception("unexpected error at %s %s", request.method, request.url.path, exc_info=error)
-        message = "Something went wrong on the server. Its log has the details under this request id."
-        return JSONResponse({"error": {"code": "error", "message": message, "details": {}}}, 500)
