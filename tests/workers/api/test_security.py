@@ -67,7 +67,15 @@ def raw(gateway: Gateway, *lines: str) -> int:
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "evil.example:8700", "", "[::2]", "127.0.0.1:x"],
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost@evil.example",
+        "evil.example:8700",
+        "",
+        "[::2]",
+        "127.0.0.1:x",
+    ],
 )
 def test_foreign_host_is_refused_over_http(gateway: Gateway, host: str) -> None:
     assert raw(gateway, "GET /healthz HTTP/1.1", f"Host: {host}") in (400, 421)
@@ -187,11 +195,8 @@ def test_every_route_of_the_api_demands_a_token_abroad(abroad: Gateway) -> None:
         for http in (nobody, foreign):
             for method, path in ROUTES:
                 answer = http.request(method, path, json={} if method == "POST" else None)
-                assert answer.status_code in (401, 422), (method, path)
-                if answer.status_code == 422:  # the body is read before the caller
-                    assert method == "POST"
-                else:
-                    assert code_of(answer) == "unauthorized" and answer.headers["www-authenticate"] == "Bearer"
+                assert (answer.status_code, code_of(answer)) == (401, "unauthorized"), (method, path)
+                assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_sockets_demand_a_token_abroad(abroad: Gateway) -> None:
@@ -282,7 +287,8 @@ def test_each_scope_opens_its_own_routes_only(abroad: Gateway) -> None:
         with client(abroad, token_for(abroad, f"only {scope}", scope)[1]) as http:
             for needed, path, body in needs:
                 answer = http.post(path, json=body)
-                forbidden = (answer.status_code, answer.json().get("error", {}).get("code")) == (403, "forbidden")
+                forbidden = answer.status_code == 403
+                assert not forbidden or code_of(answer) == "forbidden"
                 assert forbidden == (scope not in (needed, "admin")), (scope, needed, path, answer.text)
 
 
@@ -418,21 +424,29 @@ def test_places_below_the_roots_are_taken_and_the_command_line_is_trusted(gatewa
         assert http.post(requests, json=new_request("export", to="/elsewhere")).status_code == 202
 
 
-@pytest.mark.parametrize("name", ["..%2f..%2fetc%2fpasswd", "%2e%2e", "....//", "%00", "a%00b", "'; DROP TABLE events"])
-def test_odd_ids_in_paths_find_nothing(gateway: Gateway, work: Work, name: str) -> None:
+def test_odd_ids_in_paths_find_nothing(gateway: Gateway, work: Work) -> None:
     host = gateway.url.removeprefix("http://")
-    quoted = name.replace(" ", "%20").replace("'", "%27")
-    for path in (
-        f"/{quoted}",
-        f"/static/{quoted}",
-        f"/api/campaigns/{quoted}",
-        f"/api/images/{quoted}/content",
-        f"/api/sessions/{quoted}",
-        f"/api/requests/{quoted}",
-        f"{work.path}/instances/{quoted}/mask",
-    ):
-        status = raw(gateway, f"GET {path} HTTP/1.1", f"Host: {host}")
-        assert status in (404, 422) or (status == 200 and path == "/%2e%2e"), path
+    names = (
+        "..%2f..%2f..%2fetc%2fpasswd",
+        "%2e%2e%2f%2e%2e%2fapp.py",
+        "....//x",
+        "%00",
+        "a%00b",
+        "%27;DROP%20TABLE%20x",
+    )
+    for name in names:
+        for path in (
+            f"/{name}",
+            f"/static/{name}",
+            f"/api/campaigns/{name}",
+            f"/api/campaigns/{name}/status",
+            f"/api/images/{name}/content",
+            f"/api/sessions/{name}",
+            f"/api/requests/{name}",
+            f"{work.path}/instances/{name}/mask",
+        ):
+            status = raw(gateway, f"GET {path} HTTP/1.1", f"Host: {host}")
+            assert status in (404, 422), path
 
 
 # Starting.
