@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 
 from pipeline.storage.database import Database
@@ -23,6 +25,16 @@ from workers.api.work import in_thread
 
 STATIC = Path(__file__).parent / "static"
 DRAIN_S = 3.0
+
+
+class Page(StaticFiles):
+    """The page's files, asked for again at every load (by ETag): modules of two versions must not mix."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """See `StaticFiles`."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def build_services(settings: Settings, database: Database, service: RefineService, admin_token: str = "") -> Services:
@@ -58,7 +70,7 @@ def create_app(services: Services) -> FastAPI:
     errors.install(app)
     for module in (health, campaigns, tasks, images, sessions, events, requests, adapters, ws):
         app.include_router(module.router)
-    app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
+    app.mount("/", Page(directory=STATIC, html=True), name="page")
     app.add_middleware(BodyLimit, max_bytes=services.settings.max_body_bytes)
     app.add_middleware(SameOrigin, allowed_hosts=[*services.settings.allowed_hosts, services.settings.host])
     app.add_middleware(RequestId, metrics=services.metrics)

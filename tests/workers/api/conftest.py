@@ -11,7 +11,7 @@ from tests.workers.api.gateway import Gateway, Work, gateway_in
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with many images to claim."""
-    with gateway_in(tmp_path_factory.mktemp("gateway"), images=80, max_events_per_instance=40) as running:
+    with gateway_in(tmp_path_factory.mktemp("gateway"), images=400, max_events_per_instance=40) as running:
         yield running
 
 

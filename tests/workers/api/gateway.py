@@ -23,7 +23,7 @@ from tests.workers.campaign import StoredCampaign, make_campaign
 from workers.api.app import build_services, create_app
 from workers.api.deps import Services
 from workers.api.refining import RefineService
-from workers.api.server import make_server
+from workers.api.server import DrainingServer, make_server
 from workers.encoder import Encoder
 from workers.refiner import Refiner
 from workers.router import LocalRouter
@@ -83,9 +83,10 @@ def settings_in(folder: Path, **values: Any) -> Settings:
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, url: str, services: Services) -> None:
+    def __init__(self, url: str, services: Services, server: DrainingServer) -> None:
         self.url = url
         self.services = services
+        self.server = server
 
     def http(self, annotator: str = "ann", token: str | None = None, **headers: str) -> httpx.Client:
         """An HTTP client that acts as an annotator."""
@@ -108,7 +109,7 @@ def serving(settings: Settings, database: Database, service: RefineService) -> I
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield Gateway(f"http://127.0.0.1:{port}", services)
+        yield Gateway(f"http://127.0.0.1:{port}", services, server)
     finally:
         server.should_exit = True
         thread.join(15)
