@@ -64,7 +64,7 @@ def _check_click(click: ClickPayload, size: tuple[int, int]) -> None:
 
 def _check_box(box: tuple[float, float, float, float], size: tuple[int, int]) -> None:
     x0, y0, x1, y1 = box
-    if not (0 <= x0 and x0 + 1 <= x1 <= size[1] and 0 <= y0 and y0 + 1 <= y1 <= size[0]):
+    if min(x0, y0) < 0 or not (x0 + 1 <= x1 <= size[1] and y0 + 1 <= y1 <= size[0]):
         raise BadInputError(
             f"Box {box} (x0, y0, x1, y1) is less than a pixel wide or high, or leaves the image of size "
             f"{size[0]}x{size[1]} (height x width)."

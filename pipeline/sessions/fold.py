@@ -27,7 +27,7 @@ class _Edits:
 
     edit: Edit
     seq: int
-    before: "_Edits | None"
+    before: "_Edits | None" = field(repr=False)
     num_clicks: int
 
 
@@ -50,7 +50,7 @@ class _Node:
 
     event_id: str
     kind: str
-    before: "_Node | None"
+    before: "_Node | None" = field(repr=False)
     edits: _Edits
     category: int | None = None
     unsure: bool = False
@@ -65,7 +65,7 @@ class _Undone:
 
     undo_id: str
     node: _Node
-    below: "_Undone | None"
+    below: "_Undone | None" = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class _Mark:
 
     seq: int
     node: _Node
-    before: "_Mark | None"
+    before: "_Mark | None" = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
