@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 _KEEP_S = 7 * 86400
 """How long checkpoints are kept, in seconds."""
-_RETRIES = 3
-"""Times that Ray makes a call again whose process was killed."""
+_RETRIES = 30
+"""Times that Ray makes a call again whose process was killed. Several go by while one process starts again."""
 Method = TypeVar("Method", bound=Callable[..., object])
 
 
