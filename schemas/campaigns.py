@@ -23,10 +23,10 @@ class CampaignSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     holdout_fraction: float = Field(default=0.2, ge=0.0, le=0.9)
-    lease_s: float | None = Field(default=None, gt=0)
-    retrain_every_masks: int = Field(default=0, ge=0)
-    retrain_every_s: float = Field(default=0.0, ge=0)
-    seed: int = 0
+    lease_s: float | None = Field(default=None, gt=0, le=30 * 86_400)
+    retrain_every_masks: int = Field(default=0, ge=0, le=10**9)
+    retrain_every_s: float = Field(default=0.0, ge=0, le=10**9)
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
 
 
 class CategoryRecord(BaseModel):

@@ -22,6 +22,8 @@ from workers.api.work import in_thread, write
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+MAX_NUMBER = 2**31 - 1
+"""The largest integer that every database's columns hold."""
 
 
 @dataclass

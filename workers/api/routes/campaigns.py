@@ -5,7 +5,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from pipeline.storage.campaigns import campaign_status, get_campaign, list_campaigns, set_campaign_state
@@ -14,11 +14,18 @@ from pipeline.storage.requests import insert_request
 from pipeline.storage.snapshots import list_snapshots
 from schemas.campaigns import CampaignSettings, CampaignStatus
 from schemas.errors import ConflictError, NotFoundError
-from workers.api.deps import CallerDep, ServicesDep, envelope
+from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep, envelope
 
 router = APIRouter(prefix="/api/campaigns", tags=["campaigns"])
 
 NAME = r"^[^\x00-\x1f/]+$"
+Label = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]+$")]
+
+
+def _each_once(labels: list[str]) -> list[str]:
+    if len(set(labels)) < len(labels):
+        raise ValueError("each label is named once")
+    return labels
 
 
 class NewCampaign(BaseModel):
@@ -36,9 +43,9 @@ class NewCampaign(BaseModel):
     id: UUID
     name: str = Field(min_length=1, max_length=200, pattern=NAME)
     images: str = Field(min_length=1, max_length=4000)
-    labels: list[Annotated[str, Field(min_length=1, max_length=255)]] = Field(default_factory=list, max_length=1000)
+    labels: Annotated[list[Label], Field(max_length=1000), AfterValidator(_each_once)] = Field(default_factory=list)
     annotations: str | None = Field(default=None, min_length=1, max_length=4000)
-    model: str = "default"
+    model: str = Field(default="default", max_length=100, pattern=r"^[\w.:-]+$")
     settings: CampaignSettings = CampaignSettings()
 
 
@@ -115,7 +122,7 @@ async def images(
     campaign: str,
     services: ServicesDep,
     caller: CallerDep,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> dict[str, Any]:
     """The campaign's images by number."""

@@ -7,9 +7,9 @@ from sqlalchemy import Connection
 
 from pipeline.storage.sessions import get_session, reopen_session, session_events
 from schemas.campaigns import SessionRecord
-from schemas.errors import ForbiddenError
+from schemas.errors import ForbiddenError, NotFoundError
 from workers.api.auth import Caller
-from workers.api.deps import CallerDep, ServicesDep, envelope
+from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep, envelope
 from workers.api.live import LiveSession
 from workers.api.replies import mask_json
 
@@ -60,7 +60,7 @@ async def open_again(session_id: str, services: ServicesDep, caller: CallerDep) 
 
 @router.get("/{session_id}/events")
 async def events(
-    session_id: str, services: ServicesDep, caller: CallerDep, after: Annotated[int, Query(ge=0)] = 0
+    session_id: str, services: ServicesDep, caller: CallerDep, after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0
 ) -> dict[str, Any]:
     """The session's events after a seq, in order."""
 
@@ -81,10 +81,12 @@ async def mask(
     services: ServicesDep,
     caller: CallerDep,
     format: Literal["rle", "bits"] = "rle",
-    seq: Annotated[int | None, Query(ge=1)] = None,
+    seq: Annotated[int | None, Query(ge=1, le=MAX_NUMBER)] = None,
 ) -> dict[str, Any]:
     """The instance's mask now, or as of one of the session's events."""
     live = await _readable(services, caller, session_id)
+    if seq is not None and seq > live.state.last_seq:
+        raise NotFoundError(f"The session has no event {seq} yet; its last is {live.state.last_seq}.")
     question = await services.hub.question(live, live.state, instance_id, seq, format)
     shown = live.state.instances[instance_id].mask_seq if seq is None else seq
     return mask_json(await services.refining.ask(question), shown, instance_id)
