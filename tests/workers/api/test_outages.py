@@ -174,20 +174,20 @@ def test_lost_database_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
     path = tmp_path / "clickloop.db"
     database = open_database(f"sqlite:///{path}", busy_timeout_s=0.2)
     fill(database, stored)
-    with closing(database), serving(settings_in(tmp_path), database, local_router(stored.storage_url)) as gateway:
-        with gateway.http() as http:
-            work = Work(http)
-            event = work.event("open", str(uuid4()))
-            database.engine.dispose()
-            path.rename(tmp_path / "away.db")
-            path.mkdir()
-            assert is_unavailable(work.post(event))
-            assert is_unavailable(http.get("/api/campaigns"))
-            assert http.get("/readyz").json()["parts"]["database"] != "ok"
-            assert http.get("/healthz").status_code == 200 and http.get("/metrics").status_code == 200
-            path.rmdir()
-            (tmp_path / "away.db").rename(path)
-            give_up = time.monotonic() + 10
-            while work.post(event).status_code != 200:
-                assert time.monotonic() < give_up
-            assert work.state()["last_seq"] == 1
+    router = local_router(stored.storage_url)
+    with closing(database), serving(settings_in(tmp_path), database, router) as running, running.http() as http:
+        work = Work(http)
+        event = work.event("open", str(uuid4()))
+        database.engine.dispose()
+        path.rename(tmp_path / "away.db")
+        path.mkdir()
+        assert is_unavailable(work.post(event))
+        assert is_unavailable(http.get("/api/campaigns"))
+        assert http.get("/readyz").json()["parts"]["database"] != "ok"
+        assert http.get("/healthz").status_code == 200 and http.get("/metrics").status_code == 200
+        path.rmdir()
+        (tmp_path / "away.db").rename(path)
+        give_up = time.monotonic() + 10
+        while work.post(event).status_code != 200:
+            assert time.monotonic() < give_up
+        assert work.state()["last_seq"] == 1
