@@ -137,17 +137,17 @@ def promote(conn: Connection, campaign_id: str, digest: str | None, expected_ver
     campaign = _locked(conn, campaign_id)
     if digest is not None:
         _check_promotable(get_adapter(conn, digest), campaign)
-    if campaign.live_version != expected_version:
-        raise ConflictError(
-            f"Version {campaign.live_version} is live by now, not {expected_version}. Look again, then decide.",
-            live_version=campaign.live_version,
-            live_adapter=campaign.live_adapter,
-        )
+    _require_version(campaign, expected_version)
     return _make_live(conn, campaign, digest, "promote")
 
 
-def rollback(conn: Connection, campaign_id: str) -> tuple[int, str | None]:
+def rollback(conn: Connection, campaign_id: str, expected_version: int | None = None) -> tuple[int, str | None]:
     """Make live again what was live before the last promotion that still stands; rolling back again goes further back.
+
+    Args:
+        conn: Write transaction.
+        campaign_id: The campaign.
+        expected_version: `live_version` that the caller saw; None: whatever is live.
 
     Returns:
         The new `live_version` and the adapter that is live (None: the bare model).
@@ -155,8 +155,11 @@ def rollback(conn: Connection, campaign_id: str) -> tuple[int, str | None]:
     Raises:
         NotFoundError: There is no such campaign.
         StateError: Nothing was promoted.
+        ConflictError: What is live has changed; `details["live_version"]` is the current one.
     """
     campaign = _locked(conn, campaign_id)
+    if expected_version is not None:
+        _require_version(campaign, expected_version)
     history = select(Promotion.adapter_digest, Promotion.reason).where(Promotion.campaign_id == campaign_id)
     live: list[str | None] = [None]
     for digest, reason in conn.execute(history.order_by(Promotion.version)):
@@ -204,6 +207,15 @@ def _locked(conn: Connection, campaign_id: str) -> Row[Any]:
     if row is None:
         raise NotFoundError(f"There is no campaign {campaign_id!r}.")
     return row
+
+
+def _require_version(campaign: Row[Any], expected: int) -> None:
+    if campaign.live_version != expected:
+        raise ConflictError(
+            f"Version {campaign.live_version} is live by now, not {expected}. Look again, then decide.",
+            live_version=campaign.live_version,
+            live_adapter=campaign.live_adapter,
+        )
 
 
 def _check_promotable(adapter: AdapterRecord, campaign: Row[Any]) -> None:

@@ -6,8 +6,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
-from pipeline.storage.adapters import list_adapters, promote, rollback
+from pipeline.storage.adapters import get_adapter, list_adapters, promote, rollback
 from pipeline.storage.campaigns import get_campaign
+from schemas.campaigns import CampaignRecord
 from workers.api.deps import CallerDep, ServicesDep, envelope
 
 router = APIRouter(prefix="/api/campaigns", tags=["adapters"])
@@ -34,19 +35,35 @@ async def make_live(
 ) -> dict[str, Any]:
     """Make an adapter live for instances that open from now on, if the live one is still the one that was seen."""
     caller.need("train")
-    record = await services.read(lambda conn: get_campaign(conn, campaign))
+
+    def look(conn: Connection) -> CampaignRecord:
+        get_adapter(conn, digest)
+        return get_campaign(conn, campaign)
+
+    def change(conn: Connection) -> int:
+        now = get_campaign(conn, campaign)
+        if (now.live_adapter, now.live_version) == (digest, promotion.expected_version + 1):
+            return now.live_version  # sent again
+        return promote(conn, now.id, digest, promotion.expected_version)
+
+    record = await services.read(look)
     await services.refining.load(record.model_digest, digest)
-    version = await services.write(lambda conn: promote(conn, record.id, digest, promotion.expected_version))
-    return {"live_adapter": digest, "live_version": version}
+    return {"live_adapter": digest, "live_version": await services.write(change)}
 
 
 @router.post("/{campaign}/rollback")
-async def go_back(campaign: str, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """Make the previous live adapter (or the bare model) live again."""
+async def go_back(
+    campaign: str, services: ServicesDep, caller: CallerDep, seen: Promotion | None = None
+) -> dict[str, Any]:
+    """Make the previous live adapter (or the bare model) live again.
+
+    With a body, only if the live version is still the one that was seen: then it is safe to send again.
+    """
     caller.need("train")
 
     def change(conn: Connection) -> dict[str, Any]:
-        version, digest = rollback(conn, get_campaign(conn, campaign).id)
+        expected = seen.expected_version if seen is not None else None
+        version, digest = rollback(conn, get_campaign(conn, campaign).id, expected)
         return {"live_adapter": digest, "live_version": version}
 
     return await services.write(change)
