@@ -187,7 +187,8 @@ ROUTES = [
 
 
 def test_every_route_of_the_api_demands_a_token_abroad(abroad: Gateway) -> None:
-    listed = abroad.http().get("/openapi.json").json()["paths"]
+    with abroad.http() as http:
+        listed = http.get("/openapi.json").json()["paths"]
     concrete = {(method, path.count("/")) for method, path in ROUTES}
     known = {(method.upper(), path.count("/")) for path in listed if path.startswith("/api") for method in listed[path]}
     assert known == concrete and sum(len(listed[path]) for path in listed if path.startswith("/api")) == len(ROUTES)
