@@ -14,9 +14,12 @@ from tests.workers.api.gateway import Gateway, gateway_in
 ARGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium: the system's, or the one that playwright installed."""
+    """A headless Chromium: the system's, or the one that playwright installed.
+
+    No longer than a module: while Playwright runs, no other event loop can run in this thread.
+    """
     need("browser", importlib.util.find_spec("playwright") is not None, "playwright is not installed")
     from playwright.sync_api import sync_playwright
 
