@@ -100,10 +100,11 @@ def rollback(args: argparse.Namespace) -> int:
         from pipeline.storage import adapters
 
         with owning(settings) as database, database.begin() as conn:
-            version, digest = adapters.rollback(conn, campaign.id)
+            version, digest = adapters.rollback(conn, campaign.id, campaign.live_version)
     else:
         with server:
-            answer = server.call("POST", f"/api/campaigns/{campaign.id}/rollback")
+            seen = {"expected_version": campaign.live_version}  # a call sent twice goes back once
+            answer = server.call("POST", f"/api/campaigns/{campaign.id}/rollback", seen)
             version, digest = answer["live_version"], answer["live_adapter"]
     return _changed(args, {"version": version, "live_adapter": digest})
 
