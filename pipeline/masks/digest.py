@@ -5,13 +5,19 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.masks.boxes import mask_box_xyxy
+
 
 def mask_digest(mask: NDArray[np.bool_]) -> str:
-    """sha256 (hex) of "{height}x{width}:" and the mask's bits.
+    """sha256 (hex) of "{height}x{width}:{x0},{y0},{x1},{y1}:" and the bits of that bounding box.
+
+    Only the box is read: what lies outside is False by definition, and most masks are a small part of their image.
 
     Args:
-        mask: bool (H, W); the bits are `numpy.packbits` in row-major order, one flat run without row padding.
+        mask: bool (H, W); the box is half-open, zeros for an empty mask; the bits are `numpy.packbits` of the box in
+            row-major order, one flat run without row padding.
     """
-    digest = hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:".encode())
-    digest.update(np.packbits(mask).data)
+    x0, y0, x1, y1 = mask_box_xyxy(mask)
+    digest = hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:{x0},{y0},{x1},{y1}:".encode())
+    digest.update(np.packbits(mask[y0:y1, x0:x1]).data)
     return digest.hexdigest()

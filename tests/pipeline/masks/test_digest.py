@@ -5,9 +5,11 @@ import numpy as np
 from pipeline.masks.digest import mask_digest
 
 
-def test_digest_is_of_size_and_row_major_bits() -> None:
-    mask = np.array([[1, 0, 1], [0, 0, 1]], np.bool_)
-    assert mask_digest(mask) == hashlib.sha256(b"2x3:" + bytes([0b10100100])).hexdigest()
+def test_digest_is_of_size_box_and_row_major_bits_of_the_box() -> None:
+    mask = np.zeros((5, 7), np.bool_)
+    mask[2:4, 3:6] = [[1, 0, 1], [0, 0, 1]]
+    assert mask_digest(mask) == hashlib.sha256(b"5x7:3,2,6,4:" + bytes([0b10100100])).hexdigest()
+    assert mask_digest(np.zeros((5, 7), np.bool_)) == hashlib.sha256(b"5x7:0,0,0,0:").hexdigest()
 
 
 def test_size_and_every_pixel_count() -> None:
