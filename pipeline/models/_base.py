@@ -100,10 +100,12 @@ class InteractiveModel(nn.Module):
             multiples of 32); unused for cut "crop".
         encoder_state_prefixes: Names in the state dict that begin with one of these are what `encode` reads; they are
             part of the key of stored embeddings.
+        official_class: Class path that official checkpoints of this architecture name; empty where there are none.
     """
 
     cut: ClassVar[Literal["image", "crop"]] = "crop"
     encoder_state_prefixes: ClassVar[tuple[str, ...]] = ("",)
+    official_class: ClassVar[str] = ""
     model_id: str = ""
     input_size: tuple[int, int] = (448, 448)
     image_size: int = 512
@@ -136,6 +138,24 @@ class InteractiveModel(nn.Module):
                 whole image. Refused by models with cut "crop".
         """
         raise NotImplementedError
+
+    def refuse_rois(self, rois: Tensor | None) -> None:
+        """For models of cut "crop", which see nothing but the crop.
+
+        Raises:
+            ValueError: There are rois.
+        """
+        if rois is not None:
+            raise ValueError(f"{self.model_id} has cut 'crop': it encodes crops and takes no rois.")
+
+    @classmethod
+    def remap_official(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of an official checkpoint under our names.
+
+        Drops what the official code saves and never uses, and nothing else, so that the strict check of what is left
+        names everything that does not fit.
+        """
+        return dict(state)
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """Names (as in `named_parameters`) of what an adapter of a kind replaces; everything else stays as it is.

@@ -7,6 +7,7 @@ from pipeline.models._base import InteractiveModel
 from schemas.errors import NotFoundError
 
 _BUILDERS: dict[str, Callable[..., InteractiveModel]] = {}
+_FAMILIES: dict[str, Callable[..., InteractiveModel]] = {}
 _ALIASES = {"default": "fdrn-compact"}
 
 
@@ -22,9 +23,30 @@ def register_model(model_id: str) -> Callable[[Callable[..., InteractiveModel]],
     return register
 
 
+def register_family(prefix: str) -> Callable[[Callable[..., InteractiveModel]], Callable[..., InteractiveModel]]:
+    """Decorator: register a builder of all ids that begin with a prefix; it is given the rest of the id.
+
+    Args:
+        prefix: With its separator, such as "fdrn-timm:".
+    """
+
+    def register(builder: Callable[..., InteractiveModel]) -> Callable[..., InteractiveModel]:
+        if prefix in _FAMILIES:
+            raise ValueError(f"Family {prefix!r} is registered twice.")
+        _FAMILIES[prefix] = builder
+        return builder
+
+    return register
+
+
 def list_models() -> list[str]:
-    """All ids that `create_model` knows, sorted; aliases not included."""
+    """All single ids that `create_model` knows, sorted; aliases and families not included."""
     return sorted(_BUILDERS)
+
+
+def list_families() -> list[str]:
+    """Prefixes of ids that name a member, sorted."""
+    return sorted(_FAMILIES)
 
 
 def resolve_model_id(model_id: str) -> str:
@@ -34,8 +56,9 @@ def resolve_model_id(model_id: str) -> str:
         NotFoundError: No such model.
     """
     resolved = _ALIASES.get(model_id, model_id)
-    if resolved not in _BUILDERS:
-        raise NotFoundError(f"Unknown model {model_id!r}. Known: {', '.join([*sorted(_ALIASES), *list_models()])}.")
+    if resolved not in _BUILDERS and _family_of(resolved) is None:
+        known = [*sorted(_ALIASES), *list_models(), *(f"{prefix}..." for prefix in list_families())]
+        raise NotFoundError(f"Unknown model {model_id!r}. Known: {', '.join(known)}.")
     return resolved
 
 
@@ -43,9 +66,17 @@ def create_model(model_id: str, **options: Any) -> InteractiveModel:
     """Make a model with fresh weights, in eval mode.
 
     Raises:
-        NotFoundError: No such model.
+        NotFoundError: No such model, or no such member of its family.
     """
     resolved = resolve_model_id(model_id)
-    model = _BUILDERS[resolved](**options)
+    prefix = _family_of(resolved)
+    if resolved in _BUILDERS or prefix is None:
+        model = _BUILDERS[resolved](**options)
+    else:
+        model = _FAMILIES[prefix](resolved.removeprefix(prefix), **options)
     model.model_id = resolved
     return model.eval()
+
+
+def _family_of(model_id: str) -> str | None:
+    return next((prefix for prefix in _FAMILIES if model_id.startswith(prefix) and model_id != prefix), None)

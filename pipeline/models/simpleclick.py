@@ -1,0 +1,193 @@
+"""SimpleClick: a plain ViT that takes the clicks at its patch embedding, a simple feature pyramid, a light head.
+
+Clicks enter before the first block, so only the image's patch embedding cannot change: the cut is "crop".
+
+Source: Liu et al., "SimpleClick: Interactive Image Segmentation with Simple Vision Transformers", ICCV 2023. Weights
+compatible with uncbiag/SimpleClick f33112e (MIT).
+"""
+
+# B batch, N clicks, D embed dim, L tokens, H/W crop px, h/w grid
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.models._base import Encoding, InteractiveModel, Prediction
+from pipeline.models._registry import register_model
+from pipeline.models.layers.coordinates import coordinate_features, to_input_size
+from pipeline.models.layers.feature_pyramid import SimpleFeaturePyramid
+from pipeline.models.layers.patch_embed import PatchEmbed, check_grid, normalise, resize_pos_embed
+from pipeline.models.layers.seg_head import MultiScaleHead
+from pipeline.models.layers.transformer import Block, WindowedBlocks, init_linear
+from schemas.clicks import Click
+
+_UNUSED = (
+    "backbone.cls_token",
+    "backbone.fc_norm.",
+    "backbone.head.",
+    "head.up_conv1.",
+    "head.up_conv2.",
+)
+"""Saved in official checkpoints and read by no forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainVitConfig:
+    """A plain ViT with its pyramid and head.
+
+    Attributes:
+        image_size: Side of the square input that positions were trained at, in pixels.
+        patch_size: In pixels.
+        embed_dim: D.
+        depth: Blocks.
+        num_heads: Per block.
+        pyramid_dims: Channels at 1/4, 1/8, 1/16, 1/32.
+        head_channels: Width of the head.
+    """
+
+    image_size: int = 448
+    patch_size: int = 16
+    embed_dim: int
+    depth: int
+    num_heads: int
+    pyramid_dims: tuple[int, int, int, int]
+    head_channels: int = 256
+
+
+XTINY = PlainVitConfig(embed_dim=160, depth=8, num_heads=4, pyramid_dims=(96, 192, 288, 384), head_channels=128)
+BASE = PlainVitConfig(embed_dim=768, depth=12, num_heads=12, pyramid_dims=(128, 256, 512, 1024))
+LARGE = PlainVitConfig(embed_dim=1024, depth=24, num_heads=16, pyramid_dims=(192, 384, 768, 1536))
+HUGE = PlainVitConfig(patch_size=14, embed_dim=1280, depth=32, num_heads=16, pyramid_dims=(240, 480, 960, 1920))
+
+
+class PlainVit(nn.Module):
+    """Patch embedding of the image, positions and blocks; no norm at the end."""
+
+    def __init__(self, config: PlainVitConfig) -> None:
+        super().__init__()
+        side = config.image_size // config.patch_size
+        self.grid = (side, side)
+        self.patch_embed = PatchEmbed(config.patch_size, 3, config.embed_dim)
+        self.pos_embed = nn.Parameter(torch.empty(1, side * side, config.embed_dim))
+        nn.init.normal_(self.pos_embed, std=0.02)
+        self.blocks = nn.ModuleList(Block(config.embed_dim, config.num_heads) for _ in range(config.depth))
+        init_linear(self.blocks)
+        self.schedule = WindowedBlocks(config.depth, config.patch_size)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, L, D) at a grid."""
+        return resize_pos_embed(self.pos_embed, self.grid, grid)
+
+    def run(self, tokens: Tensor, grid: tuple[int, int], first: int = 0, last: int | None = None) -> Tensor:
+        """Blocks `first` to `last` on tokens (B, L, D) in grid order."""
+        return self.schedule.run(self.blocks, tokens, grid, first, len(self.blocks) if last is None else last)
+
+
+def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, h w, D) -> (B, D, h, w)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
+
+
+def drop_unused(state: Mapping[str, Tensor], unused: tuple[str, ...] = _UNUSED) -> dict[str, Tensor]:
+    """An official state dict without what no forward pass reads; the class token's position goes, too."""
+    kept = {name: value for name, value in state.items() if not name.startswith(unused)}
+    positions = kept.get("backbone.pos_embed")
+    if positions is not None and positions.ndim == 3:
+        kept["backbone.pos_embed"] = positions[:, 1:]
+    return kept
+
+
+class SimpleClick(InteractiveModel):
+    """See the module.
+
+    Args:
+        config: Sizes.
+    """
+
+    official_class: ClassVar[str] = "isegm.model.is_plainvit_model.PlainVitModel"
+
+    def __init__(self, config: PlainVitConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.input_size = (config.image_size, config.image_size)
+        self.patch_embed_coords = PatchEmbed(config.patch_size, 3, config.embed_dim)
+        self.backbone = PlainVit(config)
+        self.neck = SimpleFeaturePyramid(config.embed_dim, config.pyramid_dims)
+        self.head = MultiScaleHead(config.pyramid_dims, config.head_channels)
+
+    def encode(self, images: Tensor) -> Encoding:
+        """Patch tokens of the crop, positions added: (B, L, D).
+
+        Raises:
+            BadInputError: The crop's sides do not fit the patches.
+        """
+        grid = check_grid((images.shape[2], images.shape[3]), self.config.patch_size, self.model_id)
+        tokens = self.backbone.patch_embed(normalise(images)) + self.backbone.positions(grid)
+        return Encoding({"tokens": tokens}, images)
+
+    def refine(
+        self,
+        encoding: Encoding,
+        clicks: Sequence[Sequence[Click]],
+        previous: Tensor,
+        crops: Tensor | None = None,
+        rois: Tensor | None = None,
+    ) -> Prediction:
+        """See `InteractiveModel.refine`. One candidate; crops are not looked at, since encode saw them.
+
+        Raises:
+            ValueError: There are rois.
+        """
+        self.refuse_rois(rois)
+        size = (previous.shape[2], previous.shape[3])
+        logits = self.head(self.neck(self.features(encoding, clicks, previous)))
+        return Prediction(to_input_size(logits, size), logits.new_ones(logits.shape[0], 1))
+
+    def features(self, encoding: Encoding, clicks: Sequence[Sequence[Click]], previous: Tensor) -> Tensor:
+        """(B, D, h, w): the last block's output for these clicks."""
+        grid = (previous.shape[2] // self.config.patch_size, previous.shape[3] // self.config.patch_size)
+        tokens = encoding["tokens"] + self.patch_embed_coords(coordinate_features(clicks, previous))
+        return tokens_to_map(self.backbone.run(tokens, grid), grid)
+
+    @classmethod
+    def remap_official(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `InteractiveModel.remap_official`."""
+        return drop_unused(state)
+
+    def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
+        """See `InteractiveModel.adapter_parameter_names`. "head": pyramid and head; "affine": their norms and those of
+        the blocks; "full": everything."""
+        names = [name for name, _ in self.named_parameters()]
+        if kind == "head":
+            return tuple(name for name in names if name.startswith(("neck.", "head.")))
+        if kind == "affine":
+            norms = {name for name, module in self.named_modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)}
+            return tuple(name for name in names if name.rpartition(".")[0] in norms)
+        return tuple(names) if kind == "full" else super().adapter_parameter_names(kind)
+
+
+@register_model("simpleclick-xtiny-448")
+def simpleclick_xtiny() -> SimpleClick:
+    """4 M parameters."""
+    return SimpleClick(XTINY)
+
+
+@register_model("simpleclick-base-448")
+def simpleclick_base() -> SimpleClick:
+    """ViT-B/16, 96.5 M parameters."""
+    return SimpleClick(BASE)
+
+
+@register_model("simpleclick-large-448")
+def simpleclick_large() -> SimpleClick:
+    """ViT-L/16, 322 M parameters."""
+    return SimpleClick(LARGE)
+
+
+@register_model("simpleclick-huge-448")
+def simpleclick_huge() -> SimpleClick:
+    """ViT-H/14, 659 M parameters."""
+    return SimpleClick(HUGE)

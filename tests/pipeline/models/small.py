@@ -1,0 +1,20 @@
+"""A small form of every architecture: the same code with few blocks, so that the registry-driven tests are quick.
+
+Add a line per architecture; `test_models.py` holds that no registered class is left out.
+"""
+
+from collections.abc import Callable
+
+from pipeline.models import create_model
+from pipeline.models._base import InteractiveModel
+from pipeline.models.simpleclick import PlainVitConfig, SimpleClick
+
+SMALL: dict[str, Callable[[], InteractiveModel]] = {
+    "toy": lambda: create_model("toy-color"),
+    "fdrn-compact": lambda: create_model("fdrn-compact"),
+    "simpleclick": lambda: SimpleClick(
+        PlainVitConfig(
+            image_size=64, embed_dim=32, depth=4, num_heads=4, pyramid_dims=(8, 16, 16, 32), head_channels=16
+        )
+    ),
+}
