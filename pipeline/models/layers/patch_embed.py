@@ -37,8 +37,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, L, D), row by row; H and W are multiples of the patch size."""
-        out: Tensor = self.proj(images).flatten(2).transpose(1, 2)
-        return out
+        tokens: Tensor = self.proj(images).flatten(2).transpose(1, 2)
+        return tokens.contiguous()  # as it comes back from a file, so that both give the same bits
 
 
 def check_grid(size: tuple[int, int], patch_size: int, model_id: str) -> tuple[int, int]:
