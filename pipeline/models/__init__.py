@@ -1,6 +1,6 @@
 """Interactive models behind one contract (`_base`). Import the names below; modules register themselves by import."""
 
-from pipeline.models import fdrn, simpleclick, toy  # noqa: F401
+from pipeline.models import clickadapter, fdrn, simpleclick, toy  # noqa: F401
 from pipeline.models._checkpoint import default_weights_path, load_model, read_metadata, save_checkpoint, weights_digest
 from pipeline.models._registry import create_model, list_families, list_models, resolve_model_id
 

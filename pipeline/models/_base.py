@@ -89,6 +89,38 @@ class Prediction:
     query_ids: tuple[int, ...] = (0,)
 
 
+@dataclass(frozen=True)
+class HostShape:
+    """What a branch beside a host must know of its features.
+
+    Attributes:
+        dim: Channels of `HostFeatures.early` and `final`.
+        num_heads: Heads of attention on them.
+        pyramid_dims: Channels of each map of `HostFeatures.pyramid`, finest first.
+    """
+
+    dim: int
+    num_heads: int
+    pyramid_dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class HostFeatures:
+    """What a model gives to a branch beside it in one refine step.
+
+    Attributes:
+        early: (B, C, h, w) low-level features, at 1/16 or finer.
+        final: (B, C, h, w) features that the whole crop and the clicks went into, at 1/16.
+        pyramid: Maps at 1/4, 1/8, ... of the crop.
+        logits: (B, 1, H, W) its own output at crop size.
+    """
+
+    early: Tensor
+    final: Tensor
+    pyramid: list[Tensor]
+    logits: Tensor
+
+
 class InteractiveModel(nn.Module):
     """Base of all models.
 
@@ -137,6 +169,25 @@ class InteractiveModel(nn.Module):
             rois: (B, 4) float (y0, x0, y1, x1), pixel edges, half-open, as fractions of the encoded image; None = the
                 whole image. Refused by models with cut "crop".
         """
+        raise NotImplementedError
+
+    def host_shape(self) -> HostShape:
+        """Shape of what `host_features` gives.
+
+        Raises:
+            BadInputError: Nothing can be attached to this model.
+        """
+        raise BadInputError(f"{self.model_id or type(self).__name__} hosts no adapter branch.")
+
+    def host_features(
+        self,
+        encoding: Encoding,
+        clicks: Sequence[Sequence[Click]],
+        previous: Tensor,
+        crops: Tensor | None = None,
+        rois: Tensor | None = None,
+    ) -> HostFeatures:
+        """`refine`, with the features that a branch beside it reads; arguments as there."""
         raise NotImplementedError
 
     def refuse_rois(self, rois: Tensor | None) -> None:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.models._base import Encoding, InteractiveModel, Prediction
+from pipeline.models._base import Encoding, HostFeatures, HostShape, InteractiveModel, Prediction
 from pipeline.models._registry import register_model
 from pipeline.models.layers.coordinates import coordinate_features, to_input_size
 from pipeline.models.layers.feature_pyramid import SimpleFeaturePyramid
@@ -141,16 +141,31 @@ class SimpleClick(InteractiveModel):
         Raises:
             ValueError: There are rois.
         """
-        self.refuse_rois(rois)
-        size = (previous.shape[2], previous.shape[3])
-        logits = self.head(self.neck(self.features(encoding, clicks, previous)))
-        return Prediction(to_input_size(logits, size), logits.new_ones(logits.shape[0], 1))
+        logits = self.host_features(encoding, clicks, previous, crops, rois).logits
+        return Prediction(logits, logits.new_ones(logits.shape[0], 1))
 
-    def features(self, encoding: Encoding, clicks: Sequence[Sequence[Click]], previous: Tensor) -> Tensor:
-        """(B, D, h, w): the last block's output for these clicks."""
-        grid = (previous.shape[2] // self.config.patch_size, previous.shape[3] // self.config.patch_size)
+    def host_shape(self) -> HostShape:
+        """See `InteractiveModel.host_shape`."""
+        return HostShape(self.config.embed_dim, self.config.num_heads, self.config.pyramid_dims)
+
+    def host_features(
+        self,
+        encoding: Encoding,
+        clicks: Sequence[Sequence[Click]],
+        previous: Tensor,
+        crops: Tensor | None = None,
+        rois: Tensor | None = None,
+    ) -> HostFeatures:
+        """See `InteractiveModel.host_features`. Early: after the first quarter of the blocks."""
+        self.refuse_rois(rois)
+        size, patch, quarter = previous.shape[2:], self.config.patch_size, self.config.depth // 4
+        grid = (size[0] // patch, size[1] // patch)
         tokens = encoding["tokens"] + self.patch_embed_coords(coordinate_features(clicks, previous))
-        return tokens_to_map(self.backbone.run(tokens, grid), grid)
+        early = self.backbone.run(tokens, grid, 0, quarter)
+        final = tokens_to_map(self.backbone.run(early, grid, quarter), grid)
+        pyramid = self.neck(final)
+        logits = to_input_size(self.head(pyramid), (size[0], size[1]))
+        return HostFeatures(tokens_to_map(early, grid), final, pyramid, logits)
 
     @classmethod
     def remap_official(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -158,9 +173,11 @@ class SimpleClick(InteractiveModel):
         return drop_unused(state)
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
-        """See `InteractiveModel.adapter_parameter_names`. "head": pyramid and head; "affine": their norms and those of
-        the blocks; "full": everything."""
+        """See `InteractiveModel.adapter_parameter_names`. "output": the head; "head": pyramid and head; "affine": their
+        norms and those of the blocks; "full": everything."""
         names = [name for name, _ in self.named_parameters()]
+        if kind == "output":
+            return tuple(name for name in names if name.startswith("head."))
         if kind == "head":
             return tuple(name for name in names if name.startswith(("neck.", "head.")))
         if kind == "affine":

@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 from pipeline.models import create_model
 from pipeline.models._base import InteractiveModel
+from pipeline.models.clickadapter import ClickAdapter
 from pipeline.models.simpleclick import PlainVitConfig, SimpleClick
+
+SMALL_VIT = PlainVitConfig(
+    image_size=64, embed_dim=32, depth=4, num_heads=4, pyramid_dims=(8, 16, 16, 32), head_channels=16
+)
 
 SMALL: dict[str, Callable[[], InteractiveModel]] = {
     "toy": lambda: create_model("toy-color"),
     "fdrn-compact": lambda: create_model("fdrn-compact"),
-    "simpleclick": lambda: SimpleClick(
-        PlainVitConfig(
-            image_size=64, embed_dim=32, depth=4, num_heads=4, pyramid_dims=(8, 16, 16, 32), head_channels=16
-        )
-    ),
+    "simpleclick": lambda: SimpleClick(SMALL_VIT),
+    "clickadapter": lambda: ClickAdapter(SimpleClick(SMALL_VIT)),
 }
