@@ -58,7 +58,26 @@ def cpu_small(steps: int = 800) -> Run:
     )
 
 
-RUNS = {"cpu-small": cpu_small}
+def cpu_more(steps: int = 4000) -> Run:
+    """Goes on from weights (`--resume WEIGHTS.safetensors`) with larger batches, still at half resolution."""
+    return Run(
+        train=TrainConfig(
+            steps=steps,
+            seed=20261126,
+            optim=OptimConfig(learning_rate=1.2e-3, warmup_steps=150, decay_steps=steps // 3, ema=0.995),
+        ),
+        samples=SampleConfig(
+            natural=NATURAL_SETS,
+            mix=(0.55, 0.28, 0.07, 0.1),
+            image_size=256,
+            crop_size=128,
+            num_images=6,
+            rois_per_image=4,
+        ),
+    )
+
+
+RUNS = {"cpu-small": cpu_small, "cpu-more": cpu_more}
 """Name of a run -> function that returns it."""
 
 

@@ -19,7 +19,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.models import create_model
+from pipeline.models import create_model, load_model
 from pipeline.models._base import Encoding
 from pipeline.models.fdrn import FdrnCompact
 from pipeline.training.checkpoint import load_state, save_state
@@ -87,7 +87,8 @@ class Trainer:
         config: The run.
         data: Step number -> `pipeline.data.samples.Batch` (or anything with its attributes).
         out: Folder of the state and the log.
-        resume: A state to go on from; None starts afresh.
+        resume: A state to go on from, or a .safetensors file of weights to begin from (step 0, moments afresh); None
+            starts from random weights.
     """
 
     def __init__(self, config: TrainConfig, data: Dataset[Any], out: Path, resume: Path | None = None) -> None:
@@ -104,7 +105,10 @@ class Trainer:
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if together else 0
         self.ranks = torch.distributed.get_world_size() if together else 1
-        if resume is not None:
+        if resume is not None and resume.suffix == ".safetensors":
+            self.model.load_state_dict(load_model(config.model_id, resume).state_dict())
+            self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        elif resume is not None:
             state = load_state(resume)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
