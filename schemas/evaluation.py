@@ -17,6 +17,8 @@ class Protocol(BaseModel):
         user: How clicks are placed.
         strata: What the strata mean.
         skipped: Ground truth objects without any pixel that counts; they are left out.
+        misleading: Clicks of each sequence that are repeated or have the wrong sign.
+        seed: Of those.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,6 +33,8 @@ class Protocol(BaseModel):
     user: str = "first click from the empty prediction, next at the centre of the largest error (Euclidean)"
     strata: dict[str, str] = Field(default_factory=dict)
     skipped: int = 0
+    misleading: int = 0
+    seed: int = 0
 
 
 class Stratum(BaseModel):
@@ -99,3 +103,51 @@ class SampleResult(BaseModel):
     clicks: tuple[tuple[float, float, bool], ...]
     seconds: float
     strata: tuple[str, ...] = ()
+
+
+class Costs(BaseModel):
+    """What a model needs; None where a figure does not exist.
+
+    Attributes:
+        parameters: In all.
+        learnable: Of the adapter that is laid over it, or all of them.
+        encode_gmacs: Multiply-accumulates (1e9) of encoding one image; None for cut "crop".
+        refine_gmacs: Of one click (for cut "crop" the crop's encoding included), without flip.
+        encode_ms: Median wall milliseconds of encoding one image; None for cut "crop".
+        click_ms: Median wall milliseconds of one click on an encoded image.
+        peak_mib: Peak memory beyond the interpreter with its libraries, weights included.
+        threads: Torch threads.
+        device: "cpu" or "cuda".
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    parameters: int
+    learnable: int
+    encode_gmacs: float | None
+    refine_gmacs: float
+    encode_ms: float | None
+    click_ms: float
+    peak_mib: float | None
+    threads: int
+    device: str
+
+
+class Comparison(BaseModel):
+    """One model (with an adapter) in a comparison.
+
+    Attributes:
+        name: As it was asked for.
+        weights: "shipped", the file's name, or "random": then its NoC says nothing.
+        costs: See `Costs`.
+        report: With right clicks.
+        misled: With misleading clicks, if asked for.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    weights: str
+    costs: Costs
+    report: NocReport
+    misled: NocReport | None = None

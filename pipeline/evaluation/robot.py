@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clicks.misleading import Missteps, mislead
 from pipeline.clicks.simulate import PREDICTION_THRESHOLD, next_click
 from pipeline.evaluation.metrics import MAX_CLICKS, Truth, boundary_iou_of_bands, iou
 from pipeline.inference.predictor import Predictor
@@ -41,6 +42,9 @@ def evaluate_sample(
     target: float,
     max_clicks: int = MAX_CLICKS,
     threshold: float = PREDICTION_THRESHOLD,
+    missteps: Missteps | None = None,
+    sample_id: str = "",
+    seed: int = 0,
 ) -> Curve:
     """Click one object until IoU >= target, at most `max_clicks` times.
 
@@ -51,6 +55,9 @@ def evaluate_sample(
         target: IoU to stop at; above 1 clicks on to the cap.
         max_clicks: The cap.
         threshold: Probability above which a pixel is in the mask.
+        missteps: Clicks that mislead (see `pipeline.clicks.misleading`); None: none do.
+        sample_id: With the seed it places repeated clicks.
+        seed: See above.
 
     Returns:
         The curve; shorter than the cap when the target was reached or no wrong pixel is left to click.
@@ -70,11 +77,13 @@ def evaluate_sample(
     else:
         predictor.set_image(image)
     seconds = time.perf_counter() - began
-    for _ in range(max_clicks):
+    for index in range(max_clicks):
         began = time.perf_counter()
         click = next_click(gt, mask, clicked)
         if click is None:
             break
+        if missteps and index in missteps:
+            click = mislead(click, missteps[index], mask, sample_id, index, seed)
         clicked[int(click.y), int(click.x)] = True
         probability = predictor.click(click)
         mask = probability > threshold

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.clicks.misleading import Missteps, draw_missteps
 from pipeline.clicks.simulate import PREDICTION_THRESHOLD
 from pipeline.evaluation import metrics
 from pipeline.evaluation.robot import BOUNDARY_DILATION_RATIO, evaluate_sample
@@ -57,6 +58,8 @@ def evaluate(
     checkpoint_sha256: str | None = None,
     data: str = "",
     progress: Progress | None = None,
+    misleading: int = 0,
+    seed: int = 0,
 ) -> records.NocReport:
     """Report the papers' figures of a model.
 
@@ -71,6 +74,8 @@ def evaluate(
         checkpoint_sha256: Of the weights, for the report.
         data: Name of the data, for the report.
         progress: Called after every object with {"step", "done", "noc..."}.
+        misleading: So many clicks of each sequence are repeated or have the wrong sign (FDRN's Table 3 takes 5).
+        seed: Of those.
 
     Raises:
         BadInputError: There is no object to evaluate, or a target or the cap is out of range.
@@ -80,12 +85,14 @@ def evaluate(
     protocol = records.Protocol(
         targets=tuple(sorted(targets)), max_clicks=max_clicks, threshold=PREDICTION_THRESHOLD, flip=flip,
         target_size=target_size, stops_at=max(targets), boundary_dilation_ratio=BOUNDARY_DILATION_RATIO, strata=STRATA,
+        misleading=misleading, seed=seed,
     )  # fmt: skip
     predictor = Predictor(model, flip=flip, target_size=target_size)
     results: list[records.SampleResult] = []
     taken = 0
     for taken, sample in enumerate(itertools.islice(samples, limit), start=1):
-        result = evaluate_one(predictor, sample, max(targets), max_clicks)
+        missteps = draw_missteps(sample.sample_id, seed, misleading, max_clicks) if misleading else None
+        result = evaluate_one(predictor, sample, max(targets), max_clicks, missteps, seed)
         if result is None:
             continue
         results.append(result)
@@ -99,14 +106,21 @@ def evaluate(
 
 
 def evaluate_one(
-    predictor: Predictor, sample: Sample, target: float, max_clicks: int = metrics.MAX_CLICKS
+    predictor: Predictor,
+    sample: Sample,
+    target: float,
+    max_clicks: int = metrics.MAX_CLICKS,
+    missteps: Missteps | None = None,
+    seed: int = 0,
 ) -> records.SampleResult | None:
     """Let the robot click one object; None if it has no pixel that counts."""
     gt = sample.read_gt()
     if not (gt == 1).any():
         logger.warning("sample %s has no pixel that counts and is left out", sample.sample_id)
         return None
-    curve = evaluate_sample(predictor, sample.read_image(), gt, target, max_clicks)
+    curve = evaluate_sample(
+        predictor, sample.read_image(), gt, target, max_clicks, missteps=missteps, sample_id=sample.sample_id, seed=seed
+    )
     return records.SampleResult(
         sample_id=sample.sample_id, category=sample.category, ious=curve.ious, bious=curve.bious,
         clicks=tuple((c.x, c.y, c.is_positive) for c in curve.clicks), seconds=curve.seconds, strata=tuple(strata(gt)),
