@@ -158,12 +158,15 @@ def list_(args: argparse.Namespace) -> int:
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Refuse what is not ours: official checkpoints are not read yet."""
-    _existing(args.source, "Checkpoint")
-    raise BadInputError(
-        f"{args.source}: `model convert` reads no official checkpoints yet, only safetensors written by clickloop, "
-        "which need no conversion: give them to --checkpoint as they are."
-    )
+    """Write an official checkpoint as safetensors, naming the model that it is of."""
+    source, target = _existing(args.source, "Checkpoint"), Path(args.target)
+    if target.suffix != ".safetensors" or not target.parent.is_dir():
+        raise BadInputError(f"--to {target}: expected a .safetensors file in a folder that exists.")
+    from pipeline.models import convert_checkpoint
+
+    model_id = convert_checkpoint(source, target)
+    Terminal.of(args).result({"model": model_id, "out": str(target)}, [f"{source} is {model_id}; wrote {target}."])
+    return 0
 
 
 def train(args: argparse.Namespace) -> int:

@@ -179,4 +179,6 @@ def _resize_corners(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _resize_map(values: Probability, size: tuple[int, int]) -> Probability:
-    return np.asarray(_resize_corners(torch.from_numpy(np.ascontiguousarray(values))[None, None], size)[0, 0].numpy())
+    return np.asarray(
+        _resize_corners(torch.from_numpy(np.require(values, requirements=["C", "W"]))[None, None], size)[0, 0].numpy()
+    )

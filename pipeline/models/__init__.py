@@ -1,10 +1,18 @@
 """Interactive models behind one contract (`_base`). Import the names below; modules register themselves by import."""
 
 from pipeline.models import clickadapter, fdrn, simpleclick, toy  # noqa: F401
-from pipeline.models._checkpoint import default_weights_path, load_model, read_metadata, save_checkpoint, weights_digest
+from pipeline.models._checkpoint import (
+    convert_checkpoint,
+    default_weights_path,
+    load_model,
+    read_metadata,
+    save_checkpoint,
+    weights_digest,
+)
 from pipeline.models._registry import create_model, list_families, list_models, resolve_model_id
 
 __all__ = [
+    "convert_checkpoint",
     "create_model",
     "default_weights_path",
     "list_families",

@@ -9,7 +9,7 @@ ZoomIn); only `pipeline.inference.Predictor` knows the image.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import safe_open
@@ -207,6 +207,10 @@ class InteractiveModel(nn.Module):
         names everything that does not fit.
         """
         return dict(state)
+
+    def options_from_official(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Options of the builder under which this checkpoint fits, where one id stands for several published sizes."""
+        return {}
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """Names (as in `named_parameters`) of what an adapter of a kind replaces; everything else stays as it is.

@@ -1,7 +1,7 @@
 """Weights on disk: read strictly, named by digest, never by running code found in a file.
 
-Knows safetensors files with a metadata header; does not know training states (`training.checkpoint`) or where a
-campaign keeps its files.
+Knows safetensors files with a metadata header, and official checkpoints through `_official`; does not know training
+states (`training.checkpoint`) or where a campaign keeps its files.
 """
 
 import hashlib
@@ -16,11 +16,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.models._base import InteractiveModel
+from pipeline.models._official import OfficialCheckpoint, identify, is_pickled, official_weights, read_official
 from pipeline.models._registry import create_model, resolve_model_id
-from schemas.errors import BadCheckpointError, NotFoundError
+from schemas.errors import BadCheckpointError, BadInputError, NotFoundError
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _LISTED = 5
+_OPTIONS = "options"
+"""Entry of the header: the builder's options, as JSON."""
 
 
 def default_weights_path(model_id: str) -> Path:
@@ -91,7 +94,8 @@ def load_model(
 
     Args:
         model_id: Registered id, or "default".
-        checkpoint: A .safetensors file; None takes what ships with the package.
+        checkpoint: A .safetensors file, or an official .pth, read without running code from it; None takes what ships
+            with the package.
         adapter: A small trained part laid over the weights (see `pipeline.adapters`).
         device: Where to put it.
 
@@ -100,17 +104,73 @@ def load_model(
         BadCheckpointError: A file is missing, corrupt, of another model, or does not fit.
     """
     resolved = resolve_model_id(model_id)
-    model = create_model(resolved)
     path = Path(checkpoint) if checkpoint is not None else default_weights_path(resolved)
-    tensors, metadata = _read(path)
-    if metadata.get("model", resolved) != resolved:
-        raise BadCheckpointError(f"{path} holds weights of {metadata['model']!r}, not {resolved!r}.")
-    _fill(model, tensors, path)
+    model = _load_official(resolved, path) if _looks_pickled(path) else _load_own(resolved, path)
     if adapter is not None:
         from pipeline.adapters.head import load_adapter  # here, as adapters know models, not the other way round
 
         load_adapter(model, Path(adapter))
     return model.to(device).eval()
+
+
+def convert_checkpoint(source: Path, target: Path) -> str:
+    """Write an official checkpoint as safetensors, float32, whole or not at all; the id of the model that it is of.
+
+    Raises:
+        BadCheckpointError: It is unreadable, of no model here, or holds values that are not finite.
+        BadInputError: The target exists.
+    """
+    if target.exists():
+        raise BadInputError(f"{target} exists. Choose another name, or remove it.")
+    if not source.is_file() or not is_pickled(source):
+        raise BadCheckpointError(f"{source} is no pickled checkpoint (.pth). Safetensors files need no conversion.")
+    checkpoint = read_official(source)
+    model_id, options = identify(checkpoint)
+    model = create_model(model_id, **options)
+    _fill(model, official_weights(model, checkpoint), source)
+    header = {"source": source.name, "source_sha256": weights_digest(source)}
+    save_checkpoint(model, target, header | ({_OPTIONS: json.dumps(options)} if options else {}), dtype=torch.float32)
+    return model_id
+
+
+def _looks_pickled(path: Path) -> bool:
+    return path.is_file() and is_pickled(path)
+
+
+def _load_official(model_id: str, path: Path) -> InteractiveModel:
+    checkpoint = read_official(path)
+    model = create_model(model_id)
+    if checkpoint.class_path in (None, model.official_class):
+        options = model.options_from_official(checkpoint.state)
+        model = create_model(model_id, **options) if options else model
+    weights = official_weights(model, checkpoint)
+    try:
+        _fill(model, weights, path)
+    except BadCheckpointError as error:
+        found = _other_model(checkpoint, model_id)
+        raise BadCheckpointError(f"{path} holds weights of {found!r}, not {model_id!r}.") if found else error from None
+    return model
+
+
+def _other_model(checkpoint: OfficialCheckpoint, model_id: str) -> str | None:
+    """The model that a checkpoint is of, if it is another one that is known."""
+    try:
+        found, _ = identify(checkpoint)
+    except BadCheckpointError:
+        return None
+    return None if found == model_id else found
+
+
+def _load_own(model_id: str, path: Path) -> InteractiveModel:
+    tensors, metadata = _read(path)
+    if metadata.get("model", model_id) != model_id:
+        raise BadCheckpointError(f"{path} holds weights of {metadata['model']!r}, not {model_id!r}.")
+    try:
+        model = create_model(model_id, **json.loads(metadata.get(_OPTIONS, "{}")))
+    except (ValueError, TypeError) as error:
+        raise BadCheckpointError(f"{path}: its header names options that {model_id!r} has not: {error}.") from error
+    _fill(model, tensors, path)
+    return model
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -121,8 +181,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise BadCheckpointError(
-            f"{path} is not a readable safetensors file ({error}). Pass a .safetensors file of this program; pickled "
-            "files are not opened."
+            f"{path} is not a readable safetensors file ({error}), and no official .pth either. Check the path."
         ) from error
 
 
@@ -139,6 +198,9 @@ def _fill(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) ->
             if names
         )
         raise BadCheckpointError(f"{path} does not fit {model.model_id!r}: {told}.", **wrong)
+    other = [name for name, value in tensors.items() if value.is_floating_point() != own[name].is_floating_point()]
+    if other:
+        raise BadCheckpointError(f"{path} holds {tensors[other[0]].dtype} in {other[0]!r}. Export it again.")
     not_finite = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if not_finite:
         raise BadCheckpointError(f"{path} holds values that are not finite, in {not_finite[0]!r}. Export it again.")

@@ -8,14 +8,17 @@ compatible with uncbiag/SimpleClick f33112e (MIT).
 
 # B batch, N clicks, D embed dim, L tokens, H/W crop px, h/w grid
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models._base import Encoding, HostFeatures, HostShape, InteractiveModel, Prediction
+from pipeline.models._official import read_official
 from pipeline.models._registry import register_model
 from pipeline.models.layers.coordinates import coordinate_features, to_input_size
 from pipeline.models.layers.feature_pyramid import SimpleFeaturePyramid
@@ -23,6 +26,7 @@ from pipeline.models.layers.patch_embed import PatchEmbed, check_grid, normalise
 from pipeline.models.layers.seg_head import MultiScaleHead
 from pipeline.models.layers.transformer import Block, WindowedBlocks, init_linear
 from schemas.clicks import Click
+from schemas.errors import BadCheckpointError
 
 _UNUSED = (
     "backbone.cls_token",
@@ -143,6 +147,36 @@ class SimpleClick(InteractiveModel):
         """
         logits = self.host_features(encoding, clicks, previous, crops, rois).logits
         return Prediction(logits, logits.new_ones(logits.shape[0], 1))
+
+    def load_mae(self, path: Path) -> list[str]:
+        """Take the encoder of an MAE checkpoint (timm's or the official one's names), as published runs start.
+
+        Positions are resized to this model's grid; what the encoder has no place for (class token, final norm, decoder)
+        is left out.
+
+        Args:
+            path: A .pth file of a state dict, bare or under "model".
+
+        Returns:
+            Names of what was left out.
+
+        Raises:
+            BadCheckpointError: It is unreadable, or lacks a part of the encoder, or one has another shape.
+        """
+        state = read_official(path).state
+        own = self.backbone.state_dict()
+        taken = {name: value for name, value in state.items() if name in own}
+        positions = taken.get("pos_embed")
+        if positions is not None and positions.ndim == 3:
+            side = math.isqrt(positions.shape[1])  # of the grid; the class token makes it one more than a square
+            taken["pos_embed"] = resize_pos_embed(positions[:, -side * side :], (side, side), self.backbone.grid)
+        wrong = [name for name in own if name not in taken or taken[name].shape != own[name].shape]
+        if wrong:
+            raise BadCheckpointError(
+                f"{path} is no MAE encoder of this size: {wrong[0]} is missing or of another shape."
+            )
+        self.backbone.load_state_dict(taken)
+        return sorted(state.keys() - taken.keys())
 
     def host_shape(self) -> HostShape:
         """See `InteractiveModel.host_shape`."""

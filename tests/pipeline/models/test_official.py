@@ -1,0 +1,243 @@
+"""Official checkpoints: they load without their packages, and nothing that a file asks for is ever run."""
+
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from flows.cli import main
+from pipeline.models import convert_checkpoint, create_model, load_model, read_metadata
+from pipeline.models._pickled import read_pickled
+from pipeline.models.simpleclick import SimpleClick
+from schemas.errors import BadCheckpointError, BadInputError
+from tests.pipeline.models.small import SMALL_VIT
+
+MODEL = "simpleclick-xtiny-448"
+CLASS = "isegm.model.is_plainvit_model.PlainVitModel"
+
+
+@pytest.fixture
+def isegm() -> Iterator[Any]:
+    """A class of a package that exists only while a checkpoint is written, as the official loss does."""
+    module = types.ModuleType("isegm")
+    loss = type("CrossEntropyLoss", (nn.Module,), {"__module__": "isegm"})
+    module.CrossEntropyLoss = loss  # type: ignore[attr-defined]
+    sys.modules["isegm"] = module
+    yield loss
+    sys.modules.pop("isegm", None)
+
+
+def official_state(model: SimpleClick) -> OrderedDict[str, torch.Tensor]:
+    """The state dict as the official code saves it, with what it never uses."""
+    state = OrderedDict(model.state_dict())
+    positions = state["backbone.pos_embed"]
+    state["backbone.pos_embed"] = torch.cat([torch.rand_like(positions[:, :1]), positions], 1)
+    state["backbone.cls_token"] = torch.rand(1, 1, positions.shape[2])
+    state["backbone.fc_norm.weight"] = torch.rand(positions.shape[2])
+    state["backbone.head.weight"] = torch.rand(10, positions.shape[2])
+    state["head.up_conv1.weight"] = torch.rand(3)
+    return state
+
+
+def save_official(path: Path, loss: Any, legacy: bool = False, class_path: str = CLASS, **changes: Any) -> SimpleClick:
+    """Write a checkpoint of fresh xTiny weights in the official envelope; the model that it is of."""
+    torch.manual_seed(5)
+    model = create_model(MODEL)
+    assert isinstance(model, SimpleClick)
+    state = official_state(model)
+    for name, value in changes.items():
+        state[name.replace("__", ".")] = value
+    params = {"head_params": {"type": "builtin", "value": {"loss_decode": loss()}, "specified": True}}
+    envelope = {"state_dict": state, "config": {"class": class_path, "params": params}}
+    torch.save(envelope, path, _use_new_zipfile_serialization=not legacy)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_official_files_load_without_their_package(tmp_path: Path, isegm: Any, legacy: bool) -> None:
+    wanted = save_official(tmp_path / "m.pth", isegm, legacy)
+    del sys.modules["isegm"]
+    loaded = load_model(MODEL, tmp_path / "m.pth")
+    assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_conversion_names_the_model_and_loses_nothing(
+    tmp_path: Path, isegm: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_official(tmp_path / "m.pth", isegm)
+    target = tmp_path / "m.safetensors"
+    assert main(["model", "convert", "--from", str(tmp_path / "m.pth"), "--to", str(target)]) == 0
+    assert MODEL in capsys.readouterr().out
+    assert read_metadata(target)["model"] == MODEL and len(read_metadata(target)["source_sha256"]) == 64
+    pair = [load_model(MODEL, path).state_dict() for path in (tmp_path / "m.pth", target)]
+    assert all(torch.equal(value, pair[1][name]) for name, value in pair[0].items())
+    with pytest.raises(BadInputError, match="exists"):
+        convert_checkpoint(tmp_path / "m.pth", target)
+    assert main(["model", "convert", "--from", str(target), "--to", str(tmp_path / "n.safetensors")]) == 2
+    assert "need no conversion" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"neck__extra": torch.zeros(2)}, "1 unexpected: neck.extra"),
+        ({"head__conv_seg__weight": torch.zeros(1, 7, 1, 1)}, "of another shape: head.conv_seg.weight"),
+        ({"head__conv_seg__weight": torch.full((1, 128, 1, 1), torch.nan)}, "not finite"),
+        ({"head__conv_seg__weight": torch.zeros(1, 128, 1, 1, dtype=torch.int64)}, "int64"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, isegm: Any, changes: dict[str, Any], message: str) -> None:
+    save_official(tmp_path / "m.pth", isegm, **changes)
+    with pytest.raises(BadCheckpointError, match=message):
+        load_model(MODEL, tmp_path / "m.pth")
+
+
+def test_a_missing_weight_is_named(tmp_path: Path) -> None:
+    state = official_state(SimpleClick(SMALL_VIT))
+    del state["neck.down_16.0.bias"]
+    torch.save({"state_dict": state}, tmp_path / "m.pth")
+    with pytest.raises(BadCheckpointError, match=r"missing"):
+        load_model(MODEL, tmp_path / "m.pth")
+
+
+def test_a_checkpoint_of_another_model_says_whose_it_is(tmp_path: Path, isegm: Any) -> None:
+    save_official(tmp_path / "m.pth", isegm)
+    with pytest.raises(BadCheckpointError, match=f"holds weights of '{MODEL}', not 'simpleclick-base-448'"):
+        load_model("simpleclick-base-448", tmp_path / "m.pth")
+    with pytest.raises(BadCheckpointError, match="none that are public"):
+        load_model("fdrn-compact", tmp_path / "m.pth")
+    save_official(tmp_path / "o.pth", isegm, class_path="somebody.Model")
+    with pytest.raises(BadCheckpointError, match=r"somebody\.Model"):
+        load_model(MODEL, tmp_path / "o.pth")
+
+
+class Poison:
+    """Pickles to a call."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def hand_made(*operations: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(operations) + b"."
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def poisoned_pickles(canary: Path) -> dict[str, bytes]:
+    """Files' worth of pickles that would leave a canary if anything in them ran."""
+    touch = f"touch {canary}"
+    code = f"open({str(canary)!r}, 'w').close()"
+    command = text(touch)
+    return {
+        "system": pickle.dumps(Poison(os.system, touch), 2),
+        "eval": pickle.dumps(Poison(eval, code), 2),
+        "exec in the state dict": pickle.dumps({"state_dict": OrderedDict(a=Poison(exec, code))}, 2),
+        "stack global": pickle.dumps(Poison(os.system, touch), 4),
+        "inst": hand_made(b"(", command, b"ios\nsystem\n"),
+        "obj": hand_made(b"(cos\nsystem\n", command, b"o"),
+        "newobj": hand_made(b"cos\nsystem\n", command, b"\x85\x81"),
+        "build": hand_made(b"ctorch.nn\nModule\n)\x81}", text("x"), b"cos\nsystem\n", command, b"\x85Rsb"),
+        "getattr": hand_made(b"cbuiltins\ngetattr\ncos\nsystem\n", text("__call__"), b"\x86R", command, b"\x85R"),
+        "rebuild with a call": hand_made(
+            b"ctorch._utils\n_rebuild_tensor_v2\n(cos\nsystem\n", command, b"\x85RK\x00))tR"
+        ),
+        "extension": hand_made(b"\x82\x01"),
+        "persistent id": hand_made(b"cos\nsystem\n", command, b"\x85RQ"),
+        "huge memo": hand_made(b"Nr\xff\xff\xff\x7f"),
+    }
+
+
+NAMES = list(poisoned_pickles(Path("x")))
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_a_file_runs(tmp_path: Path, name: str, form: str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "m.pth"
+    data = poisoned_pickles(canary)[name]
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", data)
+            archive.writestr("archive/byteorder", "little")
+    else:
+        path.write_bytes(data)
+    with pytest.raises(BadCheckpointError, match=r"m\.pth"):
+        load_model(MODEL, path)
+    assert not canary.exists()
+
+
+def test_damaged_and_foreign_files_are_refused_with_one_line(tmp_path: Path, isegm: Any) -> None:
+    save_official(tmp_path / "m.pth", isegm)
+    whole = (tmp_path / "m.pth").read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    cases = {
+        "cut": whole[: len(whole) // 2], "head": whole[:100], "empty": b"", "text": b"hello", "pickle": pickle.dumps(3),
+        "list": pickle.dumps([1, 2]), "compressed": packed.getvalue(), "zip": b"PK\x03\x04" + bytes(200),
+    }  # fmt: skip
+    for name, data in cases.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(BadCheckpointError, match=name):
+            load_model(MODEL, path)
+
+
+def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(4)}}, tmp_path / "m.pth")
+    with zipfile.ZipFile(tmp_path / "m.pth") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in parts if name.endswith("data.pkl"))
+    assert parts[pickled].count(b"K\x04") == 2  # the storage's size, then the tensor's
+    head, _, tail = parts[pickled].rpartition(b"K\x04")
+    parts[pickled] = head + b"K\x64" + tail
+    with zipfile.ZipFile(tmp_path / "m.pth", "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    with pytest.raises(BadCheckpointError, match="does not lie inside its storage"):
+        read_pickled(tmp_path / "m.pth")
+
+
+def test_a_small_file_cannot_name_an_object_in_endlessly_many_places(tmp_path: Path) -> None:
+    nested: Any = [1]
+    for _ in range(19):
+        nested = [nested] * 50
+    (tmp_path / "m.pth").write_bytes(pickle.dumps(nested))
+    with pytest.raises(BadCheckpointError, match="neither a zip"):
+        read_pickled(tmp_path / "m.pth")
+    torch.save(nested, tmp_path / "n.pth")
+    assert isinstance(read_pickled(tmp_path / "n.pth"), list)
+
+
+def test_an_mae_encoder_starts_a_model(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model, source = SimpleClick(SMALL_VIT), SimpleClick(SMALL_VIT)
+    state = {name.removeprefix("backbone."): value for name, value in source.state_dict().items() if "backbone" in name}
+    state["pos_embed"] = torch.rand(1, 1 + 49, 32)
+    state |= {"cls_token": torch.rand(1, 1, 32), "norm.weight": torch.rand(32), "decoder_embed.weight": torch.rand(3)}
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    assert model.load_mae(tmp_path / "mae.pth") == ["cls_token", "decoder_embed.weight", "norm.weight"]
+    assert torch.equal(model.backbone.blocks[3].mlp.fc2.weight, source.backbone.blocks[3].mlp.fc2.weight)  # type: ignore[union-attr]
+    assert model.backbone.pos_embed.shape == (1, 16, 32)
+    del state["blocks.0.norm1.weight"]
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    with pytest.raises(BadCheckpointError, match=r"blocks\.0\.norm1\.weight"):
+        model.load_mae(tmp_path / "mae.pth")
