@@ -17,6 +17,7 @@ from pipeline.models._pickled import read_pickled
 from pipeline.models._registry import create_model, list_models
 from schemas.errors import BadCheckpointError
 
+
 @dataclass(frozen=True)
 class OfficialCheckpoint:
     """What a `.pth` file holds.

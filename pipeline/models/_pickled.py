@@ -116,7 +116,7 @@ class _SafeUnpickler(pickle.Unpickler):
         return known.get((module, name), _Inert)
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage: ("storage", type, key, location, number of elements[, view]); older files name classes here, too."""
+        """A storage: ("storage", type, key, location, number of elements[, view]); older files also name classes so."""
         if isinstance(pid, tuple) and pid and pid[0] == "module":
             return _Inert
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):

@@ -104,6 +104,19 @@ def drop_unused(state: Mapping[str, Tensor], unused: tuple[str, ...] = _UNUSED) 
     return kept
 
 
+def plain_vit_adapter_names(model: nn.Module, kind: str) -> tuple[str, ...]:
+    """Names of what an adapter replaces in a model of `backbone`, `neck` and `head`; none for kinds that it has not.
+
+    "output": the head; "head": pyramid and head; "affine": all norms; "full": everything.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if kind == "affine":
+        norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)}
+        return tuple(name for name in names if name.rpartition(".")[0] in norms)
+    prefixes = {"output": ("head.",), "head": ("neck.", "head."), "full": ("",)}.get(kind, ())
+    return tuple(name for name in names if name.startswith(prefixes))
+
+
 class SimpleClick(InteractiveModel):
     """See the module.
 
@@ -207,17 +220,8 @@ class SimpleClick(InteractiveModel):
         return drop_unused(state)
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
-        """See `InteractiveModel.adapter_parameter_names`. "output": the head; "head": pyramid and head; "affine": their
-        norms and those of the blocks; "full": everything."""
-        names = [name for name, _ in self.named_parameters()]
-        if kind == "output":
-            return tuple(name for name in names if name.startswith("head."))
-        if kind == "head":
-            return tuple(name for name in names if name.startswith(("neck.", "head.")))
-        if kind == "affine":
-            norms = {name for name, module in self.named_modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)}
-            return tuple(name for name in names if name.rpartition(".")[0] in norms)
-        return tuple(names) if kind == "full" else super().adapter_parameter_names(kind)
+        """See `InteractiveModel.adapter_parameter_names`; as `plain_vit_adapter_names`."""
+        return plain_vit_adapter_names(self, kind) or super().adapter_parameter_names(kind)
 
 
 @register_model("simpleclick-xtiny-448")

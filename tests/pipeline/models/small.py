@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pipeline.models import create_model
 from pipeline.models._base import InteractiveModel
 from pipeline.models.clickadapter import ClickAdapter
+from pipeline.models.icmformer import ICMFormer
+from pipeline.models.icmformer_swin import ICMFormerSwin, SwinConfig
 from pipeline.models.simpleclick import PlainVitConfig, SimpleClick
 
 SMALL_VIT = PlainVitConfig(
@@ -18,5 +20,17 @@ SMALL: dict[str, Callable[[], InteractiveModel]] = {
     "toy": lambda: create_model("toy-color"),
     "fdrn-compact": lambda: create_model("fdrn-compact"),
     "simpleclick": lambda: SimpleClick(SMALL_VIT),
+    "icmformer": lambda: ICMFormer(SMALL_VIT),
+    "icmformer-swin": lambda: ICMFormerSwin(
+        SwinConfig(
+            image_size=64,
+            embed_dim=16,
+            depths=(1, 2, 2, 1),
+            num_heads=(1, 2, 4, 4),
+            window=3,
+            num_cross=1,
+            head_channels=16,
+        )
+    ),
     "clickadapter": lambda: ClickAdapter(SimpleClick(SMALL_VIT)),
 }
