@@ -15,11 +15,15 @@ from torch import Tensor
 
 from pipeline.inference.preprocess import check_image, image_to_input
 from pipeline.inference.sampling import CornerAligned, PixelEdges, Probability, Sampling, as_input
-from pipeline.inference.zoom import Roi, click_to_crop, mirror_click, next_roi, roi_fractions
+from pipeline.inference.zoom import MASK_THRESHOLD, Roi, click_to_crop, mirror_click, next_roi, roi_fractions
 from pipeline.masks.boxes import mask_box_xyxy
 from pipeline.models._base import Encoding, InteractiveModel, Prediction
 from schemas.clicks import Click
 from schemas.errors import ClickOutsideImageError, EmbeddingMissingError
+
+MAX_CANDIDATES = 4
+"""Shown for one prediction, the model's single output included."""
+_SAME_MASK_IOU = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +35,14 @@ class CropPrediction:
         roi: Where in the image.
         scores: K estimated qualities in [0, 1].
         crop: (1, 3, h, w) pixels that the model saw, uint8 or float32; used again while the ROI stays.
+        query_ids: K ids, stable for a model: which of its queries each candidate is.
     """
 
     probabilities: NDArray[np.floating]
     roi: Roi
     scores: tuple[float, ...]
     crop: Tensor | None = None
+    query_ids: tuple[int, ...] = (0,)
 
     @property
     def size_bytes(self) -> int:
@@ -144,10 +150,38 @@ def predict(
         else:
             prediction = model.refine(model.encode(crops), click_views, previous_views)
         probabilities, scores = _merge_views(prediction)
+        query_ids = prediction.query_ids
+        if not prediction.is_ranked:
+            chosen = distinct_candidates(probabilities, scores)
+            probabilities, scores = probabilities[chosen], scores[chosen]
+            query_ids = tuple(query_ids[index] for index in chosen)
         probabilities = probabilities if options.full_precision else probabilities.half()
     array = probabilities.cpu().numpy()
     array.setflags(write=False)
-    return CropPrediction(array, roi, tuple(round(float(score), 6) for score in scores), crop)
+    return CropPrediction(array, roi, tuple(round(float(score), 6) for score in scores), crop, query_ids)
+
+
+def distinct_candidates(probabilities: Tensor, scores: Tensor) -> list[int]:
+    """Which raw candidates are worth showing.
+
+    Args:
+        probabilities: (K, h, w); the first is the model's single output and always kept.
+        scores: (K,).
+
+    Returns:
+        Indices: the first, then others by falling score whose mask is not empty and has an IoU below 0.9 with every
+        one kept before; at most `MAX_CANDIDATES` in all.
+    """
+    masks = (probabilities > MASK_THRESHOLD).flatten(1)
+    kept = [0]
+    for index in (1 + torch.argsort(scores[1:], descending=True, stable=True)).tolist():
+        both = (masks[kept] & masks[index]).sum(1)
+        either = (masks[kept] | masks[index]).sum(1)
+        if masks[index].any() and bool((both < _SAME_MASK_IOU * either).all()):
+            kept.append(index)
+        if len(kept) == MAX_CANDIDATES:
+            break
+    return kept
 
 
 def zoom_and_carry(

@@ -82,11 +82,14 @@ class Prediction:
         logits: (B, K, h, w) float, before the sigmoid, at crop size. Index 0 is the model's official single output.
         scores: (B, K) estimated quality in [0, 1]; ones where the model has none.
         query_ids: K stable ids of the candidates, used to average flipped candidates.
+        is_ranked: False: the candidates after the first are raw queries in their own order; whoever shows them keeps
+            the distinct ones by falling score (after the average over views, which needs the common order).
     """
 
     logits: Tensor
     scores: Tensor
     query_ids: tuple[int, ...] = (0,)
+    is_ranked: bool = True
 
 
 @dataclass(frozen=True)

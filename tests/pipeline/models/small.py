@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from pipeline.models import create_model
 from pipeline.models._base import InteractiveModel
+from pipeline.models.adaptiveclick import AdaptiveClick, AdaptiveClickConfig
 from pipeline.models.clickadapter import ClickAdapter
 from pipeline.models.icmformer import ICMFormer
 from pipeline.models.icmformer_swin import ICMFormerSwin, SwinConfig
@@ -30,6 +31,19 @@ SMALL: dict[str, Callable[[], InteractiveModel]] = {
             window=3,
             num_cross=1,
             head_channels=16,
+        )
+    ),
+    "adaptiveclick": lambda: AdaptiveClick(
+        AdaptiveClickConfig(
+            vit=SMALL_VIT,
+            pyramid_dims=(16, 16, 32, 32),
+            dim=32,
+            num_heads=4,
+            num_queries=5,
+            encoder_layers=1,
+            decoder_layers=3,
+            encoder_hidden=32,
+            decoder_hidden=32,
         )
     ),
     "clickadapter": lambda: ClickAdapter(SimpleClick(SMALL_VIT)),
