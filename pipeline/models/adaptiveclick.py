@@ -93,8 +93,9 @@ class DeformableEncoder(nn.Module):
         layers: nn.ModuleList = self.encoder.get_submodule("layers")  # type: ignore[assignment]
         for layer in layers:
             cells = layer(cells, positions, places, grids)
-        parts = torch.split(cells, [h * w for h, w in grids], 1)  # type: ignore[no-untyped-call]
-        return [own.transpose(1, 2).unflatten(2, grid) for own, grid in zip(parts, grids, strict=True)]
+        parts = torch.split(cells, [h * w for h, w in grids], 1)
+        batch = cells.shape[0]
+        return [own.transpose(1, 2).reshape(batch, -1, *grid) for own, grid in zip(parts, grids, strict=True)]
 
 
 def _projection(in_channels: int, out_channels: int, kernel: int = 1, has_relu: bool = False) -> nn.Sequential:
