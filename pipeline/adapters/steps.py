@@ -147,7 +147,8 @@ def _object_losses(
     skip = _num_skipped(rng, num_clicks, len(recorded))
     for step in trajectory(student, scene, mask, rng, num_clicks, recorded, config.jitter, skip):
         logits = step.prediction.logits[:, :1].float()
-        truth = crop_target(student, scene, mask, step.roi).to(logits.device)
+        size = (logits.shape[2], logits.shape[3])
+        truth = crop_target(student, scene, mask, step.roi, size).to(logits.device)
         weights = boundary_weights(truth, 2.0, 3)
         loss = nfl(logits, truth, weight=weights).mean() + 0.5 * soft_iou_loss(logits, truth, weights)
         if step.prediction.scores.requires_grad:

@@ -54,7 +54,7 @@ def refine_scene(
         previous: (h, w) crop probability in that ROI.
     """
     device = next(model.parameters()).device
-    size = model.input_size
+    size = (previous.shape[0], previous.shape[1])
     crops = sampling_of(model).crop_image(scene.image, roi, size).to(device)
     own = torch.from_numpy(np.ascontiguousarray(previous))[None, None].to(device)
     in_crop = [[click_to_crop(click, roi, size) for click in clicks]]
@@ -110,9 +110,15 @@ def trajectory(
         before = CropPrediction(probabilities, roi, ())
 
 
-def crop_target(model: InteractiveModel, scene: Scene, target: NDArray[np.bool_], roi: Roi) -> Tensor:
-    """The object under a ROI as float (1, 1, h, w) of 0 and 1."""
-    soft = sampling_of(model).crop_mask(target, roi, model.input_size)
+def crop_target(
+    model: InteractiveModel,
+    scene: Scene,
+    target: NDArray[np.bool_],
+    roi: Roi,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """The object under a ROI as float (1, 1, h, w) of 0 and 1; (h, w) is `size`, by default the model's input size."""
+    soft = sampling_of(model).crop_mask(target, roi, size or model.input_size)
     return torch.from_numpy((soft > 0.5).astype(np.float32))[None, None]
 
 

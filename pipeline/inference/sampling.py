@@ -34,8 +34,16 @@ class Sampling(Protocol):
     def crop_mask(self, mask: NDArray[np.bool_], roi: Roi, size: tuple[int, int]) -> Probability:
         """The ROI of a bool (H, W) mask as soft probability (h, w)."""
 
-    def carry(self, probability: Probability, old: Roi, new: Roi, image_size: tuple[int, int]) -> Probability:
-        """A crop probability of one ROI as crop probability of another; zero outside the old ROI."""
+    def carry(
+        self,
+        probability: Probability,
+        old: Roi,
+        new: Roi,
+        image_size: tuple[int, int],
+        size: tuple[int, int] | None = None,
+    ) -> Probability:
+        """A crop probability of one ROI as crop probability of another, of `size` (by default its own size); zero
+        outside the old ROI."""
 
     def paste(self, probability: Probability, roi: Roi, image_size: tuple[int, int]) -> Probability:
         """A crop probability as a map (H, W); zero outside the ROI."""
@@ -58,10 +66,18 @@ class CornerAligned:
         y0, x0, y1, x1 = roi
         return _resize_map(mask[y0:y1, x0:x1].astype(np.float32), size)
 
-    def carry(self, probability: Probability, old: Roi, new: Roi, image_size: tuple[int, int]) -> Probability:
+    def carry(
+        self,
+        probability: Probability,
+        old: Roi,
+        new: Roi,
+        image_size: tuple[int, int],
+        size: tuple[int, int] | None = None,
+    ) -> Probability:
         y0, x0, y1, x1 = new
-        crop_size = (probability.shape[0], probability.shape[1])
-        return _resize_map(self.paste(probability, old, image_size)[y0:y1, x0:x1], crop_size)
+        return _resize_map(
+            self.paste(probability, old, image_size)[y0:y1, x0:x1], size or (probability.shape[0], probability.shape[1])
+        )
 
     def paste(self, probability: Probability, roi: Roi, image_size: tuple[int, int]) -> Probability:
         y0, x0, y1, x1 = roi
@@ -91,10 +107,17 @@ class PixelEdges:
         pixels = np.ascontiguousarray(mask[y0:y1, x0:x1]).view(np.uint8) * np.uint8(255)
         return shrink(pixels, size).astype(np.float32) / np.float32(255)
 
-    def carry(self, probability: Probability, old: Roi, new: Roi, image_size: tuple[int, int]) -> Probability:
+    def carry(
+        self,
+        probability: Probability,
+        old: Roi,
+        new: Roi,
+        image_size: tuple[int, int],
+        size: tuple[int, int] | None = None,
+    ) -> Probability:
         if old == new:
             return probability
-        h, w = probability.shape
+        h, w = size or probability.shape
         scale_y, scale_x = (new[2] - new[0]) / (old[2] - old[0]), (new[3] - new[1]) / (old[3] - old[1])
         shift_y, shift_x = (new[0] - old[0]) * h / (old[2] - old[0]), (new[1] - old[1]) * w / (old[3] - old[1])
         moved = _warp(probability, (scale_y, shift_y), (scale_x, shift_x), (h, w))

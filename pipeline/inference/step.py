@@ -21,6 +21,8 @@ from pipeline.models._base import Encoding, InteractiveModel, Prediction
 from schemas.clicks import Click
 from schemas.errors import ClickOutsideImageError, EmbeddingMissingError
 
+MAX_WHOLE_SIDE = 1024
+"""Longest side in pixels of an image that a model sees unscaled, so that a huge one does not take all memory."""
 MAX_CANDIDATES = 4
 """Shown for one prediction, the model's single output included."""
 _SAME_MASK_IOU = 0.9
@@ -122,17 +124,18 @@ def predict(
         encoding: Of `encode_image` (any float type), None for cut "crop".
         clicks: All clicks in image pixels, in the order made.
         roi: Where to look.
-        previous: (h, w) crop probability of the previous step in this ROI, zeros at first.
+        previous: (h, w) crop probability of the previous step in this ROI, zeros at first; its size is the crop's.
         options: How.
         before: The previous prediction on this image with these options; spares cutting the same crop again.
 
     Raises:
         EmbeddingMissingError: The model has cut "image" and no encoding is given.
     """
-    size = options.target_size or model.input_size
+    size = (previous.shape[0], previous.shape[1])
     device = _device(model)
     views = [False, True] if options.flip else [False]
     reused = before.crop if before is not None and before.roi == roi else None
+    reused = reused if reused is not None and reused.shape[2:] == size else None
     crop = reused if reused is not None else sampling_of(model).crop_pixels(image, roi, size)
     plain = as_input(crop.to(device))
     crops = torch.cat([plain, plain.flip(-1)]) if options.flip else plain
@@ -209,18 +212,51 @@ def zoom_and_carry(
     Returns:
         The ROI and the previous crop probability (h, w), zeros where there is none.
     """
-    size = options.target_size or model.input_size
     sampling = sampling_of(model)
-    if before is not None:
-        probability = before.candidate(candidate)
-        roi = force_roi or next_roi(before.roi, sampling.mask_box(probability, before.roi), clicks, image_size)
-        return roi, sampling.carry(probability, before.roi, roi, image_size)
-    if initial is not None and initial.any():
+    current: Roi | None = None
+    mask_box: Roi | None = None
+    if before is None and initial is not None and initial.any():
         # The official demo predicts the first click twice to give ZoomIn a previous map; the mask itself is one.
         x0, y0, x1, y1 = mask_box_xyxy(initial)
-        roi = force_roi or next_roi(None, (y0, x0, y1, x1), clicks, image_size)
+        mask_box = (y0, x0, y1, x1)
+    elif before is not None:
+        mask_box = sampling.mask_box(before.candidate(candidate), before.roi)
+        current = None if _saw_whole(model, before, image_size) else before.roi
+    whole = force_roi is None and model.skip_clicks >= 0 and (mask_box is None or len(clicks) <= model.skip_clicks)
+    roi = force_roi or ((0, 0, *image_size) if whole else next_roi(current, mask_box, clicks, image_size))
+    size = crop_size(model, roi, options, whole)
+    if before is not None:
+        return roi, sampling.carry(before.candidate(candidate), before.roi, roi, image_size, size)
+    if initial is not None and initial.any():
         return roi, _rounded(sampling.crop_mask(initial, roi, size), options)
-    return force_roi or (0, 0, *image_size), np.zeros(size, np.float32)
+    return roi, np.zeros(size, np.float32)
+
+
+def crop_size(
+    model: InteractiveModel, roi: Roi, options: StepOptions = SERVING, whole: bool = False
+) -> tuple[int, int]:
+    """(h, w) of the network input for a ROI.
+
+    Args:
+        model: Wants a fixed size, or a longer side that the crop's shape is kept for.
+        roi: The crop's place.
+        options: May ask for another size; of it, models that keep the shape take the longer side.
+        whole: The image goes in unscaled, up to `MAX_WHOLE_SIDE` (the official code has no bound).
+    """
+    if model.input_side is None:
+        return options.target_size or model.input_size
+    height, width = roi[2] - roi[0], roi[3] - roi[1]
+    longest = max(height, width)
+    side = max(options.target_size) if options.target_size else model.input_side
+    scale = (min(longest, MAX_WHOLE_SIDE) if whole else side) / longest
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _saw_whole(model: InteractiveModel, before: CropPrediction, image_size: tuple[int, int]) -> bool:
+    """Whether a prediction saw the whole image unscaled: then ZoomIn has no ROI to keep."""
+    roi = (0, 0, *image_size)
+    size = before.probabilities.shape[1:]
+    return model.skip_clicks >= 0 and before.roi == roi and size == crop_size(model, roi, whole=True)
 
 
 def _rounded(probability: Probability, options: StepOptions) -> Probability:

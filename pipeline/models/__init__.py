@@ -1,6 +1,6 @@
 """Interactive models behind one contract (`_base`). Import the names below; modules register themselves by import."""
 
-from pipeline.models import adaptiveclick, clickadapter, fdrn, icmformer, icmformer_swin, simpleclick, toy  # noqa: F401
+from pipeline.models import adaptiveclick, clickadapter, fdrn, icmformer, icmformer_swin, ritm, simpleclick, toy  # noqa: F401
 from pipeline.models._checkpoint import (
     convert_checkpoint,
     default_weights_path,

@@ -131,6 +131,9 @@ class InteractiveModel(nn.Module):
         model_id: The id it is registered under.
         cut: "image": encode sees the whole image once and may be stored; "crop": encode sees the ZoomIn crop.
         input_size: (h, w) of the network input after ZoomIn.
+        input_side: Where crops keep their shape: their longer side in pixels; None: every crop becomes `input_size`.
+        skip_clicks: So many first clicks, and any click while the mask is empty, see the whole image unscaled instead
+            of a crop; -1: none do.
         image_size: Longest side in pixels of the image given to encode, for cut "image" (both sides are rounded to
             multiples of 32); unused for cut "crop".
         encoder_state_prefixes: Names in the state dict that begin with one of these are what `encode` reads; they are
@@ -143,6 +146,8 @@ class InteractiveModel(nn.Module):
     official_class: ClassVar[str] = ""
     model_id: str = ""
     input_size: tuple[int, int] = (448, 448)
+    input_side: int | None = None
+    skip_clicks: int = -1
     image_size: int = 512
 
     def encode(self, images: Tensor) -> Encoding:

@@ -11,11 +11,20 @@ from pipeline.models.adaptiveclick import AdaptiveClick, AdaptiveClickConfig
 from pipeline.models.clickadapter import ClickAdapter
 from pipeline.models.icmformer import ICMFormer
 from pipeline.models.icmformer_swin import ICMFormerSwin, SwinConfig
+from pipeline.models.ritm import Ritm
 from pipeline.models.simpleclick import PlainVitConfig, SimpleClick
 
 SMALL_VIT = PlainVitConfig(
     image_size=64, embed_dim=32, depth=4, num_heads=4, pyramid_dims=(8, 16, 16, 32), head_channels=16
 )
+
+
+def small_ritm() -> Ritm:
+    """HRNet of a few channels, on crops of 64 px."""
+    model = Ritm(4, 8, small=True)
+    model.input_size, model.input_side = (64, 64), 64
+    return model
+
 
 SMALL: dict[str, Callable[[], InteractiveModel]] = {
     "toy": lambda: create_model("toy-color"),
@@ -46,5 +55,6 @@ SMALL: dict[str, Callable[[], InteractiveModel]] = {
             decoder_hidden=32,
         )
     ),
+    "ritm": lambda: small_ritm(),
     "clickadapter": lambda: ClickAdapter(SimpleClick(SMALL_VIT)),
 }
