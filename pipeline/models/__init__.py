@@ -1,6 +1,16 @@
 """Interactive models behind one contract (`_base`). Import the names below; modules register themselves by import."""
 
-from pipeline.models import adaptiveclick, clickadapter, fdrn, icmformer, icmformer_swin, ritm, simpleclick, toy  # noqa: F401
+from pipeline.models import (  # noqa: F401
+    adaptiveclick,
+    clickadapter,
+    fdrn,
+    fdrn_published,
+    icmformer,
+    icmformer_swin,
+    ritm,
+    simpleclick,
+    toy,
+)
 from pipeline.models._checkpoint import (
     convert_checkpoint,
     default_weights_path,

@@ -179,6 +179,21 @@ class InteractiveModel(nn.Module):
         """
         raise NotImplementedError
 
+    def training_outputs(
+        self,
+        encoding: Encoding,
+        clicks: Sequence[Sequence[Click]],
+        previous: Tensor,
+        crops: Tensor | None = None,
+        rois: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """What a training loss may look at; arguments as for `refine`.
+
+        Returns:
+            "mask": (B, 1, h, w) logits at crop size; further outputs by name where a model's published loss has them.
+        """
+        return {"mask": self.refine(encoding, clicks, previous, crops, rois).logits[:, :1]}
+
     def host_shape(self) -> HostShape:
         """Shape of what `host_features` gives.
 

@@ -80,7 +80,11 @@ class HrnetOcr(HighResolutionNet):
 
     def masks(self, images: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
         """Mask logits and coarse mask logits, (B, 1, h, w) each."""
-        features = same_size(self(images, added))
+        return self.read_out(self(images, added))
+
+    def read_out(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The four branches' maps -> mask logits and coarse mask logits, (B, 1, h, w) each."""
+        features = same_size(maps)
         coarse = self.aux_head(features)
         return self.cls_head(self.ocr_distri_head(self.conv3x3_ocr(features), coarse)), coarse
 
@@ -134,6 +138,18 @@ class Ritm(InteractiveModel):
         masks, coarse = self.feature_extractor.masks(encoding["images"], added)
         size = (previous.shape[2], previous.shape[3])
         return to_input_size(masks, size), to_input_size(coarse, size)
+
+    def training_outputs(
+        self,
+        encoding: Encoding,
+        clicks: Sequence[Sequence[Click]],
+        previous: Tensor,
+        crops: Tensor | None = None,
+        rois: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """See `InteractiveModel.training_outputs`: "mask" and "coarse"."""
+        mask, coarse = self.refine_with_coarse(encoding, clicks, previous)
+        return {"mask": mask, "coarse": coarse}
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`. "head": object context and both outputs; "affine": all norms;

@@ -114,7 +114,7 @@ class HighResolutionNet(nn.Module):
         super().__init__()
         blocks = 2 if small else 4
         self.num_stages = num_stages
-        self.widths = tuple(width << index for index in range(num_stages))
+        self.widths: tuple[int, ...] = tuple(width << index for index in range(num_stages))
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
         self.conv2 = nn.Conv2d(STEM_CHANNELS, STEM_CHANNELS, 3, 2, 1, bias=False)
@@ -139,15 +139,22 @@ class HighResolutionNet(nn.Module):
         out: Tensor = self.layer1(F.relu(self.bn2(self.conv2(x)), inplace=True))
         return out
 
-    def forward(self, images: Tensor, added: Tensor | None = None) -> list[Tensor]:
-        """See `stem`; the maps of the last stage, finest (1/4) first."""
+    def three_stages(self, images: Tensor, added: Tensor | None = None) -> list[Tensor]:
+        """See `stem`; maps at 1/4, 1/8 and 1/16 after the third stage."""
         x = self.stem(images, added)
         maps = self.stage2([self.transition1[0](x), self.transition1[1](x)])
-        maps = self.stage3([*maps, self.transition2[-1](maps[-1])])
-        if self.num_stages == 4:
-            maps = self.stage4([*maps, self.transition3[-1](maps[-1])])
-        out: list[Tensor] = maps
+        out: list[Tensor] = self.stage3([*maps, self.transition2[-1](maps[-1])])
         return out
+
+    def fourth_stage(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps of three branches -> of four, down to 1/32."""
+        out: list[Tensor] = self.stage4([*maps, self.transition3[-1](maps[-1])])
+        return out
+
+    def forward(self, images: Tensor, added: Tensor | None = None) -> list[Tensor]:
+        """See `stem`; the maps of the last stage, finest (1/4) first."""
+        maps = self.three_stages(images, added)
+        return self.fourth_stage(maps) if self.num_stages == 4 else maps
 
 
 def _stage(widths: Sequence[int], num_modules: int, num_blocks: int) -> nn.Sequential:

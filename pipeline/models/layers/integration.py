@@ -32,11 +32,7 @@ class SemanticIntegration(nn.Module):
 
     def attention(self, f_high: Tensor) -> Tensor:
         """(B, L, L) weights of places of `f_high`, float32."""
-        key = self.to_key(f_high).flatten(2).transpose(1, 2).float()
-        query = self.to_query(f_high).flatten(2).float()
-        if self.printed_form:
-            return torch.softmax(key @ query, dim=1)
-        return torch.softmax(key @ query * key.shape[2] ** -0.5, dim=2)
+        return affinity(self.to_key(f_high), self.to_query(f_high), self.printed_form)
 
     def forward(self, f_high: Tensor, g_high: Tensor) -> Tensor:
         """Image features (B, Ci, h, w) and guidance features (B, C, h, w) -> (B, C, h, w)."""
@@ -44,6 +40,51 @@ class SemanticIntegration(nn.Module):
         spread = torch.bmm(value, self.attention(f_high).transpose(1, 2).to(value.dtype)).view_as(g_high)
         out: Tensor = self.merge(torch.cat([spread, g_high], 1))
         return out
+
+
+class PublishedIntegration(nn.Module):
+    """Semantic integration in the published size, with keys and queries that the image encoder made.
+
+    Where the parameters sit is inferred from the paper's counts (28 C (C + V) of them, V the channels of the value).
+
+    Args:
+        channels: C, of the guidance features, in and out.
+        value_channels: V.
+        printed_form: See `SemanticIntegration`.
+    """
+
+    def __init__(self, channels: int, value_channels: int = 256, printed_form: bool = False) -> None:
+        super().__init__()
+        self.to_value = nn.Conv2d(channels, value_channels, 3, 1, 1)
+        self.merge = ResBlock(channels + value_channels, channels)
+        self.project = nn.Conv2d(channels + value_channels, channels, 3, 1, 1)
+        self.printed_form = printed_form
+
+    def forward(self, key: Tensor, query: Tensor, g_high: Tensor) -> Tensor:
+        """Keys and queries (B, K, h, w) and guidance features (B, C, h, w) -> (B, C, h, w)."""
+        value = self.to_value(g_high)
+        weights = affinity(key, query, self.printed_form).transpose(1, 2).to(value.dtype)
+        spread = torch.bmm(value.flatten(2), weights).view_as(value)
+        merged = self.merge(torch.cat([spread, g_high], 1))
+        out: Tensor = self.project(torch.cat([spread, merged], 1))
+        return out
+
+
+def affinity(key: Tensor, query: Tensor, printed_form: bool = False) -> Tensor:
+    """How much each place reads of each other one.
+
+    Args:
+        key: (B, K, h, w).
+        query: (B, K, h, w).
+        printed_form: Columns sum to 1 and the logits are not scaled, as printed in eq. 3; else rows do and they are.
+
+    Returns:
+        (B, L, L) float32.
+    """
+    rows, columns = key.flatten(2).transpose(1, 2).float(), query.flatten(2).float()
+    if printed_form:
+        return torch.softmax(rows @ columns, dim=1)
+    return torch.softmax(rows @ columns * rows.shape[2] ** -0.5, dim=2)
 
 
 class TextureIntegration(nn.Module):

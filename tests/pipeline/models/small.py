@@ -9,14 +9,24 @@ from pipeline.models import create_model
 from pipeline.models._base import InteractiveModel
 from pipeline.models.adaptiveclick import AdaptiveClick, AdaptiveClickConfig
 from pipeline.models.clickadapter import ClickAdapter
+from pipeline.models.fdrn_published import Fdrn, HrnetEncoder, HrnetMaskNetwork, MixEncoder, MixMaskNetwork, TimmEncoder
 from pipeline.models.icmformer import ICMFormer
 from pipeline.models.icmformer_swin import ICMFormerSwin, SwinConfig
+from pipeline.models.layers.mix_transformer import MixConfig
 from pipeline.models.ritm import Ritm
 from pipeline.models.simpleclick import PlainVitConfig, SimpleClick
 
 SMALL_VIT = PlainVitConfig(
     image_size=64, embed_dim=32, depth=4, num_heads=4, pyramid_dims=(8, 16, 16, 32), head_channels=16
 )
+
+SMALL_MIX = MixConfig((1, 1, 1, 1), (8, 16, 20, 32))
+
+
+def small_timm() -> Fdrn:
+    """A timm encoder without a map at 1/4 of its own (a plain ViT), and a narrow mask network."""
+    f1 = TimmEncoder("vit_tiny_patch16_224", 8)
+    return Fdrn(f1, HrnetMaskNetwork(True, f1.low_channels, 4, 8), 64)
 
 
 def small_ritm() -> Ritm:
@@ -56,5 +66,11 @@ SMALL: dict[str, Callable[[], InteractiveModel]] = {
         )
     ),
     "ritm": lambda: small_ritm(),
+    "fdrn-hrnet": lambda: Fdrn(HrnetEncoder(True, 4, 8), HrnetMaskNetwork(True, 4, 4, 8), 64),
+    "fdrn-segformer": lambda: Fdrn(
+        MixEncoder(SMALL_MIX, 8), MixMaskNetwork(SMALL_MIX, SMALL_MIX.widths[0]), 64, has_refiner=True
+    ),
+    "fdrn-timm": lambda: small_timm(),
     "clickadapter": lambda: ClickAdapter(SimpleClick(SMALL_VIT)),
+    "clickadapter-fdrn": lambda: ClickAdapter(Fdrn(HrnetEncoder(True, 4, 8), HrnetMaskNetwork(True, 4, 4, 8), 64)),
 }

@@ -1,5 +1,6 @@
 """What every model must do, whatever it is: run on a small form of each architecture, and on the registry's names."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from tests.pipeline.models.small import SMALL
 
 CLICKS = [[Click(20.0, 30.0, True), Click(50.5, 8.25, False)], [Click(40.0, 40.0, True)]]
 SIZE = (64, 64)
-WITHOUT_GRADIENT = ("f2.to_coarse", "coarse_head", "aux_head")
-"""Parts that only a training loss reads."""
+WITHOUT_GRADIENT = re.compile(r"^f2\.to_coarse|^f1\.backbone\.stage3\.\d\.fuse_layers\.1\.")
+"""Parts that only a training loss reads, and the 1/8 branch of FDRN's published encoder after its last module, which
+the paper counts and does not use."""
 
 
 def make(name: str) -> InteractiveModel:
@@ -95,7 +97,7 @@ def test_gradient_reaches_every_parameter_that_acts(name: str) -> None:
     prediction = model.refine(model.encode(images), CLICKS, previous, crops, rois)
     (prediction.logits.square().mean() + prediction.scores.square().mean()).backward()  # type: ignore[no-untyped-call]
     without = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
-    assert not {name for name in without if not name.startswith(WITHOUT_GRADIENT)}, without
+    assert not {name for name in without if not WITHOUT_GRADIENT.match(name)}, without
 
 
 @pytest.mark.parametrize("name", SMALL)
