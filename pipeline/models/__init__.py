@@ -8,6 +8,7 @@ from pipeline.models import (  # noqa: F401
     icmformer,
     icmformer_swin,
     ritm,
+    segformer,
     simpleclick,
     toy,
 )

@@ -97,11 +97,13 @@ class HostShape:
     """What a branch beside a host must know of its features.
 
     Attributes:
-        dim: Channels of `HostFeatures.early` and `final`.
-        num_heads: Heads of attention on them.
+        early_dim: Channels of `HostFeatures.early`.
+        dim: Channels of `HostFeatures.final`.
+        num_heads: Heads of attention on it.
         pyramid_dims: Channels of each map of `HostFeatures.pyramid`, finest first.
     """
 
+    early_dim: int
     dim: int
     num_heads: int
     pyramid_dims: tuple[int, ...]
@@ -112,7 +114,7 @@ class HostFeatures:
     """What a model gives to a branch beside it in one refine step.
 
     Attributes:
-        early: (B, C, h, w) low-level features, at 1/16 or finer.
+        early: (B, E, h, w) low-level features, at 1/16 or finer.
         final: (B, C, h, w) features that the whole crop and the clicks went into, at 1/16.
         pyramid: Maps at 1/4, 1/8, ... of the crop.
         logits: (B, 1, H, W) its own output at crop size.

@@ -100,6 +100,7 @@ class ClickAdapter(InteractiveModel):
         self.encoder_state_prefixes = tuple(f"host.{own}" for own in host.encoder_state_prefixes)  # type: ignore[misc]
         self.input_size, self.image_size = host.input_size, host.image_size
         self.host = host.requires_grad_(False)
+        self.to_early = nn.Conv2d(shape.early_dim, dim, 1) if shape.early_dim != dim else nn.Identity()
         self.spatial = SpatialPrior(dim, dim)
         self.injector = Injector(dim, heads, dim // 8)
         self.dense = DenseEmbedding(dim)
@@ -169,7 +170,8 @@ class ClickAdapter(InteractiveModel):
         """
         early, final, maps = host.early.detach(), host.final.detach(), [own.detach() for own in host.pyramid]
         grid = (final.shape[2], final.shape[3])
-        fine = self.injector(_at(early, grid), _at(spatial, grid))
+        early = self.to_early(F.adaptive_avg_pool2d(early, grid) if early.shape[2:] != grid else early)
+        fine = self.injector(early, _at(spatial, grid))
         cells = self.join(torch.cat([final, _at(self.dense(previous), grid)], 1)).flatten(2).transpose(1, 2)
         first = self.token.expand(previous.shape[0], -1, -1)
         tokens = first

@@ -291,9 +291,8 @@ class Fdrn(InteractiveModel):
         return outputs
 
     def host_shape(self) -> HostShape:
-        """See `InteractiveModel.host_shape`. Early features: low ones; final: the coarsest branch at 1/16."""
-        widths = self.widths
-        return HostShape(widths[2], _num_heads(widths[2]), widths)
+        """See `InteractiveModel.host_shape`. Early: what F1 says at 1/4; final: F2's map at 1/16."""
+        return HostShape(self.f1.low_channels, self.widths[2], num_heads_of(self.widths[2]), self.widths)
 
     def host_features(
         self,
@@ -303,15 +302,12 @@ class Fdrn(InteractiveModel):
         crops: Tensor | None = None,
         rois: Tensor | None = None,
     ) -> HostFeatures:
-        """See `InteractiveModel.host_features`. The queries, cut to the region, stand for early features: they are what
-        the image alone says at 1/16; their first channels are taken."""
+        """See `InteractiveModel.host_features`."""
         size = (previous.shape[2], previous.shape[3])
         crops = crops if crops is not None else cut_image(encoding, rois, size)
         points = clicks_to_sequence(clicks, previous.device)
         mask, _, _, maps = self._predict(encoding, points, previous, crops, rois)
-        query = align_rois(encoding["query"].to(crops.dtype), rois, (size[0] // 16, size[1] // 16))
-        dim = maps[2].shape[1]
-        early = query[:, :dim] if query.shape[1] >= dim else F.pad(query, (0, 0, 0, 0, 0, dim - query.shape[1]))
+        early = align_rois(encoding["low"].to(crops.dtype), rois, (size[0] // 4, size[1] // 4))
         return HostFeatures(early, maps[2], maps, to_input_size(mask, size))
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
@@ -350,7 +346,8 @@ def cut_image(encoding: Encoding, rois: Tensor | None, size: tuple[int, int]) ->
     return align_rois(encoding.images, rois, size)
 
 
-def _num_heads(dim: int) -> int:
+def num_heads_of(dim: int) -> int:
+    """Heads of an attention that is attached to features of so many channels: at most 8, dividing them."""
     return next(heads for heads in (8, 6, 5, 4, 3, 2, 1) if dim % heads == 0)
 
 

@@ -193,7 +193,8 @@ class SimpleClick(InteractiveModel):
 
     def host_shape(self) -> HostShape:
         """See `InteractiveModel.host_shape`."""
-        return HostShape(self.config.embed_dim, self.config.num_heads, self.config.pyramid_dims)
+        dim = self.config.embed_dim
+        return HostShape(dim, dim, self.config.num_heads, self.config.pyramid_dims)
 
     def host_features(
         self,

@@ -14,6 +14,7 @@ from pipeline.models.icmformer import ICMFormer
 from pipeline.models.icmformer_swin import ICMFormerSwin, SwinConfig
 from pipeline.models.layers.mix_transformer import MixConfig
 from pipeline.models.ritm import Ritm
+from pipeline.models.segformer import SegFormer
 from pipeline.models.simpleclick import PlainVitConfig, SimpleClick
 
 SMALL_VIT = PlainVitConfig(
@@ -71,6 +72,8 @@ SMALL: dict[str, Callable[[], InteractiveModel]] = {
         MixEncoder(SMALL_MIX, 8), MixMaskNetwork(SMALL_MIX, SMALL_MIX.widths[0]), 64, has_refiner=True
     ),
     "fdrn-timm": lambda: small_timm(),
+    "segformer": lambda: SegFormer(SMALL_MIX, 64),
+    "clickadapter-segformer": lambda: ClickAdapter(SegFormer(SMALL_MIX, 64)),
     "clickadapter": lambda: ClickAdapter(SimpleClick(SMALL_VIT)),
     "clickadapter-fdrn": lambda: ClickAdapter(Fdrn(HrnetEncoder(True, 4, 8), HrnetMaskNetwork(True, 4, 4, 8), 64)),
 }

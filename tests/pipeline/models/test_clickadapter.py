@@ -29,6 +29,14 @@ def test_learnable_parameters_are_within_five_percent_of_the_paper(host: str, mi
     assert learnable == pytest.approx(millions, rel=0.05)
 
 
+@pytest.mark.parametrize(("host", "millions"), [("b0", 7.06), ("b3", 58.77)])
+def test_totals_on_segformer_are_within_five_percent_of_the_paper(host: str, millions: float) -> None:
+    """Table III."""
+    with torch.device("meta"):
+        model = create_model(f"clickadapter-segformer-{host}-448")
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
+
+
 def test_untrained_output_is_the_hosts_bit_for_bit() -> None:
     model, images, previous = make(), torch.rand(2, 3, 64, 64), torch.rand(2, 1, 64, 64)
     with torch.no_grad():
