@@ -13,7 +13,7 @@ from pipeline.clicks.simulate import next_click
 from pipeline.inference.sampling import CornerAligned
 from pipeline.inference.zoom import Roi, click_to_crop, mirror_click, next_roi
 from pipeline.masks.boxes import mask_box_xyxy
-from pipeline.training.losses import nfl
+from pipeline.training.losses import afl, dice, nfl
 from schemas.clicks import Click
 
 Vectors = dict[str, NDArray[np.generic]]
@@ -105,3 +105,15 @@ def test_normalised_focal_loss_and_its_gradient_are_equal(vectors: Vectors) -> N
     assert np.abs(loss.detach().numpy() - vectors["nfl/loss"]).max() <= 1e-6
     (gradient,) = torch.autograd.grad(loss.mean(), logits)
     assert np.abs(gradient.numpy() - vectors["nfl/grad"]).max() <= 1e-8
+
+
+def test_adaptive_focal_loss_is_equal(shared_dir: Path) -> None:
+    with np.load(shared_dir / "vectors" / "simpleclick_xtiny.npz") as file:
+        logits = torch.from_numpy(file["afl/logits"])[:, None, None].requires_grad_()
+        target = torch.from_numpy(file["afl/target"])[:, None, None]
+        loss = afl(logits, target).mean()  # summed over the masks, divided by their number
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert loss.item() == pytest.approx(float(file["afl/loss"]), abs=1e-6)
+        assert logits.grad is not None
+        assert np.abs(logits.grad[:, 0, 0].numpy() - file["afl/grad"]).max() < 1e-8
+        assert dice(logits, target).mean().item() == pytest.approx(float(file["afl/dice"]), abs=1e-6)
