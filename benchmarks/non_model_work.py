@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.inference.instance import InstanceState, apply_edit, final_mask, start
-from pipeline.masks.digest import mask_digest
-from pipeline.masks.packed import pack
+from pipeline.masks.boxes import mask_box_xyxy
+from pipeline.masks.digest import box_digest
+from pipeline.masks.packed import pack_box
 from pipeline.models._base import Encoding, InteractiveModel, Prediction
 from schemas.clicks import Click
 from schemas.events import normalise_payload
 from schemas.predictions import Edit
 
 SIZES = {"480p": (480, 640), "1080p": (1080, 1920), "12MP": (3000, 4000)}
-STAGES = ("apply_edit", "final_mask", "digest", "pack")
+STAGES = ("apply_edit", "final_mask", "box", "digest", "pack")
 _T = TypeVar("_T")
 LIMIT_MS, LIMIT_BYTES = 4.0, 10_000
 
@@ -85,8 +86,9 @@ def measure(size: tuple[int, int], num_clicks: int) -> tuple[list[dict[str, floa
         spent: dict[str, float] = {}
         state = timed(spent, "apply_edit", apply_edit, model, image, encoding, state, edit(click))
         mask = timed(spent, "final_mask", final_mask, state, size)
-        timed(spent, "digest", mask_digest, mask)
-        packed = timed(spent, "pack", pack, mask)
+        box = timed(spent, "box", mask_box_xyxy, mask)
+        timed(spent, "digest", box_digest, mask, box)
+        packed = timed(spent, "pack", pack_box, mask, box)
         stages.append(spent)
         sizes.append(len(packed.bits))
         assert index or mask.any()

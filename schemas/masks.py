@@ -1,5 +1,7 @@
 """How a mask is written down: COCO run-length encoding and boxes. Knows nothing about arrays."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -23,6 +25,8 @@ class PackedMask(BaseModel):
     Attributes:
         size: (height, width) of the image in pixels.
         box: Bounding box (x0, y0, x1, y1), half-open, in pixels; (0, 0, 0, 0) when the mask is empty.
+        rows: What the bits say of a pixel: "plain": inside; "xor": other than the pixel above (the row above the first
+            is outside). A mask's rows are much alike, so the latter takes about half the bytes.
         bits: zlib of `numpy.packbits` over the box in row-major order (big-endian bits, one flat run without row
             padding), base64 in JSON.
     """
@@ -31,4 +35,5 @@ class PackedMask(BaseModel):
 
     size: tuple[int, int]
     box: tuple[int, int, int, int]
+    rows: Literal["plain", "xor"] = "plain"
     bits: bytes

@@ -18,9 +18,9 @@ from pipeline.embeddings.codec import decode_bytes, embedding_digest
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.inference.instance import InstanceState, apply_edit, final_mask, start
 from pipeline.ingest.decode import read_image
-from pipeline.masks.boxes import mask_box_xywh
-from pipeline.masks.digest import mask_digest
-from pipeline.masks.packed import pack
+from pipeline.masks.boxes import mask_box_xyxy
+from pipeline.masks.digest import box_digest
+from pipeline.masks.packed import pack_box
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.models._base import Encoding, InteractiveModel
 from pipeline.storage.weights import load_model_by_digest, with_adapter
@@ -132,11 +132,12 @@ class Refiner:
             self._counts["memo_hits"] += 1
         mask = final_mask(state, (request.image.height, request.image.width))
         timer.lap("post")
+        x0, y0, x1, y1 = box = mask_box_xyxy(mask)
         reply = MaskReply(
-            mask_sha256=mask_digest(mask),
-            area=int(np.count_nonzero(mask)),
-            box_xywh=mask_box_xywh(mask),
-            bits=pack(mask) if request.mask_format == "bits" else None,
+            mask_sha256=box_digest(mask, box),
+            area=int(np.count_nonzero(mask[y0:y1, x0:x1])),
+            box_xywh=(x0, y0, x1 - x0, y1 - y0),
+            bits=pack_box(mask, box) if request.mask_format == "bits" else None,
             rle=mask_to_rle(mask) if request.mask_format == "rle" else None,
             roi=state.roi,
             scores=state.scores,

@@ -17,7 +17,13 @@ def mask_digest(mask: NDArray[np.bool_]) -> str:
         mask: bool (H, W); the box is half-open, zeros for an empty mask; the bits are `numpy.packbits` of the box in
             row-major order, one flat run without row padding.
     """
-    x0, y0, x1, y1 = mask_box_xyxy(mask)
+    box = mask_box_xyxy(mask)
+    return box_digest(mask, box)
+
+
+def box_digest(mask: NDArray[np.bool_], box: tuple[int, int, int, int]) -> str:
+    """The same for a mask whose bounding box (x0, y0, x1, y1) is known."""
+    x0, y0, x1, y1 = box
     digest = hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:{x0},{y0},{x1},{y1}:".encode())
     digest.update(np.packbits(mask[y0:y1, x0:x1]).data)
     return digest.hexdigest()

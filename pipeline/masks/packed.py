@@ -12,10 +12,23 @@ from schemas.masks import PackedMask
 
 
 def pack(mask: NDArray[np.bool_]) -> PackedMask:
-    """Encode a bool (H, W) mask. zlib level 1: a few kB at a fraction of a millisecond."""
-    x0, y0, x1, y1 = mask_box_xyxy(mask)
-    bits = np.packbits(mask[y0:y1, x0:x1])
-    return PackedMask(size=mask.shape, box=(x0, y0, x1, y1), bits=zlib.compress(bits.data, 1))
+    """Encode a bool (H, W) mask in a few kB and a tenth of a millisecond.
+
+    Changes from row to row are zeros with lone bits between: zlib's run-length strategy takes a third less than its
+    default one, in less time.
+    """
+    return pack_box(mask, mask_box_xyxy(mask))
+
+
+def pack_box(mask: NDArray[np.bool_], box: tuple[int, int, int, int]) -> PackedMask:
+    """The same for a mask whose bounding box (x0, y0, x1, y1) is known."""
+    x0, y0, x1, y1 = box
+    inside = mask[y0:y1, x0:x1]
+    changes = inside.copy()
+    changes[1:] ^= inside[:-1]
+    deflater = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    bits = deflater.compress(np.packbits(changes).data) + deflater.flush()
+    return PackedMask(size=mask.shape, box=box, rows="xor", bits=bits)
 
 
 def unpack(packed: PackedMask) -> NDArray[np.bool_]:
@@ -35,7 +48,7 @@ def unpack(packed: PackedMask) -> NDArray[np.bool_]:
     mask = np.zeros((height, width), np.bool_)
     if area:
         box = np.unpackbits(np.frombuffer(bits, np.uint8), count=area).reshape(y1 - y0, x1 - x0)
-        mask[y0:y1, x0:x1] = box.view(np.bool_)
+        mask[y0:y1, x0:x1] = (np.bitwise_xor.accumulate(box, 0) if packed.rows == "xor" else box).view(np.bool_)
     return mask
 
 

@@ -20,13 +20,22 @@ def test_round_trip_also_through_json(mask: np.ndarray) -> None:
     assert np.array_equal(unpack(PackedMask.model_validate_json(packed.model_dump_json())), mask)
 
 
-def test_only_the_bounding_box_travels_as_flat_bits() -> None:
+def test_only_the_bounding_box_travels_as_flat_bits_of_what_changes_from_row_to_row() -> None:
     mask = np.zeros((9, 11), np.bool_)
     mask[2:5, 3:6] = [[1, 0, 1], [1, 1, 0], [0, 0, 1]]
     packed = pack(mask)
     assert packed.size == (9, 11)
     assert packed.box == (3, 2, 6, 5)
-    assert zlib.decompress(packed.bits) == bytes([0b10111000, 0b10000000])
+    assert packed.rows == "xor"
+    assert zlib.decompress(packed.bits) == bytes([0b10101111, 0b10000000])  # 101, 110 ^ 101, 001 ^ 110
+
+
+def test_plain_rows_are_read_as_well() -> None:
+    mask = np.zeros((9, 11), np.bool_)
+    mask[2:5, 3:6] = [[1, 0, 1], [1, 1, 0], [0, 0, 1]]
+    bits = zlib.compress(bytes([0b10111000, 0b10000000]))
+    packed = PackedMask(size=(9, 11), box=(3, 2, 6, 5), bits=bits)
+    assert packed.rows == "plain" and np.array_equal(unpack(packed), mask)
     assert isinstance(json.loads(packed.model_dump_json())["bits"], str)
 
 

@@ -1,6 +1,9 @@
 /** Ids and bytes: UUIDs without a secure origin, and masks from the wire. Knows no page and no server. */
 
-/** @typedef {{size: [number, number], box: [number, number, number, number], bits: string}} PackedMask */
+/**
+ * @typedef {{size: [number, number], box: [number, number, number, number], rows: "plain" | "xor", bits: string}}
+ * PackedMask
+ */
 /** @typedef {{x: number, y: number, width: number, height: number, pixels: Uint8Array}} Mask 0 or 1 per pixel of a box */
 
 /** @returns {string} A random (version 4) UUID. */
@@ -21,7 +24,8 @@ function fromBase64(text) {
 }
 
 /**
- * Unpack a mask: zlib of big-endian bits over its box, row by row without padding.
+ * Unpack a mask: zlib of big-endian bits over its box, row by row without padding; with rows "xor" a bit says that a
+ * pixel differs from the one above.
  * @param {PackedMask} packed
  * @returns {Promise<Mask>}
  */
@@ -33,6 +37,7 @@ export async function unpack(packed) {
     const inflated = new Blob([fromBase64(packed.bits)]).stream().pipeThrough(new DecompressionStream("deflate"));
     const bits = new Uint8Array(await new Response(inflated).arrayBuffer());
     for (let i = 0; i < pixels.length; i++) pixels[i] = (bits[i >> 3] >> (7 - (i & 7))) & 1;
+    if (packed.rows === "xor") for (let i = width; i < pixels.length; i++) pixels[i] ^= pixels[i - width];
   }
   return { x: x0, y: y0, width, height, pixels };
 }
