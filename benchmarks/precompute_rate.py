@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pipeline.embeddings.key import key_of_model
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.preprocess import image_to_input
 from pipeline.ingest.decode import read_image
 from pipeline.models import load_model
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as the actor does, so that both sides have the same allocator
     model = load_model(args.model)
     with tempfile.TemporaryDirectory(prefix="cl-bench-") as folder:
         workspace = Path(folder)

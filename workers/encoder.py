@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.embeddings.codec import embedding_digest, encode_bytes
 from pipeline.embeddings.store import EmbeddingStore
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.preprocess import image_to_input
 from pipeline.ingest.decode import read_image
 from pipeline.models._base import Encoding, InteractiveModel
@@ -80,6 +81,7 @@ class Encoder:
         max_image_pixels: int = 120_000_000,
         min_free_bytes: int = 0,
     ) -> None:
+        keep_freed_memory()
         self._storage_url = storage_url
         self._threads = threads
         self._cache_dir = cache_dir

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.embeddings.codec import decode_bytes, embedding_digest
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.inference.instance import InstanceState, apply_edit, final_mask, start
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.ingest.decode import read_image
 from pipeline.masks.boxes import mask_box_xyxy
 from pipeline.masks.digest import box_digest
@@ -80,6 +81,7 @@ class Refiner:
         cache_dir: str | None = None,
         max_image_pixels: int = 120_000_000,
     ) -> None:
+        keep_freed_memory()
         self._storage_url = storage_url
         self._threads = threads
         self._cache_dir = cache_dir

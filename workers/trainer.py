@@ -24,6 +24,7 @@ from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.stored import publish_adapter, stored_source
 from pipeline.adapters.train import AdapterResult, train_adapter
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
 from pipeline.storage.weights import load_model_by_digest, with_adapter
 from schemas.errors import BadCheckpointError
@@ -132,6 +133,7 @@ class Trainer:
     """
 
     def __init__(self, threads: int = 1, cache_dir: str | None = None) -> None:
+        keep_freed_memory()
         self._threads = threads
         self._cache_dir = cache_dir
         self._progress: dict[str, Any] = {}

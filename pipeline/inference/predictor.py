@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.sampling import Probability
 from pipeline.inference.step import (
     CropPrediction,
@@ -53,6 +54,7 @@ class Predictor:
         target_size: tuple[int, int] | None = None,
         full_precision: bool = False,
     ) -> None:
+        keep_freed_memory()
         self.model = model.eval()
         self.options = StepOptions(flip=flip, target_size=target_size, full_precision=full_precision)
         self._image: NDArray[np.uint8] | None = None

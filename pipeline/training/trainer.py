@@ -19,6 +19,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.models import create_model, load_model
 from pipeline.models._base import Encoding
 from pipeline.models.fdrn import FdrnCompact
@@ -93,6 +94,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: Dataset[Any], out: Path, resume: Path | None = None) -> None:
         self.config, self.data, self.out = config, data, out
+        keep_freed_memory()
         self.device = torch.device(config.device)
         torch.manual_seed(config.seed)
         model = create_model(config.model_id)

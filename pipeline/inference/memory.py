@@ -1,0 +1,27 @@
+"""Freed memory is kept for the next forward pass instead of being given back to the system and faulted in again."""
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_KEEP_BYTES = 512 << 20
+_LARGEST_FROM_HEAP = 32 << 20
+"""glibc takes no larger threshold."""
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc's malloc to keep up to 512 MB of freed memory per arena and to serve blocks up to 32 MB from it.
+
+    By default it returns most of what a forward pass freed, and the next one pays for the pages again: an eighth of an
+    encoder's pass (`benchmarks/allocator.py`). Costs resident memory up to a pass's own peak. Harmless when repeated.
+
+    Returns:
+        Whether it took effect; False on systems without glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_TRIM_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_FROM_HEAP))
