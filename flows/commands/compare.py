@@ -18,8 +18,8 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     """Add the command."""
     parser = command(nouns, common, "compare", compare, "compare models and adapters on one data set")
     parser.add_argument("models", nargs="+", metavar="ID[=CHECKPOINT][+ADAPTER]", help="see `model list`")
-    parser.add_argument("--data", metavar="COCO.json", required=True, help="ground truth")
-    parser.add_argument("--images", metavar="DIR", required=True, help="folder of its images")
+    parser.add_argument("--data", metavar="COCO.json", required=True, help="ground truth; or NAME:DIR (grabcut, ...)")
+    parser.add_argument("--images", metavar="DIR", help="folder of a COCO file's images")
     parser.add_argument("--target", type=fraction, action="append", metavar="IOU", help="repeatable (0.85, 0.90)")
     parser.add_argument("--max-clicks", type=positive_int, default=20, metavar="N", help="per object (20)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N objects only")
@@ -36,12 +36,9 @@ def compare(args: argparse.Namespace) -> int:
     """Measure each model in a process of its own and print one table."""
     terminal = Terminal.of(args)
     settings_of(args)
-    for path, what in ((args.data, "Ground truth"), (args.images, "Image folder")):
-        if not Path(path).exists():
-            raise BadInputError(f"{what} {path} does not exist.")
     if args.out and not Path(args.out).parent.is_dir():
         raise BadInputError(f"The folder of --out {args.out} does not exist.")
-    from pipeline.data.coco import read_coco
+    from pipeline.data.benchmarks import open_samples
     from pipeline.evaluation.compare import CompareOptions, parse_entry
     from pipeline.evaluation.compare import compare as run
     from pipeline.evaluation.plot import check_plot_path, plot_comparison
@@ -53,9 +50,9 @@ def compare(args: argparse.Namespace) -> int:
         flip=not args.no_flip, misled=args.misled, seed=args.seed, threads=args.threads,
         random_weights=args.random_weights, data=str(args.data),
     )  # fmt: skip
-    read_coco(args.data, args.images)  # a malformed file is told before a process is started
+    open_samples(args.data, args.images)  # a malformed file is told before a process is started
     entries = [parse_entry(text) for text in args.models]
-    done = run(entries, functools.partial(read_coco, args.data, args.images), options, terminal.progress)
+    done = run(entries, functools.partial(open_samples, args.data, args.images), options, terminal.progress)
     records = [one.model_dump(mode="json") for one in done]
     if args.out:
         Path(args.out).write_text(json.dumps(records, indent=2) + "\n")

@@ -3,7 +3,7 @@
 import argparse
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     """Add the commands."""
     parser = command(nouns, common, "evaluate", evaluate, "simulate clicks on labelled images and report NoC")
     _model_options(parser)
-    parser.add_argument("--data", metavar="COCO.json", required=True, help="ground truth")
-    parser.add_argument("--images", metavar="DIR", required=True, help="folder of its images")
+    parser.add_argument("--data", metavar="COCO.json", required=True, help="ground truth; or NAME:DIR (grabcut, ...)")
+    parser.add_argument("--images", metavar="DIR", help="folder of a COCO file's images")
+    parser.add_argument("--target-size", type=positive_int, metavar="PX", help="of the crop (672: DAVIS with ViTs)")
     parser.add_argument("--target", type=fraction, action="append", metavar="IOU", help="repeatable (0.85, 0.90)")
     parser.add_argument("--max-clicks", type=positive_int, default=20, metavar="N", help="per object (20)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N objects only")
@@ -41,11 +42,17 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="target", metavar="MODEL.safetensors", required=True)
 
     parser = command(nouns, common, "train", train, "train a model from a configuration")
-    parser.add_argument("config", metavar="CONFIG", help="name of a configuration in pipeline/configs")
+    parser.add_argument("config", metavar="CONFIG", help="a run of pipeline/configs: cpu-small, simpleclick-base-sbd")
     parser.add_argument("--data", metavar="DIR", help="folder of training sets with an index.json (drawn scenes alone)")
     parser.add_argument("--out", metavar="DIR", default="runs/latest", help="checkpoints and log (runs/latest)")
     parser.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop in time and save")
+    published = parser.add_argument_group("published runs")
+    published.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the paper's")
+    published.add_argument("--epoch-samples", type=positive_int, metavar="N", help="samples of an epoch, likewise")
+    published.add_argument("--batch-size", type=positive_int, metavar="N", help="over all devices, likewise")
+    published.add_argument("--device", choices=("cpu", "cuda"), help="cuda also trains in bfloat16 (cpu)")
+    published.add_argument("--devices", type=positive_int, default=1, metavar="N", help="through Ray Train (1)")
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -84,14 +91,13 @@ def evaluate(args: argparse.Namespace) -> int:
     """Report NoC, NoF, mIoU and boundary IoU of the papers' robot user."""
     terminal = Terminal.of(args)
     settings_of(args)
-    data, images = _existing(args.data, "Ground truth"), _existing(args.images, "Image folder")
     if args.out and not Path(args.out).parent.is_dir():
         raise BadInputError(f"The folder of --out {args.out} does not exist.")
-    from pipeline.data.coco import read_coco
+    from pipeline.data.benchmarks import open_samples
     from pipeline.evaluation.run import evaluate as run
     from pipeline.models import default_weights_path, weights_digest
 
-    samples = read_coco(data, images)
+    samples = open_samples(args.data, args.images)
     report = run(
         _load(args),
         samples,
@@ -99,6 +105,7 @@ def evaluate(args: argparse.Namespace) -> int:
         max_clicks=args.max_clicks,
         limit=args.limit,
         flip=not args.no_flip,
+        target_size=(args.target_size, args.target_size) if args.target_size else None,
         checkpoint_sha256=weights_digest(args.checkpoint or default_weights_path(args.model)),
         data=str(args.data),
         progress=terminal.progress,
@@ -170,20 +177,55 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train a model."""
+    """Train a model: one of our runs, or one that a paper published."""
     settings_of(args)
     logging.getLogger("pipeline.training").setLevel(logging.INFO)
     data = _existing(args.data, "Training data") if args.data else None
     resume = _existing(args.resume, "Checkpoint") if args.resume else None
+    from pipeline.configs.fdrn_compact import RUNS
+    from pipeline.configs.published import PUBLISHED
+
+    out = Path(args.out)
+    if args.config in PUBLISHED:
+        result = _train_published(args, data, out, resume)
+    elif args.config in RUNS:
+        result = _train_compact(args, data, out, resume)
+    else:
+        raise BadInputError(f"Unknown configuration {args.config!r}. Known: {', '.join([*sorted(RUNS), *PUBLISHED])}.")
+    Terminal.of(args).result(result, [f"{name:<12}{value}" for name, value in result.items()])
+    return 0
+
+
+def _train_compact(args: argparse.Namespace, data: Path | None, out: Path, resume: Path | None) -> dict[str, Any]:
     from pipeline.configs.fdrn_compact import RUNS, export
     from pipeline.configs.fdrn_compact import train as run
 
-    if args.config not in RUNS:
-        raise BadInputError(f"Unknown configuration {args.config!r}. Known: {', '.join(sorted(RUNS))}.")
-    chosen, out = RUNS[args.config](), Path(args.out)
+    chosen = RUNS[args.config]()
     done = run(chosen, data, out, resume, args.minutes)
     weights = out / f"{chosen.train.model_id}.safetensors"
     export(chosen, done.state_path, weights)
-    result = asdict(done) | {"weights": weights}
-    Terminal.of(args).result(result, [f"{name:<12}{value}" for name, value in result.items()])
-    return 0
+    return asdict(done) | {"weights": weights}
+
+
+def _train_published(args: argparse.Namespace, data: Path | None, out: Path, resume: Path | None) -> dict[str, Any]:
+    from pipeline.configs.published import PUBLISHED, train_published
+
+    if data is None:
+        raise BadInputError(f"{args.config} needs its data set: --data DIR (its own layout, or a COCO-format folder).")
+    run = PUBLISHED[args.config]()
+    changed: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("epochs", args.epochs), ("epoch_samples", args.epoch_samples), ("batch_size", args.batch_size),
+            ("device", args.device), ("bfloat16", True if args.device == "cuda" else None),
+        )
+        if value is not None
+    }  # fmt: skip
+    run = replace(run, train=replace(run.train, **changed))
+    if args.devices > 1:
+        from workers.distributed import train_on_devices
+
+        done = train_on_devices(run, data.resolve(), out.resolve(), args.devices, resume, args.device == "cuda")
+    else:
+        done = train_published(run, data, out, resume, args.minutes)
+    return asdict(done) | {"weights": out / f"{run.train.model_id}.safetensors"}

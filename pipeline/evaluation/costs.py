@@ -75,7 +75,7 @@ def count_gmacs(call: Callable[[], object]) -> float:
     """Multiply-accumulates (1e9) of matrix products, convolutions and attention in a call; the rest is not counted."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops() / 2e9
+    return float(counter.get_total_flops()) / 2e9
 
 
 def _gmacs(model: InteractiveModel, image: NDArray[np.uint8]) -> tuple[float | None, float]:

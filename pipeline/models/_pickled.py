@@ -198,7 +198,7 @@ def _unpickle(file: IO[bytes]) -> Any:
     """One pickle from where the file stands. Its operations are looked at first: no table may be made huge by one."""
     begin = file.tell()
     for operation, argument, _ in pickletools.genops(file):
-        if operation.name in ("BINPUT", "LONG_BINPUT", "PUT") and int(argument) > _MAX_MEMO:  # type: ignore[call-overload]
+        if operation.name in ("BINPUT", "LONG_BINPUT", "PUT") and int(argument or 0) > _MAX_MEMO:
             raise BadCheckpointError("its pickle names an absurd place.")
         if operation.name.startswith("EXT"):
             raise BadCheckpointError("its pickle uses registered extensions.")

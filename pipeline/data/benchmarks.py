@@ -1,0 +1,103 @@
+"""The papers' evaluation sets as they are distributed: GrabCut, Berkeley, DAVIS, SBD and Pascal VOC.
+
+Rules of the official code (MODELS 1.8): GrabCut's and Berkeley's value 128 doesn't count; DAVIS takes the largest
+channel; each instance of SBD and Pascal VOC is a sample.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data.coco import read_coco
+from pipeline.data.files import FileSample, pair_files, read_labels, require
+from pipeline.data.sbd import SbdInstances
+from pipeline.evaluation.run import Sample
+from schemas.errors import BadInputError
+
+_VOC_BORDER = 255
+
+
+def read_grabcut(root: Path) -> Iterable[Sample]:
+    """data_GT/ with photographs, boundary_GT/ with masks: 0 background, 128 doesn't count, 255 object.
+
+    Raises:
+        BadInputError: The folder is not laid out so.
+    """
+    require(root, ("data_GT", "boundary_GT"), "GrabCut set")
+    return pair_files(root / "data_GT", root / "boundary_GT", ignore_value=128)
+
+
+def read_berkeley(root: Path) -> Iterable[Sample]:
+    """images/ and masks/, with GrabCut's values.
+
+    Raises:
+        BadInputError: The folder is not laid out so.
+    """
+    require(root, ("images", "masks"), "Berkeley set")
+    return pair_files(root / "images", root / "masks", ignore_value=128)
+
+
+def read_davis(root: Path) -> Iterable[Sample]:
+    """img/ and gt/, the 345 frames: whatever is not black is the object. COCO_MVal has this layout, too.
+
+    Raises:
+        BadInputError: The folder is not laid out so.
+    """
+    require(root, ("img", "gt"), "DAVIS set (the papers' 345 frames)")
+    return pair_files(root / "img", root / "gt")
+
+
+def read_sbd(root: Path) -> Iterable[Sample]:
+    """img/, inst/*.mat, val.txt: every instance of the validation split.
+
+    Raises:
+        BadInputError: The folder is not laid out so.
+    """
+    return SbdInstances(root, "val").samples()
+
+
+def read_pascal_voc(root: Path) -> Iterable[Sample]:
+    """JPEGImages/, SegmentationObject/, ImageSets/Segmentation/val.txt: every instance; borders don't count.
+
+    Raises:
+        BadInputError: The folder is not laid out so.
+    """
+    require(root, ("JPEGImages", "SegmentationObject", "ImageSets/Segmentation/val.txt"), "Pascal VOC 2012 folder")
+    for stem in (root / "ImageSets/Segmentation/val.txt").read_text().split():
+        image, mask = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationObject" / f"{stem}.png"
+        for value in np.unique(read_labels(mask)):
+            if value not in (0, _VOC_BORDER):
+                yield FileSample(f"{stem}_{value}", image, mask, int(value), _VOC_BORDER)
+
+
+READERS: dict[str, Callable[[Path], Iterable[Sample]]] = {
+    "grabcut": read_grabcut,
+    "berkeley": read_berkeley,
+    "davis": read_davis,
+    "sbd": read_sbd,
+    "pascal_voc": read_pascal_voc,
+}
+
+
+def open_samples(data: str, images: str | None) -> Iterable[Sample]:
+    """The objects that a command line names.
+
+    Args:
+        data: A COCO file, or `NAME:DIR` with a name of `READERS`.
+        images: Folder of the COCO file's images; not wanted for the others.
+
+    Raises:
+        BadInputError: Something is missing, or the folder is not laid out as that data set is.
+        BadAnnotationsError: The COCO file is malformed.
+    """
+    name, _, folder = data.partition(":")
+    if name in READERS and folder:
+        if not Path(folder).is_dir():
+            raise BadInputError(f"{data}: there is no folder {folder}.")
+        return READERS[name](Path(folder))
+    if not Path(data).is_file():
+        raise BadInputError(f"Ground truth {data} is neither a COCO file nor one of {', '.join(READERS)} with :DIR.")
+    if images is None or not Path(images).is_dir():
+        raise BadInputError(f"--images {images}: the folder of the images of {data} is needed.")
+    return read_coco(data, images)

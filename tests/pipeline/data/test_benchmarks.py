@@ -1,0 +1,116 @@
+"""Published data sets as they are distributed, and what is said when they are not there."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.configs.published import open_scenes
+from pipeline.data.benchmarks import open_samples
+from pipeline.data.coco_lvis import CocoLvisInstances
+from pipeline.data.sbd import SbdInstances
+from schemas.errors import BadAnnotationsError, BadInputError
+from tests.pipeline.data.layouts import (
+    SIZE,
+    labels,
+    write_coco_lvis,
+    write_davis,
+    write_grabcut,
+    write_sbd,
+    write_voc,
+)
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("name", ["grabcut", "berkeley"])
+def test_grabcuts_grey_does_not_count(tmp_path: Path, name: str) -> None:
+    if name == "grabcut":
+        write_grabcut(tmp_path)
+    else:
+        write_grabcut(tmp_path, "images", "masks", ".png")
+    samples = list(open_samples(f"{name}:{tmp_path}", None))
+    assert [sample.sample_id for sample in samples] == ["a", "b"]
+    gt = samples[0].read_gt()
+    assert gt[20, 20] == 1 and gt[6, 6] == -1 and gt[0, 0] == 0
+    assert samples[0].read_image().shape == (*SIZE, 3)
+
+
+def test_davis_takes_whatever_is_not_black(tmp_path: Path) -> None:
+    gt = next(iter(open_samples(f"davis:{write_davis(tmp_path)}", None))).read_gt()
+    assert gt[5, 5] == 1 and gt[25, 25] == 1 and gt[15, 15] == 0
+
+
+def test_every_instance_of_sbds_validation_split_is_a_sample(tmp_path: Path) -> None:
+    samples = list(open_samples(f"sbd:{write_sbd(tmp_path)}", None))
+    assert [sample.sample_id for sample in samples] == ["y_1", "y_2"]
+    assert np.array_equal(samples[1].read_gt(), (labels((1, 22, 30, 38, 58))).astype(np.int8))
+
+
+def test_pascals_borders_do_not_count(tmp_path: Path) -> None:
+    samples = list(open_samples(f"pascal_voc:{write_voc(tmp_path)}", None))
+    assert [sample.sample_id for sample in samples] == ["p_1", "p_2"]
+    gt = samples[0].read_gt()
+    assert gt[10, 10] == 1 and gt[4, 4] == -1 and gt[30, 40] == 0
+
+
+def test_sbd_trains_on_objects_that_fill_their_box(tmp_path: Path) -> None:
+    scenes = SbdInstances(write_sbd(tmp_path), "train")
+    scene = scenes.scene(0, RNG)
+    assert len(scenes) == 1 and scene.masks.shape == (2, *SIZE) and scene.masks[0, 3, 3]
+
+
+def test_coco_lvis_gives_instances_and_now_and_then_stuff(tmp_path: Path) -> None:
+    root = write_coco_lvis(tmp_path)
+    assert CocoLvisInstances(root, "train").scene(0, RNG).masks.shape == (2, *SIZE)
+    with_stuff = CocoLvisInstances(root, "train", stuff_prob=1.0).scene(0, RNG)
+    assert with_stuff.masks.shape == (3, *SIZE) and with_stuff.masks[2, 5, 50]
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.system, ("touch evil-was-here",))
+
+
+def test_pickles_of_coco_lvis_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_coco_lvis(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (root / "train" / "masks" / "17.pickle").write_bytes(pickle.dumps(([_Evil()], [])))
+    with pytest.raises(BadAnnotationsError, match="system"):
+        CocoLvisInstances(root, "train").scene(0, RNG)
+    (root / "train" / "hannotation.pickle").write_bytes(b"no pickle")
+    with pytest.raises(BadAnnotationsError, match="can't be read"):
+        CocoLvisInstances(root, "train")
+    assert not (tmp_path / "evil-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("grabcut:{}", "data_GT, boundary_GT"),
+        ("berkeley:{}", "images, masks"),
+        ("davis:{}", "img, gt"),
+        ("sbd:{}", "val.txt"),
+        ("pascal_voc:{}", "SegmentationObject"),
+        ("grabcut:{}/nowhere", "there is no folder"),
+        ("nosuch:{}", "neither a COCO file nor"),
+    ],
+)
+def test_absent_data_are_named_with_what_is_expected(tmp_path: Path, spec: str, expected: str) -> None:
+    with pytest.raises(BadInputError, match=expected):
+        list(open_samples(spec.format(tmp_path), None))
+
+
+@pytest.mark.parametrize(("data", "expected"), [("sbd", r"train\.txt"), ("cocolvis", r"hannotation\.pickle")])
+def test_absent_training_data_are_named(tmp_path: Path, data: str, expected: str) -> None:
+    with pytest.raises(BadInputError, match=expected):
+        open_scenes(tmp_path, data)  # type: ignore[arg-type]
+
+
+def test_a_broken_instance_file_is_named(tmp_path: Path) -> None:
+    root = write_sbd(tmp_path)
+    (root / "inst" / "y.mat").write_bytes(b"no matlab")
+    with pytest.raises(BadAnnotationsError, match=r"y\.mat"):
+        list(open_samples(f"sbd:{root}", None))

@@ -1,0 +1,53 @@
+"""A published run on several devices at once: Ray Train starts the ranks, `torch.distributed` joins them.
+
+The run's state lies in its output folder; when a rank dies, Ray Train starts all again and they go on from there.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from pipeline.configs.published import PublishedRun, train_published
+from pipeline.training.trainer import TrainResult
+
+_FAILURES = 3
+"""Restarts after ranks that died."""
+
+
+def train_on_devices(
+    run: PublishedRun, data: Path, out: Path, devices: int, resume: Path | None = None, use_gpu: bool = False
+) -> TrainResult:
+    """Train on several devices with the same configuration as on one; batches are shared out over them.
+
+    Args:
+        run: What to train.
+        data: The data set's folder, the same on every node.
+        out: Folder of state, log and weights, the same on every node.
+        devices: Ranks.
+        resume: See `train_published`.
+        use_gpu: One GPU a rank; else one CPU.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        _rank,
+        train_loop_config={"run": run, "data": str(data), "out": str(out), "resume": str(resume) if resume else None},
+        scaling_config=ScalingConfig(num_workers=devices, use_gpu=use_gpu),
+        run_config=RunConfig(
+            name="clickloop", storage_path=str(out.resolve()), failure_config=FailureConfig(max_failures=_FAILURES)
+        ),
+    )
+    metrics: dict[str, Any] = trainer.fit().metrics or {}
+    return TrainResult(**{**metrics, "state_path": Path(metrics["state_path"])})
+
+
+def _rank(config: dict[str, Any]) -> None:
+    """Body of a rank: from the run's own state where there is one, else from what was asked for."""
+    out = Path(config["out"])
+    state = out / "state.pt"
+    resume = state if state.exists() else Path(config["resume"]) if config["resume"] else None
+    result = train_published(config["run"], Path(config["data"]), out, resume)
+    ray.train.report({**asdict(result), "state_path": str(result.state_path)})
