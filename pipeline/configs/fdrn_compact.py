@@ -77,7 +77,24 @@ def cpu_more(steps: int = 4000) -> Run:
     )
 
 
-RUNS = {"cpu-small": cpu_small, "cpu-more": cpu_more}
+def cpu_full(steps: int = 1000) -> Run:
+    """Goes on from weights at the working resolution, the rate falling most of the way: how a CPU run ends."""
+    return Run(
+        train=TrainConfig(
+            steps=steps,
+            seed=20261127,
+            optim=OptimConfig(learning_rate=6e-4, warmup_steps=60, decay_steps=steps * 7 // 10, ema=0.99),
+        ),
+        samples=SampleConfig(
+            natural=NATURAL_SETS,
+            mix=(0.6, 0.26, 0.05, 0.09),
+            num_images=4,
+            rois_per_image=4,
+        ),
+    )
+
+
+RUNS = {"cpu-small": cpu_small, "cpu-more": cpu_more, "cpu-full": cpu_full}
 """Name of a run -> function that returns it."""
 
 
