@@ -3,6 +3,7 @@
 The run's state lies in its output folder; when a rank dies, Ray Train starts all again and they go on from there.
 """
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ray.train.torch import TorchTrainer
 from pipeline.configs.published import PublishedRun, train_published
 from pipeline.training.trainer import TrainResult
 
+_RESULT = "result.json"
 _FAILURES = 3
 """Restarts after ranks that died."""
 
@@ -40,8 +42,10 @@ def train_on_devices(
             name="clickloop", storage_path=str(out.resolve()), failure_config=FailureConfig(max_failures=_FAILURES)
         ),
     )
-    metrics: dict[str, Any] = trainer.fit().metrics or {}
-    return TrainResult(**{**metrics, "state_path": Path(metrics["state_path"])})
+    (out / _RESULT).unlink(missing_ok=True)
+    trainer.fit()
+    told = json.loads((out / _RESULT).read_text())
+    return TrainResult(**{**told, "state_path": Path(told["state_path"])})
 
 
 def _rank(config: dict[str, Any]) -> None:
@@ -50,4 +54,5 @@ def _rank(config: dict[str, Any]) -> None:
     state = out / "state.pt"
     resume = state if state.exists() else Path(config["resume"]) if config["resume"] else None
     result = train_published(config["run"], Path(config["data"]), out, resume)
-    ray.train.report({**asdict(result), "state_path": str(result.state_path)})
+    if ray.train.get_context().get_world_rank() == 0:
+        (out / _RESULT).write_text(json.dumps(asdict(result), default=str))
