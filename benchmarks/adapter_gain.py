@@ -19,7 +19,7 @@ import torch
 
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter
 from pipeline.adapters.gate import GateConfig, decide
-from pipeline.adapters.head import adapted
+from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig

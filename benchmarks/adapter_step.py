@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 
-from pipeline.adapters.head import adapter_tensors
+from pipeline.adapters.kinds import adapter_tensors
 from pipeline.adapters.scenes import Scene
 from pipeline.adapters.trajectories import crop_target, refine_scene
 from pipeline.inference.preprocess import image_to_input

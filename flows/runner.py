@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.jobs import Job, JobStoppedError, owner_name
-from flows.payloads import checked
 from flows.services import Services
 from flows.triggers import fire_triggers
 from pipeline.storage import requests
 from schemas.errors import ClickloopError, DatabaseUnavailableError
+from schemas.requests import checked
 
 logger = logging.getLogger("flows.runner")
 

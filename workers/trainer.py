@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import ray
 import torch
+from torch import Tensor
 
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter
-from pipeline.adapters.head import AdapterMeta
+from pipeline.adapters.files import AdapterMeta
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
@@ -26,7 +27,7 @@ from pipeline.adapters.stored import publish_adapter, stored_source
 from pipeline.adapters.train import AdapterResult, train_adapter
 from pipeline.inference.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
-from pipeline.storage.weights import load_model_by_digest, with_adapter
+from pipeline.storage.weights import load_model_by_digest, stored_adapter, with_adapter
 from schemas.errors import BadCheckpointError
 from workers.cores import be_nice, device, heavy_turn, use_threads
 
@@ -150,19 +151,20 @@ class Trainer:
         """
         self._begin()
         model = load_model_by_digest(
-            job.storage_url, job.model_digest, job.parent_digest, cache_dir=self._cache_dir, device=device()
-        )
+            job.storage_url, job.model_digest, cache_dir=self._cache_dir, device=device()
+        )  # fmt: skip
+        parent = self._parent(job, model)
         folder = Path(job.work_dir)
         folder.mkdir(parents=True, exist_ok=True)
         _remove_old(folder)
         source = stored_source(model, job.storage_url, job.model_key, folder, self._cache_dir, heavy_turn)
         checkpoint = folder / f"{job.job_id}.checkpoint"
         try:
-            result = self._train(job, model, source, checkpoint)
+            result = self._train(job, model, source, checkpoint, parent)
         except BadCheckpointError as error:  # damaged, or the live adapter changed between two attempts
             logger.warning("training starts again: %s", error.message)
             checkpoint.unlink()
-            result = self._train(job, model, source, checkpoint)
+            result = self._train(job, model, source, checkpoint, parent)
         return self._publish(job, model, result)
 
     @_resumable
@@ -219,7 +221,25 @@ class Trainer:
         with self._lock:
             return job_id in self._cancelled
 
-    def _train(self, job: TrainJob, model: InteractiveModel, source: CachedSource, checkpoint: Path) -> AdapterResult:
+    def _parent(self, job: TrainJob, model: InteractiveModel) -> dict[str, Tensor] | None:
+        """The live adapter's tensors, where it is of the kind to be trained; another kind starts from the bare model,
+        since two adapters of different kinds cannot be one file."""
+        if job.parent_digest is None:
+            return None
+        tensors, meta = stored_adapter(job.storage_url, model, job.parent_digest, cache_dir=self._cache_dir)
+        if meta.kind != job.kind:
+            logger.info("the live adapter is of kind %s: %s starts from the bare model", meta.kind, job.kind)
+            return None
+        return tensors
+
+    def _train(
+        self,
+        job: TrainJob,
+        model: InteractiveModel,
+        source: CachedSource,
+        checkpoint: Path,
+        parent: dict[str, Tensor] | None,
+    ) -> AdapterResult:
         return train_adapter(
             model,
             job.images,
@@ -229,6 +249,7 @@ class Trainer:
             lambda state: self._report(job.job_id, "train", state),
             lambda: self._is_cancelled(job.job_id),
             heavy_turn,
+            parent,
         )
 
     @staticmethod

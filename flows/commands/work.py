@@ -6,6 +6,7 @@ from pathlib import Path
 from flows.commands.jobs import run_job
 from flows.commands.options import Nouns, command, positive_int, settings_of
 from flows.commands.terminal import Terminal
+from schemas.requests import ADAPTER_KINDS
 
 FORMATS = ("coco", "parquet", "png")
 
@@ -17,7 +18,8 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
 
     parser = command(nouns, common, "retrain", retrain, "train an adapter on the accepted masks, promote a better one")
     parser.add_argument("name", metavar="NAME", help="campaign")
-    parser.add_argument("--adapter", metavar="KIND", default="head", choices=["head"], help="kind of adapter (head)")
+    kinds = f"what is trained: {', '.join(ADAPTER_KINDS)} (head)"
+    parser.add_argument("--adapter", metavar="KIND", default="head", choices=ADAPTER_KINDS, help=kinds)
     parser.add_argument("--minutes", type=float, metavar="M", help="train for so long at most (10)")
     parser.add_argument("--steps", type=positive_int, metavar="N", help="train for so many steps at most (300)")
     parser.add_argument("--promote", choices=["auto", "never"], default="auto", help="what to do when the gate agrees")

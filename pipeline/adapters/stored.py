@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.adapters.head import AdapterMeta, adapter_bytes
+from pipeline.adapters.files import AdapterMeta, adapter_bytes
 from pipeline.adapters.scenes import AdapterImage, Turn
 from pipeline.adapters.source import CachedSource
 from pipeline.embeddings.codec import decode_bytes, encode_bytes

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.adapters.head import adapted, adapter_tensors
+from pipeline.adapters.kinds import adapted, adapter_tensors, student_of
 from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
 from pipeline.adapters.steps import AdapterConfig, optimize_step
 from pipeline.adapters.validation import mean_iou, split_images
@@ -81,12 +81,12 @@ def train_adapter(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     turn: Turn = nullcontext,
+    parent: dict[str, Tensor] | None = None,
 ) -> AdapterResult:
-    """Train an adapter that starts from the live model.
+    """Train an adapter that starts from the live one.
 
     Args:
-        model: The live model, its adapter included. Its values are left as they are; its parameters ask for no
-            gradients afterwards.
+        model: Without an adapter. Its values are left as they are; its parameters ask for no gradients afterwards.
         images: With accepted masks, none of them held out.
         source: Brings scenes of these images.
         config: How.
@@ -94,6 +94,7 @@ def train_adapter(
         progress: Told {"step", "max_steps", "loss", "seconds", ...} after every step.
         should_stop: Asked before every step.
         turn: Entered around each click, where heavy work takes turns.
+        parent: Tensors of the live adapter, of the same kind; None: the bare model is live.
 
     Raises:
         BadInputError: No image has a mask, or the model has no adapter of that kind.
@@ -103,12 +104,11 @@ def train_adapter(
     if not examples:
         raise BadInputError("There is nothing to train on: no accepted mask in the snapshot.")
     training, validation = split_images(examples, config.validation_share, config.validation_objects, config.seed)
-    live = adapter_tensors(model, config.kind)
+    live = parent if parent is not None else adapter_tensors(model, config.kind, config.seed)
     teacher = adapted(model, live).requires_grad_(False)
-    student = _student(teacher, live)
+    student, trained = student_of(model, live)
     fingerprint = _fingerprint(model, live, images, config)
     run = _resume(checkpoint, fingerprint) or _Run(live, _copy(live), _copy(live))
-    trained = {name: p for name, p in student.named_parameters() if name in live}
     _fill(trained, run.weights)
     optimizer = torch.optim.AdamW(trained.values(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     if run.optimizer is not None:
@@ -159,13 +159,6 @@ def train_adapter(
     return AdapterResult(
         run.best, run.step, run.best_step, run.seconds, run.live_iou, run.best_iou, run.history, finished
     )
-
-
-def _student(model: InteractiveModel, live: dict[str, Tensor]) -> InteractiveModel:
-    student = adapted(model, live)
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(name in live)
-    return student
 
 
 def _copy(tensors: dict[str, Any]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pipeline.adapters.head import load_adapter, read_adapter
+from pipeline.adapters.files import load_adapted, read_adapter
 from pipeline.evaluation.costs import measure_costs, resident_mib
 from pipeline.evaluation.run import Sample, evaluate
 from pipeline.models import create_model, default_weights_path, load_model, resolve_model_id, weights_digest
@@ -196,7 +196,7 @@ def _load(entry: Entry, options: CompareOptions) -> tuple[InteractiveModel, str,
         model, weights = create_model(entry.model_id), "random"
     if entry.adapter is None:
         return model, weights, None
-    load_adapter(model, entry.adapter)
+    model, _ = load_adapted(model, entry.adapter)
     return model, weights, sum(tensor.numel() for tensor in read_adapter(entry.adapter)[0].values())
 
 

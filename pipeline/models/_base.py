@@ -243,7 +243,8 @@ class InteractiveModel(nn.Module):
         All of them act after the cut, so an adapter never invalidates an embedding.
 
         Args:
-            kind: "head": the decoder and the last block before it.
+            kind: "head": the decoder and the last block before it; "affine": scales and shifts of norms; "full": all of
+                it; "lora": weights that get low-rank additions, where a model chooses them.
 
         Raises:
             BadInputError: The model has no adapter of that kind.

@@ -107,9 +107,9 @@ def load_model(
     path = Path(checkpoint) if checkpoint is not None else default_weights_path(resolved)
     model = _load_official(resolved, path) if _looks_pickled(path) else _load_own(resolved, path)
     if adapter is not None:
-        from pipeline.adapters.head import load_adapter  # here, as adapters know models, not the other way round
+        from pipeline.adapters.files import load_adapted  # here, as adapters know models, not the other way round
 
-        load_adapter(model, Path(adapter))
+        model, _ = load_adapted(model, Path(adapter))
     return model.to(device).eval()
 
 

@@ -29,8 +29,6 @@ LOW_CHANNELS = 32
 HIGH_CHANNELS = 96
 _DECODER = ("up8", "up8_refine", "up4", "up2_deep", "up2_skip", "up2", "to_logits", "to_score")
 """Parts of the refiner after its last block at 1/16."""
-_DECODER = ("up8", "up8_refine", "up4", "up2_deep", "up2_skip", "up2", "to_logits", "to_score")
-"""Parts of the refiner after its last block at 1/16."""
 
 
 def _upsample_to(x: Tensor, like: Tensor) -> Tensor:
@@ -228,11 +226,18 @@ class FdrnCompact(InteractiveModel):
         return Prediction(logits, torch.sigmoid(score))
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
-        """See `InteractiveModel.adapter_parameter_names`. "head": the last block at 1/16, the decoder, both outputs."""
-        if kind != "head":
-            return super().adapter_parameter_names(kind)
-        parts = tuple(f"f2.{name}." for name in ("deep.1", *_DECODER))
-        return tuple(name for name, _ in self.named_parameters() if name.startswith(parts))
+        """See `InteractiveModel.adapter_parameter_names`. "head": the last block at 1/16, the decoder, both outputs;
+        "affine": all norms of F2; "full": F2; "lora": weights from the semantic integration on."""
+        names = [name for name, _ in self.named_parameters() if name.startswith("f2.")]
+        if kind == "affine":
+            norms = {name for name, own in self.named_modules() if isinstance(own, nn.BatchNorm2d)}
+            return tuple(name for name in names if name.rpartition(".")[0] in norms)
+        parts = {
+            "head": ("deep.1", *_DECODER), "full": ("",), "lora": ("texture", "semantic", "deep", *_DECODER)
+        }.get(kind, ())  # fmt: skip
+        prefixes = tuple(f"f2.{part}." if part else "f2." for part in parts)
+        chosen = tuple(name for name in names if name.startswith(prefixes))
+        return chosen or super().adapter_parameter_names(kind)
 
 
 def _cut_image(images: Tensor, rois: Tensor | None, size: tuple[int, int]) -> Tensor:

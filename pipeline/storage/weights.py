@@ -10,9 +10,11 @@ import tempfile
 from pathlib import Path
 
 from fsspec import AbstractFileSystem
+from torch import Tensor
 from torch import device as Device
 
-from pipeline.adapters.head import adapted, check_fits, read_adapter
+from pipeline.adapters.files import AdapterMeta, check_fits, read_adapter
+from pipeline.adapters.kinds import adapted
 from pipeline.models import default_weights_path, load_model, resolve_model_id, weights_digest
 from pipeline.models._base import InteractiveModel
 from pipeline.storage.files import is_local, join, open_storage, put_if_absent, read_bytes, sha256_file
@@ -81,11 +83,23 @@ def with_adapter(
         NotFoundError: The storage has no such adapter.
         BadCheckpointError: Its bytes are not those of its name, or do not fit the model.
     """
+    return adapted(model, stored_adapter(storage_url, model, adapter_digest, cache_dir=cache_dir)[0])
+
+
+def stored_adapter(
+    storage_url: str, model: InteractiveModel, adapter_digest: str, *, cache_dir: str | None = None
+) -> tuple[dict[str, Tensor], AdapterMeta]:
+    """The tensors of a stored adapter, checked against the bare model, and what the file says about itself.
+
+    Raises:
+        NotFoundError: The storage has no such adapter.
+        BadCheckpointError: Its bytes are not those of its name, or do not fit the model.
+    """
     fs, root = open_storage(storage_url)
     path = _local_copy(fs, adapter_path(root, adapter_digest), adapter_digest, cache_dir)
     tensors, meta = read_adapter(path)
     check_fits(model, tensors, meta, f"Adapter {adapter_digest}")
-    return adapted(model, tensors)
+    return tensors, meta
 
 
 def adapter_path(root: str, digest: str) -> str:

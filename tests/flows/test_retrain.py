@@ -11,8 +11,9 @@ from flows.jobs import new_job
 from flows.retrain import conclude
 from flows.services import Services
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig
+from pipeline.adapters.files import AdapterMeta
 from pipeline.adapters.gate import ObjectResult
-from pipeline.adapters.head import AdapterMeta, adapter_tensors
+from pipeline.adapters.kinds import adapter_tensors
 from pipeline.adapters.stored import publish_adapter
 from pipeline.models import load_model
 from pipeline.storage import adapters

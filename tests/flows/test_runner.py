@@ -9,13 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from flows.payloads import checked
 from flows.runner import Runner
 from flows.services import Services
 from pipeline.storage import campaigns, images, masks, requests
 from pipeline.storage.database import Database
 from schemas.campaigns import CampaignRecord, RequestRecord
 from schemas.errors import BadInputError
+from schemas.requests import checked
 from schemas.settings import Settings
 from tests.flows.scenes import write_pictures
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.adapters.head import AdapterMeta, adapter_bytes, adapter_tensors
+from pipeline.adapters.files import AdapterMeta, adapter_bytes
+from pipeline.adapters.kinds import adapter_tensors
 from pipeline.embeddings.codec import decode_bytes, embedding_digest, encode_bytes
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.inference.instance import apply_edit, final_mask, start

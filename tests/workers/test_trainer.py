@@ -13,7 +13,7 @@ import psutil
 import pytest
 import ray
 
-from pipeline.adapters.head import read_adapter
+from pipeline.adapters.files import read_adapter
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
 from pipeline.adapters.steps import AdapterConfig
 from pipeline.masks.rle import mask_to_rle

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.adapters.head import AdapterMeta, adapter_tensors
+from pipeline.adapters.files import AdapterMeta
+from pipeline.adapters.kinds import adapter_tensors
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.stored import publish_adapter, stored_source
 from pipeline.embeddings.codec import decode_bytes, encode_bytes

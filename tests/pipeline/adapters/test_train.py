@@ -10,7 +10,7 @@ import torch
 
 from pipeline.adapters.evaluate import EvaluationConfig, evaluate_adapter
 from pipeline.adapters.gate import GateConfig, decide
-from pipeline.adapters.head import adapted
+from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
 from pipeline.adapters.train import train_adapter
 from pipeline.adapters.validation import split_images

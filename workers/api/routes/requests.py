@@ -12,6 +12,7 @@ from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.requests import cancel_request, get_request, insert_request, list_requests
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError
+from schemas.requests import checked
 from workers.api.deps import CallerDep, ServicesDep, envelope
 
 router = APIRouter(tags=["requests"])
@@ -59,6 +60,7 @@ class NewRequest(BaseModel):
 async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: CallerDep) -> RequestRecord:
     """Insert a request. At most one retrain and one precompute of a campaign are active at a time."""
     caller.need(SCOPES[new.kind])
+    checked(new.kind, new.payload)
     place = new.payload.get(PLACES.get(new.kind, ""))
     if place is not None and not isinstance(place, str):
         raise BadInputError(f"{PLACES[new.kind]}: a path or URL is text.")

@@ -1,9 +1,5 @@
-"""An adapter on disk and in a model: named tensors that replace those parameters, everything else left as it is.
+"""An adapter on disk: named tensors and what they were trained on. What they do to a model is for `kinds` to know."""
 
-Knows which parameters a kind replaces only by asking the model. Needs no database and no storage.
-"""
-
-import copy
 import hashlib
 import json
 import os
@@ -16,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pipeline.adapters.kinds import adapted, adapter_tensors
 from pipeline.models._base import InteractiveModel
-from schemas.errors import BadCheckpointError
+from schemas.errors import BadCheckpointError, BadInputError
 
 FORMAT = "clickloop-adapter-1"
 _KEY = "clickloop"
@@ -28,7 +25,7 @@ class AdapterMeta:
     """What an adapter file says about itself.
 
     Attributes:
-        kind: "head".
+        kind: Of `pipeline.adapters.kinds`.
         model_id: The model that it fits.
         model_digest: sha256 of that model's weights file; empty when unknown.
         model_key: Key of the embeddings that it was trained on and reads; empty when unknown.
@@ -44,16 +41,6 @@ class AdapterMeta:
     parent_digest: str | None = None
     snapshot_id: str | None = None
     seed: int = 0
-
-
-def adapter_tensors(model: InteractiveModel, kind: str) -> dict[str, Tensor]:
-    """Copies of the parameters that an adapter of this kind replaces, float32 on the CPU.
-
-    Raises:
-        BadInputError: The model has no adapter of that kind.
-    """
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach().float().cpu().clone() for name in model.adapter_parameter_names(kind)}
 
 
 def adapter_bytes(tensors: Mapping[str, Tensor], meta: AdapterMeta) -> bytes:
@@ -106,19 +93,15 @@ def read_adapter(path: str | Path) -> tuple[dict[str, Tensor], AdapterMeta]:
     return tensors, known
 
 
-def load_adapter(model: InteractiveModel, path: str | Path) -> AdapterMeta:
-    """Lay an adapter over a model, in place. Strict: exactly the model's parameters of that kind, in their shapes.
+def load_adapted(model: InteractiveModel, path: str | Path) -> tuple[InteractiveModel, AdapterMeta]:
+    """A model with an adapter file laid over it, sharing all else; strict: exactly that kind's names and shapes.
 
     Raises:
         BadCheckpointError: The file is unreadable, or made for another model.
     """
     tensors, meta = read_adapter(path)
     check_fits(model, tensors, meta, str(path))
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
-    return meta
+    return adapted(model, tensors), meta
 
 
 def check_fits(model: InteractiveModel, tensors: Mapping[str, Tensor], meta: AdapterMeta, source: str) -> None:
@@ -129,7 +112,10 @@ def check_fits(model: InteractiveModel, tensors: Mapping[str, Tensor], meta: Ada
     """
     if meta.model_id != model.model_id:
         raise BadCheckpointError(f"{source} was made for model {meta.model_id!r}, not for {model.model_id!r}.")
-    expected = {name: tensor.shape for name, tensor in adapter_tensors(model, meta.kind).items()}
+    try:
+        expected = {name: tensor.shape for name, tensor in adapter_tensors(model, meta.kind).items()}
+    except BadInputError as error:
+        raise BadCheckpointError(f"{source}: {error.message}") from error
     if expected.keys() != tensors.keys():
         differing = sorted(expected.keys() ^ tensors.keys())[:5]
         raise BadCheckpointError(f"{source} does not fit {model.model_id!r}: missing or unexpected {differing}.")
@@ -138,20 +124,3 @@ def check_fits(model: InteractiveModel, tensors: Mapping[str, Tensor], meta: Ada
             raise BadCheckpointError(
                 f"{source} does not fit {model.model_id!r}: {name} is {tuple(tensors[name].shape)}, not {tuple(shape)}."
             )
-
-
-def adapted(model: InteractiveModel, tensors: Mapping[str, Tensor]) -> InteractiveModel:
-    """A model that shares every weight with `model` but these: several adapters in memory cost only their own size.
-
-    Args:
-        model: Left as it is.
-        tensors: Name to values, as `read_adapter` gives them (checked) or `adapter_tensors`.
-    """
-    own = {id(p) for name, p in model.named_parameters() if name in tensors}
-    shared = [t for t in (*model.parameters(), *model.buffers()) if id(t) not in own]
-    twin = copy.deepcopy(model, memo={id(t): t for t in shared})
-    parameters = dict(twin.named_parameters())
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
-    return twin.eval()

@@ -7,15 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.adapters.head import (
-    AdapterMeta,
-    adapted,
-    adapter_digest,
-    adapter_tensors,
-    load_adapter,
-    read_adapter,
-    save_adapter,
-)
+from pipeline.adapters.files import AdapterMeta, adapter_digest, load_adapted, read_adapter, save_adapter
+from pipeline.adapters.kinds import adapted, adapter_tensors
 from pipeline.models import create_model, list_models
 from pipeline.models._base import InteractiveModel
 from schemas.errors import BadCheckpointError, BadInputError
@@ -41,8 +34,9 @@ def test_round_trip(model_id: str, tmp_path: Path) -> None:
     assert digest == save_adapter(tmp_path / "b", dict(reversed(tensors.items())), meta), (
         "the bytes depend on the content"
     )
-    assert load_adapter(other, tmp_path / "a") == meta
-    loaded = other.state_dict()
+    laid, known = load_adapted(other, tmp_path / "a")
+    assert known == meta
+    loaded = laid.state_dict()
     for name, value in model.state_dict().items():
         assert torch.equal(loaded[name], tensors.get(name, loaded[name]))
         if name not in tensors:
@@ -79,16 +73,16 @@ def test_adapted_shares_what_it_does_not_replace() -> None:
 def test_foreign_files_are_refused(toy: InteractiveModel, tmp_path: Path) -> None:
     file = tmp_path / "adapter.safetensors"
     with pytest.raises(BadCheckpointError, match="no readable adapter"):
-        load_adapter(toy, file)
+        load_adapted(toy, file)
     file.write_bytes(b"")
     with pytest.raises(BadCheckpointError, match="no readable adapter"):
-        load_adapter(toy, file)
+        load_adapted(toy, file)
     save_file(adapter_tensors(toy, "head"), file)
     with pytest.raises(BadCheckpointError, match="no readable adapter"):
-        load_adapter(toy, file)
+        load_adapted(toy, file)
     save_file(adapter_tensors(toy, "head"), file, {"clickloop": '{"format": "clickloop-adapter-9"}'})
     with pytest.raises(BadCheckpointError, match="another format"):
-        load_adapter(toy, file)
+        load_adapted(toy, file)
 
 
 def test_truncated_file_is_refused(toy: InteractiveModel, tmp_path: Path) -> None:
@@ -96,7 +90,7 @@ def test_truncated_file_is_refused(toy: InteractiveModel, tmp_path: Path) -> Non
     save_adapter(file, changed(toy), META)
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(BadCheckpointError):
-        load_adapter(toy, file)
+        load_adapted(toy, file)
 
 
 def test_unfitting_adapters_leave_the_model_alone(toy: InteractiveModel, tmp_path: Path) -> None:
@@ -111,7 +105,7 @@ def test_unfitting_adapters_leave_the_model_alone(toy: InteractiveModel, tmp_pat
     for message, (tensors, meta) in cases.items():
         save_adapter(file, tensors, meta)
         with pytest.raises(BadCheckpointError) as caught:
-            load_adapter(toy, file)
+            load_adapted(toy, file)
         assert message in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in adapter_tensors(toy, "head").items())
 

@@ -1,6 +1,6 @@
 """What a request of each kind may say: checked before its flow runs, whoever inserted it."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -9,6 +9,8 @@ from schemas.errors import BadInputError
 
 Step = Literal["ingest", "precompute", "retrain", "export"]
 Format = Literal["coco", "parquet", "png"]
+AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
+ADAPTER_KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
 
 
 class _Payload(BaseModel):
@@ -28,7 +30,7 @@ class Precompute(_Payload):
 class Retrain(_Payload):
     """`minutes` and `steps` bound the training."""
 
-    adapter: str = "head"
+    adapter: AdapterKind = "head"
     promote: Literal["auto", "never"] = "auto"
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
