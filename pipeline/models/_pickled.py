@@ -142,7 +142,10 @@ def read_pickled(path: Path) -> Any:
     except BadCheckpointError as error:
         raise BadCheckpointError(f"{path}: {error.message}") from error
     except Exception as error:  # whatever a hostile or damaged file makes the readers raise
-        raise BadCheckpointError(f"{path} is no readable checkpoint ({type(error).__name__}: {error}).") from error
+        raise BadCheckpointError(
+            f"{path} is no readable checkpoint ({type(error).__name__}: {error}). "
+            "Pass a published .pth file, or a .safetensors file of this program."
+        ) from error
 
 
 def _read_zip(file: IO[bytes]) -> Any:
