@@ -19,6 +19,7 @@ from pipeline.adapters.kinds import adapted, adapter_tensors, student_of
 from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
 from pipeline.adapters.steps import AdapterConfig, optimize_step
 from pipeline.adapters.validation import mean_iou, split_images
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
 from pipeline.training.checkpoint import load_state, save_state
 from schemas.errors import BadCheckpointError, BadInputError
@@ -100,6 +101,7 @@ def train_adapter(
         BadInputError: No image has a mask, or the model has no adapter of that kind.
         BadCheckpointError: The checkpoint is of another training.
     """
+    keep_freed_memory()
     examples = [image for image in images if image.targets]
     if not examples:
         raise BadInputError("There is nothing to train on: no accepted mask in the snapshot.")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from pipeline.models._base import InteractiveModel
 from schemas.errors import NotFoundError
 
@@ -63,7 +65,7 @@ def resolve_model_id(model_id: str) -> str:
 
 
 def create_model(model_id: str, **options: Any) -> InteractiveModel:
-    """Make a model with fresh weights, in eval mode.
+    """Make a model with fresh weights, in eval mode; convolutions in channels-last memory, where CPUs are faster.
 
     Raises:
         NotFoundError: No such model, or no such member of its family.
@@ -75,7 +77,7 @@ def create_model(model_id: str, **options: Any) -> InteractiveModel:
     else:
         model = _FAMILIES[prefix](resolved.removeprefix(prefix), **options)
     model.model_id = resolved
-    return model.eval()
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def _family_of(model_id: str) -> str | None:

@@ -311,14 +311,14 @@ class Fdrn(InteractiveModel):
         return HostFeatures(early, maps[2], maps, to_input_size(mask, size))
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
-        """See `InteractiveModel.adapter_parameter_names`; all after the cut. "head": what reads the last maps;
-        "affine": norms; "full": everything."""
+        """See `InteractiveModel.adapter_parameter_names`; all after the cut. "head": what makes the mask of
+        the last maps (the coarse mask, which only weighs OCR's regions, stays); "affine": norms; "full": everything."""
         names = [name for name, _ in self.named_parameters() if not name.startswith("f1.")]
         if kind == "affine":
             kinds = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
             norms = {name for name, own in self.named_modules() if isinstance(own, kinds)}
             return tuple(name for name in names if name.rpartition(".")[0] in norms)
-        heads = ("f2.conv3x3_ocr.", "f2.ocr_distri_head.", "f2.cls_head.", "f2.aux_head.", "f2.head.", "refiner.")
+        heads = ("f2.conv3x3_ocr.", "f2.ocr_distri_head.", "f2.cls_head.", "f2.head.", "refiner.")
         chosen = {"head": heads, "full": ("",)}.get(kind, ())
         return tuple(name for name in names if name.startswith(chosen)) or super().adapter_parameter_names(kind)
 

@@ -52,7 +52,10 @@ def test_random_weights_are_taken_only_when_asked_for_and_named(data: Path) -> N
         compare(entry, samples, CompareOptions(limit=1, max_clicks=1))
     done = compare(entry, samples, CompareOptions(limit=1, max_clicks=1, random_weights=True))
     assert done[0].weights == "random" and done[0].report.checkpoint_sha256 is None
-    assert done[0].costs.encode_ms is None and done[0].costs.refine_gmacs == pytest.approx(4.96, abs=0.01)
+    # 4.96 as published, less what the head saves by fusing each map on its own grid
+    saved = 128 * 128 * (3 * 112**2 - 56**2 - 28**2 - 14**2) / 1e9
+    assert done[0].costs.encode_ms is None
+    assert done[0].costs.refine_gmacs == pytest.approx(4.96 - saved, abs=0.01)
 
 
 def test_a_bad_checkpoint_is_reported_by_the_process_that_read_it(data: Path) -> None:
