@@ -1,4 +1,4 @@
-"""The kinds of adapters side by side: what they hold, what a step costs, and what they reach (ClickAdapter, Tables IV-V).
+"""The kinds of adapters side by side: what they hold, what a step costs, what they reach (ClickAdapter, Tables IV-V).
 
 Each kind trains the same steps on the same masks of a COCO set's train split, in a process of its own, and is then
 clicked with on the same objects of the val split: boundary NoC (clicks until boundary IoU, dilation 0.02, reaches the

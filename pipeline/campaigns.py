@@ -3,6 +3,8 @@
 Knows models and storage. Images are registered by `pipeline.ingest.scan` afterwards, masks by `ingest.annotations`.
 """
 
+from pathlib import Path
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +26,8 @@ class CampaignSpec(BaseModel):
         id: Client-made UUID; creating again with it gives the same campaign.
         images: URL of the source, absolute.
         annotations: URL of a COCO JSON whose masks and categories are imported.
-        model: Model id, pinned with the digest of the weights that ship today.
+        model: Model id, pinned with the digest of its weights.
+        checkpoint: Path of a .safetensors file on this machine; None: the weights that ship today.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +38,7 @@ class CampaignSpec(BaseModel):
     labels: tuple[str, ...] = ()
     annotations: str | None = None
     model: str = "default"
+    checkpoint: str | None = None
     settings: CampaignSettings = CampaignSettings()
 
 
@@ -42,7 +46,8 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
     """Make a campaign; doing it again with the same id gives the one that is there.
 
     Raises:
-        NotFoundError: Unknown model, or one without shipped weights.
+        NotFoundError: Unknown model, or one without weights.
+        BadCheckpointError: The checkpoint is missing, corrupt, or of another model.
         BadInputError: There is nothing at the source.
         BadAnnotationsError: The annotations cannot be read.
         ConflictError: Another campaign has this name.
@@ -52,7 +57,7 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
         return known
     require_source(spec.images)
     labels = [*spec.labels, *(read_annotations(spec.annotations).categories.values() if spec.annotations else [])]
-    digest, uri = publish_model(storage_url, spec.model)
+    digest, uri = publish_model(storage_url, spec.model, Path(spec.checkpoint) if spec.checkpoint else None)
     model = load_model_by_digest(storage_url, digest)
     fs, _ = open_storage(storage_url)
     with database.begin() as conn:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.campaigns import CampaignSettings
 from schemas.errors import BadInputError
+from schemas.models import checked_model_id
 
 Step = Literal["ingest", "precompute", "retrain", "export"]
 Format = Literal["coco", "parquet", "png"]
@@ -52,6 +53,7 @@ class Create(_Payload):
     labels: list[str] = []
     annotations: str | None = None
     model: str = "default"
+    checkpoint: str | None = None
     settings: CampaignSettings = CampaignSettings()
 
 
@@ -76,12 +78,16 @@ def checked(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         BadInputError: Unknown kind, or the payload says what the kind does not know.
+        NotFoundError: A new campaign's model is unknown, or has no weights.
     """
     if kind not in PAYLOADS:
         raise BadInputError(f"Unknown kind of request {kind!r}. Known: {', '.join(PAYLOADS)}.")
     try:
-        return PAYLOADS[kind].model_validate(payload).model_dump(mode="json")
+        request = PAYLOADS[kind].model_validate(payload)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInputError(f"{kind}: {where}: {first['msg']} (got {first.get('input')!r})."[:500]) from error
+    if isinstance(request, Campaign) and request.create is not None:
+        checked_model_id(request.create.model, request.create.checkpoint is not None)
+    return request.model_dump(mode="json")

@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from flows.commands.options import Nouns, command, group, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
 from schemas.errors import BadInputError, ConflictError, NotFoundError
+from schemas.models import checked_model_id
 from schemas.settings import Settings
 
 
@@ -23,6 +25,9 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="a,b,c", default="", help="category names")
     parser.add_argument("--annotations", metavar="COCO.json", help="masks to import; its categories are added")
     parser.add_argument("--model", metavar="ID", default="default", help="model to pin (default: the shipped one)")
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", type=Path, help="its weights (.safetensors; see `model convert`)"
+    )
     parser.add_argument("--holdout", type=float, metavar="SHARE", help="share of images kept for the gate (0.2)")
     parser.add_argument("--retrain-every", type=int, metavar="MASKS", help="retrain after so many new masks (0: never)")
     parser.add_argument("--seed", type=int, help="of every random choice (0)")
@@ -58,6 +63,7 @@ def create(args: argparse.Namespace) -> int:
         "labels": _labels(args.labels),
         "annotations": absolute_url(args.annotations) if args.annotations else None,
         "model": args.model,
+        "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
         "settings": {name: value for name, value in chosen.items() if value is not None},
     }
     server = find_server(settings)
@@ -78,10 +84,9 @@ def _check_early(settings: Settings, args: argparse.Namespace) -> None:
     """Refuse what cannot work before Prefect starts, which takes seconds; the flow checks it again."""
     from flows.services import reading
     from pipeline.campaigns import require_source
-    from pipeline.models import resolve_model_id
     from pipeline.storage import campaigns
 
-    resolve_model_id(args.model)
+    checked_model_id(args.model, args.checkpoint is not None)
     require_source(absolute_url(args.images))
     with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
         campaigns.get_campaign(conn, args.name)

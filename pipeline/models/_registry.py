@@ -7,10 +7,10 @@ import torch
 
 from pipeline.models._base import InteractiveModel
 from schemas.errors import NotFoundError
+from schemas.models import MODEL_ALIASES
 
 _BUILDERS: dict[str, Callable[..., InteractiveModel]] = {}
 _FAMILIES: dict[str, Callable[..., InteractiveModel]] = {}
-_ALIASES = {"default": "fdrn-compact"}
 
 
 def register_model(model_id: str) -> Callable[[Callable[..., InteractiveModel]], Callable[..., InteractiveModel]]:
@@ -57,9 +57,9 @@ def resolve_model_id(model_id: str) -> str:
     Raises:
         NotFoundError: No such model.
     """
-    resolved = _ALIASES.get(model_id, model_id)
+    resolved = MODEL_ALIASES.get(model_id, model_id)
     if resolved not in _BUILDERS and _family_of(resolved) is None:
-        known = [*sorted(_ALIASES), *list_models(), *(f"{prefix}..." for prefix in list_families())]
+        known = [*sorted(MODEL_ALIASES), *list_models(), *(f"{prefix}..." for prefix in list_families())]
         raise NotFoundError(f"Unknown model {model_id!r}. Known: {', '.join(known)}.")
     return resolved
 

@@ -21,25 +21,37 @@ from pipeline.storage.files import is_local, join, open_storage, put_if_absent, 
 from schemas.errors import BadCheckpointError, NotFoundError
 
 
-def publish_model(storage_url: str, model_id: str) -> tuple[str, str]:
-    """Copy the shipped weights of a model into a storage; harmless when they are there.
+def publish_model(storage_url: str, model_id: str, checkpoint: Path | None = None) -> tuple[str, str]:
+    """Copy a model's weights into a storage; harmless when they are there.
 
     Args:
         storage_url: Of the campaign.
         model_id: Or an alias.
+        checkpoint: A .safetensors file; None: the shipped weights.
 
     Returns:
         Digest of the file, and where it is.
 
     Raises:
-        NotFoundError: Unknown model, or one without shipped weights.
+        NotFoundError: Unknown model, or one without weights.
+        BadCheckpointError: The checkpoint is missing, corrupt, of another model, or not .safetensors.
     """
-    path = default_weights_path(model_id)
+    if checkpoint is None:
+        return _publish(storage_url, resolve_model_id(model_id), default_weights_path(model_id))
+    if checkpoint.suffix != ".safetensors":
+        raise BadCheckpointError(
+            f"{checkpoint} is no .safetensors file. Convert official weights with `clickloop model convert`."
+        )
+    load_model(model_id, checkpoint)  # refuses what is not this model's
+    return _publish(storage_url, resolve_model_id(model_id), checkpoint)
+
+
+def _publish(storage_url: str, model_id: str, path: Path) -> tuple[str, str]:
     digest = weights_digest(path)
     fs, root = open_storage(storage_url)
     target = _model_path(root, digest)
     put_if_absent(fs, target, path)
-    put_if_absent(fs, _facts_path(root, digest), json.dumps({"model_id": resolve_model_id(model_id)}).encode())
+    put_if_absent(fs, _facts_path(root, digest), json.dumps({"model_id": model_id}).encode())
     return digest, target
 
 

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 import torch
 
-from pipeline.models import default_weights_path, load_model, weights_digest
+from pipeline.models import create_model, default_weights_path, load_model, save_checkpoint, weights_digest
 from pipeline.storage.weights import load_model_by_digest, publish_model
 from schemas.errors import BadCheckpointError, NotFoundError
 
@@ -24,6 +24,19 @@ def test_a_published_model_is_the_shipped_one(storage_url: str, tmp_path: Path) 
     shipped = load_model("toy-color").state_dict()
     assert model.model_id == "toy-color"
     assert all(torch.equal(tensor, shipped[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_campaign_brings_its_own_weights(storage_url: str, tmp_path: Path) -> None:
+    model = create_model("simpleclick-xtiny-448")
+    save_checkpoint(model, tmp_path / "own.safetensors", dtype=torch.float32)
+    digest, _ = publish_model(storage_url, "simpleclick-xtiny-448", tmp_path / "own.safetensors")
+    assert digest == weights_digest(tmp_path / "own.safetensors")
+    loaded = load_model_by_digest(storage_url, digest, cache_dir=str(tmp_path / "cache"))
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    with pytest.raises(BadCheckpointError, match="simpleclick"):
+        publish_model(storage_url, "toy-color", tmp_path / "own.safetensors")
+    with pytest.raises(BadCheckpointError, match="model convert"):
+        publish_model(storage_url, "toy-color", tmp_path / "own.pth")
 
 
 def test_changed_bytes_are_refused(storage_url: str, tmp_path: Path) -> None:

@@ -144,6 +144,9 @@ def test_campaign_is_made_through_a_request_once(gateway: Gateway, http: httpx.C
     assert (request["kind"], request["payload"]["create"]["name"]) == ("campaign", "second")
     taken = http.post("/api/campaigns", json={**new, "id": str(uuid4()), "name": "discs"})
     assert (taken.status_code, code_of(taken)) == (409, "conflict")
+    for model in ("nope", "simpleclick-base-448"):  # unknown; no weights ship
+        refused = http.post("/api/campaigns", json={**new, "id": str(uuid4()), "name": model, "model": model})
+        assert (refused.status_code, code_of(refused)) == (404, "not_found"), refused.text
 
 
 def adapter(gateway: Gateway, change: float, state: str, promote: bool) -> str:

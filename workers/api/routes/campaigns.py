@@ -14,6 +14,7 @@ from pipeline.storage.requests import insert_request
 from pipeline.storage.snapshots import list_snapshots
 from schemas.campaigns import CampaignSettings, CampaignStatus
 from schemas.errors import ConflictError, NotFoundError
+from schemas.models import checked_model_id
 from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep, envelope
 
 router = APIRouter(prefix="/api/campaigns", tags=["campaigns"])
@@ -36,6 +37,7 @@ class NewCampaign(BaseModel):
         images: fsspec URL of a folder, glob or file.
         annotations: COCO file whose masks are imported, None for none.
         model: Model id.
+        checkpoint: Path of its weights on this machine (.safetensors), None for those that ship.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -46,6 +48,7 @@ class NewCampaign(BaseModel):
     labels: Annotated[list[Label], Field(max_length=1000), AfterValidator(_each_once)] = Field(default_factory=list)
     annotations: str | None = Field(default=None, min_length=1, max_length=4000)
     model: str = Field(default="default", max_length=100, pattern=r"^[\w.:-]+$")
+    checkpoint: str | None = Field(default=None, min_length=1, max_length=4000)
     settings: CampaignSettings = CampaignSettings()
 
 
@@ -60,8 +63,9 @@ async def index(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
 async def create(new: NewCampaign, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Create a campaign and ingest its images: a request that the flow runner works off."""
     caller.need("admin")
+    checked_model_id(new.model, new.checkpoint is not None)
     if not caller.trusted:
-        for url in filter(None, (new.images, new.annotations)):
+        for url in filter(None, (new.images, new.annotations, new.checkpoint)):
             services.check_place(url)
     payload = {"create": new.model_dump(mode="json")}
 
