@@ -23,7 +23,7 @@ from pipeline.evaluation.run import evaluate
 from pipeline.models import load_model
 
 DEMO_TRUTH = Path(__file__).resolve().parent.parent / "flows" / "demo_data" / "annotations.json"
-WIDTHS = (7, 7, 7, 6, 13, 6, 6)
+WIDTHS = (7, 7, 7, 6, 7, 7, 7, 13, 6, 6)
 SIDE = 320
 """Longest side that graph cut works at, to keep its time bearable."""
 
@@ -85,7 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model, checkpoint=args.checkpoint)
     print(f"{args.model}, flip off, at most 20 clicks, threshold 0.49; graph cut at {SIDE} px with disks of radius 3")
-    figures = ("objects", "NoC@85", "NoC@90", "NoF@90", "graph cut @90", "ratio", "s")
+    figures = ("objects", "NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "graph cut @90", "ratio", "s")
     print(f"{'data':24} " + " ".join(name.rjust(width) for name, width in zip(figures, WIDTHS, strict=True)))
     for name, annotations, images in data_sets(args.data):
         samples = [s for s in read_coco(annotations, images, args.split) if (s.read_gt() == 1).sum() >= args.min_area]
@@ -98,6 +98,7 @@ def main() -> None:
         report = evaluate(model, samples, (0.85, 0.90), flip=False, data=name)
         seconds = time.perf_counter() - began
         row = f"{name:24} {report.samples:7d} {report.noc['85']:7.2f} {report.noc['90']:7.2f} {report.nof['90']:6d}"
+        row += "".join(f" {report.miou_at[clicks]:7.3f}" for clicks in ("1", "3", "5"))
         if args.no_graph_cut:
             print(f"{row} {'-':>13} {'-':>6} {seconds:6.0f}", flush=True)
             continue
