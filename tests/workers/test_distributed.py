@@ -11,7 +11,6 @@ import pytest
 from pipeline.configs.published import PUBLISHED, PublishedRun
 from tests.pipeline.data.layouts import write_sbd
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
 

@@ -1,0 +1,158 @@
+"""How fast a model learns a domain: NoC on the same held-out objects after retraining on N masks, over seeds.
+
+N masks of the train split (truth masks, at most 5 an image, images in an order drawn by the seed; smaller N are parts
+of larger ones) train an adapter from cached encodings; the objects of the val split are clicked before and after. Prints
+each run, then per N the mean over seeds and the change in NoC@90 with its 95 % interval (paired bootstrap, by image).
+A file of results (`--out`) lets a stopped run go on, and several processes share the work (`--jobs`).
+
+    python benchmarks/learning_curve.py --data DIR [--counts 25 50 100 200 400] [--seeds 3] [--kind head] [--out FILE]
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from adapter_gain import read_split
+
+from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter, noc_of
+from pipeline.adapters.gate import GateConfig, paired_bootstrap
+from pipeline.adapters.kinds import adapted
+from pipeline.adapters.scenes import AdapterImage
+from pipeline.adapters.source import CachedSource
+from pipeline.adapters.steps import AdapterConfig
+from pipeline.adapters.train import train_adapter
+from pipeline.data.coco import read_image
+from pipeline.evaluation.costs import resident_mib
+from pipeline.models import load_model
+from schemas.requests import ADAPTER_KINDS
+
+MASKS_PER_IMAGE = 5
+CLICKS = 20
+
+
+def draw(images: Sequence[AdapterImage], count: int, seed: int) -> list[AdapterImage]:
+    """The first so many masks of the images in the seed's order."""
+    kept: list[AdapterImage] = []
+    for index in np.random.default_rng(seed).permutation(len(images)):
+        left = count - sum(len(own.targets) for own in kept)
+        if left <= 0:
+            break
+        image = images[index]
+        kept.append(AdapterImage(image.ref, image.group, image.targets[:left]))
+    return kept
+
+
+def figures(report: AdapterReport) -> dict[str, Any]:
+    """NoC by object at both targets."""
+    return {
+        "noc90": [noc_of(curve, 0.90, CLICKS) for curve in report.curves],
+        "noc85": [noc_of(curve, 0.85, CLICKS) for curve in report.curves],
+        "groups": [own.group for own in report.objects],
+        "nof90": sum(max(curve, default=0.0) < 0.90 for curve in report.curves),
+    }
+
+
+def run(task: tuple[int, int, argparse.Namespace]) -> dict[str, Any]:
+    """One retraining (count 0: none) and its evaluation."""
+    count, seed, options = task
+    torch.set_num_threads(1)
+    model = load_model(options.model, checkpoint=options.checkpoint)
+    limits = (MASKS_PER_IMAGE, options.min_area)
+    held_out = read_split(options.data, "val", 10_000, *limits)
+    source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)), max_bytes=2_000_000_000)
+    evaluation = EvaluationConfig(max_masks=options.objects, max_clicks=CLICKS, replay=False)
+    row: dict[str, Any] = {"count": count, "seed": seed, "kind": options.kind if count else "none"}
+    candidate = model
+    if count:
+        chosen = draw(read_split(options.data, "train", 10_000, *limits), count, seed)
+        config = AdapterConfig(kind=options.kind, seed=seed, max_steps=options.steps, max_minutes=options.minutes)
+        began, cpu = time.perf_counter(), time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
+        row |= {
+            "masks": sum(len(image.targets) for image in chosen),
+            "images": len(chosen),
+            "steps": result.steps,
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": time.process_time() - cpu,
+            "peak_mib": resident_mib(peak=True),
+        }
+        candidate = adapted(model, result.tensors)
+    report = evaluate_adapter(candidate, held_out, source, evaluation)
+    assert report is not None
+    return row | figures(report)
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One run as a line."""
+    text = (
+        f"{row['count']:5d} masks  seed {row['seed']}  NoC@85 {np.mean(row['noc85']):6.2f}"
+        f"  NoC@90 {np.mean(row['noc90']):6.2f}  NoF@90 {row['nof90']:4d} of {len(row['noc90'])}"
+    )
+    if row["count"]:
+        text += f"  {row['images']} images, {row['steps']} steps, {row['seconds']:.0f} s ({row['cpu_seconds']:.0f} CPU)"
+    return text
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Per count: mean over seeds against no retraining, with the interval over objects."""
+    live = next(row for row in rows if row["count"] == 0)
+    before = np.array(live["noc90"], float)
+    lines = [f"{'masks':>5} {'seeds':>5} {'NoC@90':>7} {'change':>7}  95 % interval"]
+    for count in sorted({row["count"] for row in rows}):
+        own = [row["noc90"] for row in rows if row["count"] == count]
+        after = np.mean(own, axis=0)
+        text = f"{count:5d} {len(own):5d} {after.mean():7.2f}"
+        if count:
+            gain = paired_bootstrap(before - after, live["groups"], GateConfig(), np.random.default_rng(0))
+            share = 100 / before.mean()
+            text += f" {100 * (after.mean() / before.mean() - 1):6.1f}%"
+            text += f"  [{-gain.high * share:.1f} %, {-gain.low * share:.1f} %]"
+        lines.append(text)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of a COCO set with train and val splits")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--kind", choices=ADAPTER_KINDS, default="head")
+    parser.add_argument("--counts", type=int, nargs="+", default=[25, 50, 100, 200, 400])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--objects", type=int, default=150, help="held-out objects")
+    parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training at most")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--out", type=Path, help="JSON lines; runs found there are not repeated")
+    options = parser.parse_args()
+    if options.data is None:
+        print("learning curve: skipped, it needs --data DIR")
+        return
+    rows: list[dict[str, Any]] = []
+    if options.out is not None and options.out.exists():
+        rows = [json.loads(line) for line in options.out.read_text().splitlines()]
+    done = {(row["count"], row["seed"]) for row in rows}
+    asked = [(0, 0), *((count, seed) for seed in range(options.seeds) for count in options.counts)]
+    tasks = [(count, seed, options) for count, seed in asked if (count, seed) not in done]
+    print(f"{options.data.name}, {options.model}, {options.kind}: {options.objects} held-out objects at most")
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
+        for row in pool.imap(run, tasks):
+            rows.append(row)
+            print(describe(row), flush=True)
+            if options.out is not None:
+                with options.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    print("\n".join(summary(rows)))
+
+
+if __name__ == "__main__":
+    main()
