@@ -1,8 +1,9 @@
 """How fast a model learns a domain: NoC on the same held-out objects after retraining on N masks, over seeds.
 
 N masks of the train split (truth masks, at most 5 an image, images in an order drawn by the seed; smaller N are parts
-of larger ones) train an adapter from cached encodings; the objects of the val split are clicked before and after. Prints
-each run, then per N the mean over seeds and the change in NoC@90 with its 95 % interval (paired bootstrap, by image).
+of larger ones) train an adapter from cached encodings; the objects of the val split are clicked before and after.
+Prints each run, then per N the mean over seeds and the change in NoC@90 with its 95 % interval (paired bootstrap, by
+image).
 A file of results (`--out`) lets a stopped run go on, and several processes share the work (`--jobs`).
 
     python benchmarks/learning_curve.py --data DIR [--counts 25 50 100 200 400] [--seeds 3] [--kind head] [--out FILE]
