@@ -39,10 +39,10 @@ class MapsTransform(nn.Module):
         self.add_module("3", Scale(0.05))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 64, H/2, W/2), rounded up."""
+        """(B, C, H, W) -> (B, 64, H/2, W/2), rounded up. The scale multiplies the weights, not the (larger) maps."""
         first, second, scale = (self.get_submodule(name) for name in ("0", "2", "3"))
-        out: Tensor = scale(second(nn.functional.leaky_relu(first(maps), 0.2)))
-        return out
+        weight, bias = scale(second.weight), scale(second.bias)
+        return nn.functional.conv2d(nn.functional.leaky_relu(first(maps), 0.2), weight, bias, stride=2, padding=1)
 
 
 class Scale(nn.Module):
