@@ -126,7 +126,7 @@ class Refiner(nn.Module):
         with torch.no_grad():
             likeness = colour_likeness(crops, points)
             nearness = _upsample_to(geodesic_nearness(crops, points), likeness)
-            hints = torch.cat([likeness, nearness], 1)
+            hints = torch.cat([likeness, nearness], 1).contiguous(memory_format=torch.channels_last)  # as the codes are
             current, history = click_disks(points[:, -1:], size), click_disks(points[:, :-1], size)
         scale = log_scale[:, None, None, None].expand(-1, 1, *size)
         x2 = self.rgb_stem(torch.cat([(crops - 0.45) / 0.225, scale], 1))

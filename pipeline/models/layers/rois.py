@@ -26,4 +26,4 @@ def align_rois(features: Tensor, rois: Tensor | None, size: tuple[int, int]) -> 
     y0, x0, y1, x1 = rois.to(features).unbind(1)
     boxes = torch.stack([image.to(features), x0 * width, y0 * height, x1 * width, y1 * height], 1)
     cut: Tensor = roi_align(features, boxes, size, spatial_scale=1.0, sampling_ratio=2, aligned=True)
-    return cut
+    return cut.contiguous(memory_format=torch.channels_last)  # as the layers that read it
