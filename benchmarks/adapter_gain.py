@@ -12,7 +12,8 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -48,6 +49,18 @@ def read_split(folder: Path, split: str, max_images: int, max_objects: int, min_
             ref = ImageRef(sha256=str(image.path), uri=str(image.path), width=image.width, height=image.height)
             images.append(AdapterImage(ref, str(image.path), tuple(targets[image.image_id])))
     return images
+
+
+def first_masks(images: Iterable[AdapterImage], count: int) -> list[AdapterImage]:
+    """The images that hold the first so many masks; of the last one only those that are left."""
+    kept: list[AdapterImage] = []
+    left = count
+    for image in images:
+        if left <= 0:
+            break
+        kept.append(replace(image, targets=image.targets[:left]))
+        left -= len(kept[-1].targets)
+    return kept
 
 
 def line(name: str, report: AdapterReport) -> str:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from adapter_gain import read_split
+from adapter_gain import first_masks, read_split
 
 from pipeline.adapters.evaluate import noc_of
-from pipeline.adapters.kinds import adapted, adapter_tensors
+from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
@@ -34,16 +34,6 @@ from schemas.requests import ADAPTER_KINDS
 
 NONE = "none"
 CLICKS = 20
-
-
-def cut_to(images: list[AdapterImage], samples: int) -> list[AdapterImage]:
-    """The first so many masks."""
-    kept: list[AdapterImage] = []
-    for image in images:
-        left = samples - sum(len(own.targets) for own in kept)
-        if left > 0:
-            kept.append(AdapterImage(image.ref, image.group, image.targets[:left]))
-    return kept
 
 
 def quality(model: InteractiveModel, images: list[AdapterImage]) -> str:
@@ -72,10 +62,10 @@ def measure(kind: str, options: argparse.Namespace) -> str:
     torch.set_num_threads(options.threads)
     model = load_model(options.model, checkpoint=options.checkpoint)
     limits = (options.objects_per_image, options.min_area)
-    held_out = cut_to(read_split(options.data, "val", 10_000, *limits), options.objects)
+    held_out = first_masks(read_split(options.data, "val", 10_000, *limits), options.objects)
     if kind == NONE:
         return f"{'-':>8} {'-':>8} {'-':>8}  {quality(model, held_out)}"
-    training = cut_to(read_split(options.data, "train", 10_000, *limits), options.samples)
+    training = first_masks(read_split(options.data, "train", 10_000, *limits), options.samples)
     source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)), max_bytes=4_000_000_000)
     config = AdapterConfig(
         kind=kind, max_steps=options.steps, max_minutes=60, seed=options.seed, validation_share=0.0, mirror=False
@@ -94,7 +84,7 @@ def measure(kind: str, options: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         result = train_adapter(model, training, source, config, Path(folder) / "checkpoint", progress)
     extra = (resident_mib(peak=True) or 0.0) - before
-    learnable = sum(tensor.numel() for tensor in adapter_tensors(model, kind).values())
+    learnable = sum(tensor.numel() for tensor in result.tensors.values())
     costs = f"{learnable / 1e6:8.3f} {np.mean(took):8.2f} {extra:8.0f}"
     return f"{costs}  {quality(adapted(model, result.tensors), held_out)}"
 

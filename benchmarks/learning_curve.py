@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapter_gain import read_split
+from adapter_gain import first_masks, read_split
 
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter, noc_of
 from pipeline.adapters.gate import GateConfig, paired_bootstrap
@@ -40,14 +40,7 @@ CLICKS = 20
 
 def draw(images: Sequence[AdapterImage], count: int, seed: int) -> list[AdapterImage]:
     """The first so many masks of the images in the seed's order."""
-    kept: list[AdapterImage] = []
-    for index in np.random.default_rng(seed).permutation(len(images)):
-        left = count - sum(len(own.targets) for own in kept)
-        if left <= 0:
-            break
-        image = images[index]
-        kept.append(AdapterImage(image.ref, image.group, image.targets[:left]))
-    return kept
+    return first_masks((images[index] for index in np.random.default_rng(seed).permutation(len(images))), count)
 
 
 def figures(report: AdapterReport) -> dict[str, Any]:
@@ -60,6 +53,12 @@ def figures(report: AdapterReport) -> dict[str, Any]:
     }
 
 
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What two runs must share to stand in one table."""
+    names = ("data", "model", "checkpoint", "kind", "objects", "min_area", "steps", "minutes")
+    return {name: str(getattr(options, name)) for name in names}
+
+
 def run(task: tuple[int, int, argparse.Namespace]) -> dict[str, Any]:
     """One retraining (count 0: none) and its evaluation."""
     count, seed, options = task
@@ -69,7 +68,7 @@ def run(task: tuple[int, int, argparse.Namespace]) -> dict[str, Any]:
     held_out = read_split(options.data, "val", 10_000, *limits)
     source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)), max_bytes=2_000_000_000)
     evaluation = EvaluationConfig(max_masks=options.objects, max_clicks=CLICKS, replay=False)
-    row: dict[str, Any] = {"count": count, "seed": seed, "kind": options.kind if count else "none"}
+    row: dict[str, Any] = {"count": count, "seed": seed, "settings": settings_of(options)}
     candidate = model
     if count:
         chosen = draw(read_split(options.data, "train", 10_000, *limits), count, seed)
@@ -133,14 +132,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=10.0, help="of training at most")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
-    parser.add_argument("--out", type=Path, help="JSON lines; runs found there are not repeated")
+    parser.add_argument("--out", type=Path, help="JSON lines; runs of the same settings found there are not repeated")
     options = parser.parse_args()
     if options.data is None:
         print("learning curve: skipped, it needs --data DIR")
         return
     rows: list[dict[str, Any]] = []
     if options.out is not None and options.out.exists():
-        rows = [json.loads(line) for line in options.out.read_text().splitlines()]
+        found = [json.loads(line) for line in options.out.read_text().splitlines()]
+        rows = [row for row in found if row.get("settings") == settings_of(options)]
     done = {(row["count"], row["seed"]) for row in rows}
     asked = [(0, 0), *((count, seed) for seed in range(options.seeds) for count in options.counts)]
     tasks = [(count, seed, options) for count, seed in asked if (count, seed) not in done]

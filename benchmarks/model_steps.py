@@ -5,10 +5,11 @@ that `clickloop compare`; `fdrn-compact` ships with weights and its NoC is in do
 lives in a process of its own; the subjects of a group take turns, so load from others falls on all of them. Time is CPU
 time on one thread, median; memory is the peak of the process, and that beyond the interpreter with its libraries.
 
-    python benchmarks/model_steps.py [--rounds 5] [--groups hit sequence training]
+    python benchmarks/model_steps.py [--rounds 5] [--groups hit sequence training] [--size 512 512]
 
 - hit: one click on an encoded image, against SimpleClick-Base, which has nothing to cache (aim >= 20)
-- sequence: an image opened and clicked 20 times, against RITM-HRNet-32 (aim >= 4.25)
+- sequence: an image opened and clicked 20 times, against RITM-HRNet-32 (aim >= 4.25); on a square
+  image each network sees its full nominal crop, on any other RITM keeps the aspect and computes less
 - training: a step of ClickAdapter on SimpleClick-Base, against all of SimpleClick-Base (aim >= 1.3; memory <= 0.8)
 """
 
@@ -23,7 +24,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 
-from pipeline.evaluation.costs import resident_mib
+from pipeline.evaluation.costs import count_gmacs, resident_mib
 from pipeline.inference.predictor import Predictor
 from pipeline.models import create_model
 from pipeline.models._base import InteractiveModel
@@ -31,9 +32,8 @@ from pipeline.training.losses import nfl
 from schemas.clicks import Click
 
 CLICKS = 20
-SIMPLECLICK_GMACS = 80.8
-"""Of SimpleClick-Base at 448 (MODELS.md section 8 of the design)."""
-
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 Step = Callable[[], float]
 """Does the work once; CPU milliseconds of what is timed."""
 
@@ -45,45 +45,46 @@ def timed(work: Callable[[], object]) -> float:
     return 1000 * (time.process_time() - began)
 
 
-def photograph() -> np.ndarray:
-    """512 x 512 of noise; square, so that every network sees its full nominal crop (RITM keeps the aspect)."""
-    return np.random.default_rng(0).integers(0, 255, (512, 512, 3), np.uint8)
+def noise(size: Size) -> np.ndarray:
+    """An image of noise; costs do not depend on what is in it."""
+    return np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
 
 
-def click_at(number: int) -> Click:
+def click_at(number: int, size: Size) -> Click:
     """The n-th of a fixed sequence of clicks around the middle, every third one negative."""
-    return Click(x=140.0 + 37 * number % 240, y=160.0 + 53 * number % 180, is_positive=number % 3 != 2)
+    x, y = 0.27 + 0.072 * number % 0.47, 0.31 + 0.104 * number % 0.35
+    return Click(x=x * size[1], y=y * size[0], is_positive=number % 3 != 2)
 
 
-def hit(model: InteractiveModel) -> Step:
+def hit(model: InteractiveModel, size: Size) -> Step:
     """One click of a sequence on an image that is encoded."""
     predictor = Predictor(model)
-    predictor.set_image(photograph())
+    predictor.set_image(noise(size))
 
     def step() -> float:
         number = len(predictor.clicks)
         if number >= CLICKS:
             predictor.reset()
             number = 0
-        return timed(lambda: predictor.click(click_at(number)))
+        return timed(lambda: predictor.click(click_at(number, size)))
 
     return step
 
 
-def sequence(model: InteractiveModel) -> Step:
+def sequence(model: InteractiveModel, size: Size) -> Step:
     """An image opened and clicked 20 times."""
     predictor = Predictor(model)
 
     def work() -> None:
-        predictor.set_image(photograph())
+        predictor.set_image(noise(size))
         for number in range(CLICKS):
-            predictor.click(click_at(number))
+            predictor.click(click_at(number, size))
 
     return lambda: timed(work)
 
 
-def training(model: InteractiveModel) -> Step:
-    """A training step on one crop: forward, loss, backward, AdamW on what learns."""
+def training(model: InteractiveModel, size: Size) -> Step:
+    """A training step on one crop of the network's own size: forward, loss, backward, AdamW on what learns."""
     model.train()
     height, width = model.input_size
     crops = torch.rand(1, 3, height, width)
@@ -102,7 +103,7 @@ def training(model: InteractiveModel) -> Step:
     return lambda: timed(work)
 
 
-SUBJECTS: dict[str, Callable[[InteractiveModel], Step]] = {"hit": hit, "sequence": sequence, "training": training}
+SUBJECTS: dict[str, Callable[[InteractiveModel, Size], Step]] = {"hit": hit, "sequence": sequence, "training": training}
 GROUPS = {
     "hit": ("simpleclick-base-448", "fdrn-b0-segformerb0", "fdrn-compact"),
     "sequence": ("ritm-hrnet32", "fdrn-h2-hrnet18s"),
@@ -111,18 +112,20 @@ GROUPS = {
 """Name of a group -> models; the first is what the others are compared with."""
 
 
-def body(pipe: Connection, group: str, model_id: str) -> None:
-    """Process of one subject: a step per message, until told to stop; then its memory."""
+def body(pipe: Connection, group: str, model_id: str, size: Size) -> None:
+    """Process of one subject: a step per message, until told to stop; then its memory, size and arithmetic."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     before = resident_mib() or 0.0
     model = create_model(model_id)
-    step = SUBJECTS[group](model)
+    step = SUBJECTS[group](model, size)
     while pipe.recv():
         pipe.send(step())
     peak = resident_mib(peak=True) or 0.0
     learnable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    pipe.send((peak, peak - before, learnable / 1e6))
+    model.requires_grad_(False)  # the counter follows gradients, which a click computes without
+    gmacs = count_gmacs(step) if group == "hit" else 0.0
+    pipe.send((peak, peak - before, learnable / 1e6, gmacs))
 
 
 @dataclass
@@ -134,6 +137,7 @@ class Subject:
     times: list[float] = field(default_factory=list)
     peak: float = 0.0
     extra: float = 0.0
+    gmacs: float = 0.0
 
     @property
     def ms(self) -> float:
@@ -141,13 +145,13 @@ class Subject:
         return statistics.median(self.times)
 
 
-def measure(group: str, rounds: int) -> list[Subject]:
+def measure(group: str, rounds: int, size: Size) -> list[Subject]:
     """Run a group's subjects in turn; the first round warms up and is not counted."""
     spawn = multiprocessing.get_context("spawn")
     subjects, processes = [], []
     for model_id in GROUPS[group]:
         ours, theirs = spawn.Pipe()
-        processes.append(spawn.Process(target=body, args=(theirs, group, model_id), daemon=True))
+        processes.append(spawn.Process(target=body, args=(theirs, group, model_id, size), daemon=True))
         processes[-1].start()
         subjects.append(Subject(model_id, ours))
     for number in range(rounds + 1):
@@ -158,7 +162,7 @@ def measure(group: str, rounds: int) -> list[Subject]:
                 subject.times.append(spent)
     for subject, process in zip(subjects, processes, strict=True):
         subject.pipe.send(False)
-        subject.peak, subject.extra, learnable = subject.pipe.recv()
+        subject.peak, subject.extra, learnable, subject.gmacs = subject.pipe.recv()
         process.join()
         print(
             f"  {subject.model_id:36} {subject.ms:9.1f} CPU ms  peak {subject.peak:6.0f} MiB"
@@ -179,16 +183,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--groups", nargs="+", choices=sorted(GROUPS), default=list(GROUPS))
+    parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="of the image")
     options = parser.parse_args()
+    size = (options.size[0], options.size[1])
     print("random weights: these figures say nothing about quality")
     for group in options.groups:
         print(f"{group}:")
-        first, *others = measure(group, 2 * options.rounds if group == "hit" else options.rounds)
+        first, *others = measure(group, 2 * options.rounds if group == "hit" else options.rounds, size)
         if group == "hit":
             rate = gemm_gmacs_per_second()
-            floor = 1000 * SIMPLECLICK_GMACS / rate
+            floor = 1000 * first.gmacs / rate
             print(
-                f"  floor of {first.model_id}: {SIMPLECLICK_GMACS} GMAC at {rate:.0f} GMAC/s of a matrix product ="
+                f"  floor of {first.model_id}: {first.gmacs:.1f} GMAC at {rate:.0f} GMAC/s of a matrix product ="
                 f" {floor:.0f} ms; the click takes {first.ms / floor:.2f} times that"
             )
         for other in others:

@@ -36,20 +36,30 @@ SHIPPED_MODELS = ("fdrn-compact", "toy-color")
 """Models whose weights come with the package."""
 
 
-def checked_model_id(model_id: str, has_checkpoint: bool) -> str:
-    """The id behind an id or alias of a new campaign's model.
-
-    Args:
-        model_id: Or an alias. A family's member is not looked up.
-        has_checkpoint: Whether weights come with it; else they must ship.
+def resolve_model_id(model_id: str) -> str:
+    """The id behind an id or alias. A family's member is not looked up.
 
     Raises:
-        NotFoundError: No such model, or one that ships no weights and got none.
+        NotFoundError: No such model.
     """
     resolved = MODEL_ALIASES.get(model_id, model_id)
     if resolved not in MODEL_IDS and not any(resolved.startswith(own) and resolved != own for own in MODEL_FAMILIES):
         known = [*sorted(MODEL_ALIASES), *MODEL_IDS, *(f"{prefix}..." for prefix in MODEL_FAMILIES)]
         raise NotFoundError(f"Unknown model {model_id!r}. Known: {', '.join(known)}.")
+    return resolved
+
+
+def checked_model_id(model_id: str, has_checkpoint: bool) -> str:
+    """The id behind an id or alias of a new campaign's model.
+
+    Args:
+        model_id: Or an alias.
+        has_checkpoint: Whether weights come with it; else they must ship.
+
+    Raises:
+        NotFoundError: No such model, or one that ships no weights and got none.
+    """
+    resolved = resolve_model_id(model_id)
     if not has_checkpoint and resolved not in SHIPPED_MODELS:
         raise NotFoundError(
             f"No weights ship with {model_id!r}. Name a checkpoint; the models with weights are "

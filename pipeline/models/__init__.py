@@ -20,7 +20,8 @@ from pipeline.models._checkpoint import (
     save_checkpoint,
     weights_digest,
 )
-from pipeline.models._registry import create_model, list_families, list_models, resolve_model_id
+from pipeline.models._registry import create_model, list_families, list_models
+from schemas.models import resolve_model_id
 
 __all__ = [
     "convert_checkpoint",

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pipeline.models._base import InteractiveModel
 from pipeline.models._official import OfficialCheckpoint, identify, is_pickled, official_weights, read_official
-from pipeline.models._registry import create_model, resolve_model_id
+from pipeline.models._registry import create_model
 from schemas.errors import BadCheckpointError, BadInputError, NotFoundError
+from schemas.models import resolve_model_id
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _LISTED = 5

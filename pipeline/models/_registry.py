@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from pipeline.models._base import InteractiveModel
-from schemas.errors import NotFoundError
-from schemas.models import MODEL_ALIASES
+from schemas.models import resolve_model_id
 
 _BUILDERS: dict[str, Callable[..., InteractiveModel]] = {}
 _FAMILIES: dict[str, Callable[..., InteractiveModel]] = {}
@@ -49,19 +48,6 @@ def list_models() -> list[str]:
 def list_families() -> list[str]:
     """Prefixes of ids that name a member, sorted."""
     return sorted(_FAMILIES)
-
-
-def resolve_model_id(model_id: str) -> str:
-    """The registered id behind an id or alias.
-
-    Raises:
-        NotFoundError: No such model.
-    """
-    resolved = MODEL_ALIASES.get(model_id, model_id)
-    if resolved not in _BUILDERS and _family_of(resolved) is None:
-        known = [*sorted(MODEL_ALIASES), *list_models(), *(f"{prefix}..." for prefix in list_families())]
-        raise NotFoundError(f"Unknown model {model_id!r}. Known: {', '.join(known)}.")
-    return resolved
 
 
 def create_model(model_id: str, **options: Any) -> InteractiveModel:

@@ -46,13 +46,9 @@ class MultiScaleHead(nn.Module):
         size = (maps[0].shape[2], maps[0].shape[3])
         fusion = self.fusion_conv.conv
         parts = fusion.weight.chunk(len(maps), 1)
-        fused, *coarser = [
-            F.conv2d(conv(own), part, bias)
-            for conv, own, part, bias in zip(
-                self.convs, maps, parts, (fusion.bias, *[None] * (len(maps) - 1)), strict=True
-            )
-        ]
-        for one in coarser:
-            fused = fused + F.interpolate(one, size=size, mode="bilinear", align_corners=False)
+        fused = F.conv2d(self.convs[0](maps[0]), parts[0], fusion.bias)
+        for conv, own, part in zip(self.convs[1:], maps[1:], parts[1:], strict=True):
+            coarser = F.conv2d(conv(own), part)
+            fused = fused + F.interpolate(coarser, size=size, mode="bilinear", align_corners=False)
         logits: Tensor = self.conv_seg(self.dropout(F.relu(fused)))
         return logits

@@ -14,7 +14,7 @@ from pipeline.storage.requests import insert_request
 from pipeline.storage.snapshots import list_snapshots
 from schemas.campaigns import CampaignSettings, CampaignStatus
 from schemas.errors import ConflictError, NotFoundError
-from schemas.models import checked_model_id
+from schemas.requests import checked
 from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep, envelope
 
 router = APIRouter(prefix="/api/campaigns", tags=["campaigns"])
@@ -63,11 +63,11 @@ async def index(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
 async def create(new: NewCampaign, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Create a campaign and ingest its images: a request that the flow runner works off."""
     caller.need("admin")
-    checked_model_id(new.model, new.checkpoint is not None)
+    payload = {"create": new.model_dump(mode="json")}
+    checked("campaign", payload)
     if not caller.trusted:
         for url in filter(None, (new.images, new.annotations, new.checkpoint)):
             services.check_place(url)
-    payload = {"create": new.model_dump(mode="json")}
 
     def insert(conn: Connection) -> dict[str, Any]:
         _refuse_taken_name(conn, new)
