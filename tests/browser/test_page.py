@@ -71,6 +71,20 @@ class Desk:
         x, y = self.at(point)
         self.page.locator("#canvas").click(position={"x": x, "y": y}, **options)
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float], escape: bool = False) -> None:
+        """Drag with Shift held; with escape, Esc comes before the button is let go."""
+        box = self.page.locator("#canvas").bounding_box()
+        (x0, y0), (x1, y1) = ((x + box["x"], y + box["y"]) for x, y in (self.at(start), self.at(end)))
+        keyboard, mouse = self.page.keyboard, self.page.mouse
+        keyboard.down("Shift")
+        mouse.move(x0, y0)
+        mouse.down()
+        mouse.move(x1, y1, steps=4)
+        if escape:
+            keyboard.press("Escape")
+        mouse.up()
+        keyboard.up("Shift")
+
     def pixel(self, point: tuple[float, float]) -> tuple[int, ...]:
         """RGBA of the canvas at a point of the image."""
         return tuple(self.page.evaluate(_PIXEL, list(self.at(point))))
@@ -154,6 +168,73 @@ def test_right_click_and_alt_click_are_negative(desk: Desk) -> None:
     desk.wait(lambda: len(desk.events()) == 4)
     assert [event.payload["is_positive"] for event in desk.events()[1:]] == [True, False, False]
     assert [event.seq for event in desk.events()] == [1, 2, 3, 4]
+
+
+def test_dragged_box_begins_an_object_and_outlives_a_reload(desk: Desk) -> None:
+    desk.begin()
+    bare = desk.pixel(INSIDE)
+    desk.drag((124, 100), (36, 16))  # from the lower right to the upper left
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.page.locator("#objects").get_by_text("1 box").wait_for()
+    desk.click(CENTRE)
+    desk.page.locator("#objects").get_by_text("1 box, 1 click").wait_for()
+    desk.drag((40, 20), (200, 123))  # ends beside the image: it is cut to it
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "box", "click", "box"]
+    whole, cut = (desk.events()[index].payload for index in (1, 3))
+    assert [whole[side] for side in ("x0", "y0", "x1", "y1")] == pytest.approx([36, 16, 124, 100], abs=0.5)
+    assert (cut["x1"], cut["y1"]) == SIZE
+    desk.page.reload()
+    desk.page.locator("#objects").get_by_text("2 boxes, 1 click").wait_for()
+    desk.wait_image(1)
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+
+
+def test_box_of_no_size_is_a_click_and_escape_drops_a_box_that_is_being_drawn(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE, modifiers=["Shift"])
+    desk.drag((130, 20), (150, 40), escape=True)
+    desk.drag((20, -3), (60, -1))  # nothing of it lies on the image
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click"]
+
+
+def test_tab_cycles_the_candidates_and_the_chosen_one_is_stored(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    candidates = desk.page.get_by_role("list", name="Other masks").get_by_role("button")
+    candidates.nth(2).wait_for()
+    assert candidates.all_inner_texts() == ["1 · 90 %", "2 · 70 %", "3 · 60 %"]
+    chosen = desk.page.locator("#candidates button[aria-pressed=true]")
+    for number in (2, 3, 1):
+        desk.page.keyboard.press("Tab")
+        chosen.get_by_text(f"{number} ·").wait_for()
+        desk.wait_saved()
+    desk.page.keyboard.press("Shift+Tab")
+    chosen.get_by_text("3 ·").wait_for()
+    desk.page.keyboard.press("Control+z")
+    chosen.get_by_text("1 ·").wait_for()
+    candidates.nth(1).click()
+    chosen.get_by_text("2 ·").wait_for()
+    desk.wait_saved()
+    assert [event.payload["index"] for event in desk.events() if event.kind == "candidate"] == [1, 2, 0, 2, 1]
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    assert candidates.count() == 0
+    desk.page.keyboard.press("Tab")  # without candidates it leaves the image
+    assert desk.page.evaluate("document.activeElement.id") != "canvas"
+    desk.click(CENTRE)  # the same object again, as the model would have it
+    candidates.nth(2).wait_for()
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects li", has_text="accepted").nth(1).wait_for()
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        tighter, official = sorted(mask.area for mask in current_masks(conn, CAMPAIGN))
+    assert 0 < tighter < official
 
 
 def test_reload_in_mid_instance_goes_on_where_it_stopped(desk: Desk) -> None:

@@ -12,6 +12,8 @@
  */
 
 const EDITS = new Set(["open", "click", "box", "brush", "mask_edit", "candidate"]);
+/** After these the first candidate is shown. */
+const PREDICTIONS = new Set(["open", "click", "box"]);
 
 /** One object. */
 export class Instance {
@@ -39,7 +41,16 @@ export class Instance {
   get top() { return this.node.before ? this.node.eventId : null; }
   /** Id of the undo that a redo must name. */
   get redoTop() { return this.undone.at(-1)?.undoId ?? null; }
-  get clicks() { return this.node.edits.filter((edit) => edit.kind === "click").map((edit) => edit.payload); }
+  get clicks() { return this.#payloads("click"); }
+  get boxes() { return this.#payloads("box"); }
+  /** Index of the candidate that is shown. */
+  get candidate() {
+    const edit = this.node.edits.findLast(({ kind }) => kind === "candidate" || PREDICTIONS.has(kind));
+    return edit?.kind === "candidate" ? /** @type {number} */ (edit.payload.index) : 0;
+  }
+
+  /** @param {string} kind */
+  #payloads(kind) { return this.node.edits.filter((edit) => edit.kind === kind).map((edit) => edit.payload); }
 
   /** @param {LogEvent} event */
   apply(event) {

@@ -10,6 +10,7 @@
  * @property {() => void} remove
  * @property {() => void} cancel
  * @property {() => void} hide
+ * @property {(step: number) => boolean} candidate Show the next one (or, with -1, the one before). Whether there is one.
  * @property {() => void} help
  * @property {(index: number) => void} category By its place in the list, from 0.
  */
@@ -65,6 +66,7 @@ function plain(event, actions, view) {
   const onButton = event.target instanceof HTMLButtonElement;
   if (event.altKey || (onButton && (event.key === "Enter" || event.key === " "))) return undefined;
   if (/^[1-9]$/.test(event.key)) return () => actions.category(Number(event.key) - 1);
+  if (event.key === "Tab") return event.target === view.canvas ? nextCandidate(event, actions) : undefined;
   if (event.key in ARROWS) return () => view.pan(...ARROWS[event.key]);
   switch (event.key) {
     case "Enter": case "n": case "N": return event.repeat ? () => {} : actions.accept;
@@ -78,4 +80,12 @@ function plain(event, actions, view) {
     case " ": return () => view.hold(true);
     default: return undefined;
   }
+}
+
+/**
+ * Tab goes through the candidates where there are several, and to the next control where there are not.
+ * @param {KeyboardEvent} event @param {Actions} actions
+ */
+function nextCandidate(event, actions) {
+  return actions.candidate(event.shiftKey ? -1 : 1) ? () => {} : undefined;
 }

@@ -5,8 +5,8 @@ import { uuid4 } from "./bytes.js";
 import { installKeys } from "./keys.js";
 import { colourOf, tint } from "./overlay.js";
 import {
-  $, askIdentity, hideGate, showBadge, showCampaigns, showCategories, showGate, showIdentity, showNote, showObjects,
-  showScreen,
+  $, askIdentity, hideGate, showBadge, showCampaigns, showCandidates, showCategories, showGate, showIdentity, showNote,
+  showObjects, showScreen,
 } from "./panel.js";
 import { Session } from "./session.js";
 import { View } from "./view.js";
@@ -22,7 +22,7 @@ let hidden = false;
 let confirming = "";
 /** @type {Map<string, {key: string, layer: import("./view.js").Layer | null}>} */
 const tinted = new Map();
-const view = new View($("canvas"), onClick);
+const view = new View($("canvas"), onClick, onBox);
 
 const LAST = "clickloop.last";
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
@@ -147,18 +147,41 @@ const listener = {
 
 /** @param {import("./view.js").Click} click */
 function onClick(click) {
+  if (current === null && !click.is_positive) showNote("info", "Begin an object with a left click on it.");
+  else prompt("click", click);
+}
+
+/** @param {import("./view.js").Box} box */
+function onBox(box) {
+  prompt("box", box);
+}
+
+/** Tell the model something of the current object, or begin one with it. @param {string} kind @param {object} payload */
+function prompt(kind, payload) {
   if (session?.mode !== "live") return;
   confirming = "";
   if (current === null) {
-    if (!click.is_positive) {
-      showNote("info", "Begin an object with a left click on it.");
-      return;
-    }
     current = uuid4();
     session.add("open", current);
   }
   showNote("info", "");
-  session.add("click", current, { x: click.x, y: click.y, is_positive: click.is_positive });
+  session.add(kind, current, payload);
+}
+
+/** Whether the mask of the current object's last edit has yet to come. */
+function isWaiting() {
+  const instance = chosen();
+  return instance !== undefined && (session?.masks.get(instance.id)?.seq ?? 0) < instance.maskSeq;
+}
+
+/** Scores of the current object's candidates, in their order; none while they may change. */
+function candidates() {
+  return current === null || isWaiting() ? [] : session?.masks.get(current)?.scores ?? [];
+}
+
+/** @param {number} index */
+function chooseCandidate(index) {
+  if (index < candidates().length && index !== chosen()?.candidate) session?.add("candidate", current, { index });
 }
 
 /** Ask twice for what cannot be undone. @param {string} what @param {string} question @returns {boolean} Whether to do it. */
@@ -228,10 +251,16 @@ const actions = {
     if (current !== null) remove(current);
   },
   cancel() {
+    if (view.cancel()) return;
     const instance = chosen();
     if (instance && !instance.accepted && !instance.empty) remove(instance.id);
     current = null;
     render();
+  },
+  candidate(step) {
+    const { length } = candidates();
+    chooseCandidate(((chosen()?.candidate ?? 0) + step + length) % length);
+    return length > 1 || (isWaiting() && session?.online === true);
   },
   hide() {
     hidden = !hidden;
@@ -269,6 +298,9 @@ function layerOf(instance) {
   return layer;
 }
 
+/** @param {number} count @param {string} one @param {string} more @returns {string} Empty for none. */
+const counted = (count, one, more) => (count > 0 ? `${count} ${count === 1 ? one : more}` : "");
+
 /** Draw everything as it stands. */
 function render() {
   if (!session) return;
@@ -277,13 +309,15 @@ function render() {
   const instance = chosen();
   view.layers = hidden ? [] : seen.flatMap((item) => layerOf(item) ?? []);
   view.clicks = /** @type {any} */ (hidden ? [] : instance?.clicks ?? []);
+  view.boxes = /** @type {any} */ (hidden ? [] : instance?.boxes ?? []);
   view.draw();
+  if (!isWaiting()) showCandidates(candidates(), instance?.candidate ?? 0, chooseCandidate);
   showCategories(record.categories, instance?.category ?? category, choose);
   showObjects(seen.map((item, index) => {
     const place = placeOf(item.category ?? (item.accepted ? null : category));
     const name = place === null ? "object" : record.categories[place].name;
-    const clicks = item.clicks.length === 1 ? "1 click" : `${item.clicks.length} clicks`;
-    const state = item.accepted ? (item.dirty ? "changed" : "accepted") : clicks;
+    const made = [counted(item.boxes.length, "box", "boxes"), counted(item.clicks.length, "click", "clicks")];
+    const state = item.accepted ? (item.dirty ? "changed" : "accepted") : made.filter(Boolean).join(", ");
     return { id: item.id, label: `${index + 1} ${name}`, state, colour: place, chosen: item.id === current };
   }), (id) => {
     current = id === current ? null : id;

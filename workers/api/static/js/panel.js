@@ -56,6 +56,18 @@ export function showCategories(categories, chosen, onChoose) {
   }));
 }
 
+/** @param {number[]} scores In [0, 1]. @param {number} chosen Its index. @param {(index: number) => void} onChoose */
+export function showCandidates(scores, chosen, onChoose) {
+  $("candidates-title").hidden = scores.length < 2;
+  fill($("candidates"), scores.length < 2 ? [] : scores.map((score, index) => {
+    const button = make("button", {
+      type: "button", textContent: `${index + 1} · ${Math.round(100 * score)} %`, ariaPressed: String(index === chosen),
+    });
+    button.onclick = () => onChoose(index);
+    return make("li", {}, button);
+  }));
+}
+
 /**
  * @param {{id: string, label: string, state: string, colour: number | null, chosen: boolean}[]} objects
  * @param {(id: string) => void} onChoose

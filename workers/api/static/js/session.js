@@ -9,7 +9,7 @@ import { unpack, uuid4 } from "./bytes.js";
 import { Fold } from "./fold.js";
 
 /** @typedef {import("./fold.js").LogEvent} LogEvent */
-/** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask}} Shown */
+/** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask, scores: number[]}} Shown Scores of the candidates. */
 /**
  * What a session tells the page.
  * @typedef {object} Listener
@@ -290,7 +290,7 @@ export class Session {
   /** @param {any} reply A mask as the server sends it. */
   async #show(reply) {
     const instance = this.fold.instances.get(reply.instance_id);
-    const shown = { seq: reply.seq, sha: reply.mask_sha256, mask: await unpack(reply.bits) };
+    const shown = { seq: reply.seq, sha: reply.mask_sha256, mask: await unpack(reply.bits), scores: reply.scores };
     if (!instance || shown.seq < (this.masks.get(instance.id)?.seq ?? 0)) return;
     this.masks.set(instance.id, shown);
     const begun = this.#begun.get(reply.seq);
