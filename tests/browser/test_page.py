@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco
+from scipy.ndimage import binary_fill_holes, label
 
 from pipeline.storage.masks import current_masks
 from pipeline.storage.sessions import session_events
@@ -88,6 +91,12 @@ class Desk:
     def pixel(self, point: tuple[float, float]) -> tuple[int, ...]:
         """RGBA of the canvas at a point of the image."""
         return tuple(self.page.evaluate(_PIXEL, list(self.at(point))))
+
+    def settled(self, point: tuple[float, float]) -> tuple[int, ...]:
+        """The pixel once it has stayed the same for a while."""
+        seen = [self.pixel(point)]
+        self.wait(lambda: not seen.append(self.pixel(point)) and len(seen) > 10 and len(set(seen[-10:])) == 1)
+        return seen[-1]
 
     def wait(self, condition: Any) -> None:
         """Until a condition holds."""
@@ -235,6 +244,63 @@ def test_tab_cycles_the_candidates_and_the_chosen_one_is_stored(desk: Desk) -> N
     with desk.gateway.services.database.connect() as conn:
         tighter, official = sorted(mask.area for mask in current_masks(conn, CAMPAIGN))
     assert 0 < tighter < official
+
+
+def decoded(part: dict[str, Any]) -> np.ndarray:
+    """A mask as pycocotools reads it."""
+    return np.asarray(coco.decode({"size": part["size"], "counts": part["counts"].encode()}), np.bool_)
+
+
+def test_tools_of_the_page_agree_with_scipy_and_pycocotools(desk: Desk) -> None:
+    desk.begin()
+    rng = np.random.default_rng(0)
+    shapes = [(1, 1), (1, 9), (7, 1), (3, 3), (200, 300), *((int(h), int(w)) for h, w in rng.integers(2, 40, (40, 2)))]
+    masks = [rng.random(shape) < density for shape in shapes for density in (0.3, 0.6, 0.97, 1.0)]
+    changes = desk.page.evaluate(
+        """async (masks) => {
+          const { fillHoles, keepLargest } = await import("./js/tools.js");
+          return masks.map(({ height, width, pixels }) => {
+            const mask = { x: 3, y: 5, width, height, pixels: Uint8Array.from(pixels) };
+            return [fillHoles(mask), keepLargest(mask)];
+          });
+        }""",
+        [{"height": m.shape[0], "width": m.shape[1], "pixels": m.ravel().astype(int).tolist()} for m in masks],
+    )
+    for mask, (filled, kept) in zip(masks, changes, strict=True):
+        height, width = mask.shape
+        for change in filter(None, (filled, kept)):
+            assert change["box"] == [3, 5, 3 + width, 5 + height] and change["added"]["size"] == [height, width]
+        holes = binary_fill_holes(mask) & ~mask
+        assert np.array_equal(holes, decoded(filled["added"]) if filled else np.zeros_like(mask))
+        labels, count = label(mask, np.ones((3, 3)))
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        assert (kept is None) == (count < 2)
+        if kept:
+            rest = mask & ~decoded(kept["erased"])
+            assert label(rest, np.ones((3, 3)))[1] == 1 and rest.sum() == sizes.max()
+            assert not decoded(kept["added"]).any()
+
+
+def test_holes_are_filled_and_the_largest_part_kept_and_both_can_be_undone(desk: Desk) -> None:
+    desk.begin()
+    for dx, dy in ((-20, 0), (20, 0), (0, -20), (0, 20)):
+        desk.click((CENTRE[0] + dx, CENTRE[1] + dy))
+    desk.wait_saved()
+    beside_the_click = (CENTRE[0] + 4, CENTRE[1])
+    whole = desk.settled(beside_the_click)
+    desk.click(CENTRE, button="right")
+    desk.wait(lambda: desk.pixel(beside_the_click) != whole)
+    desk.page.keyboard.press("f")
+    desk.wait(lambda: desk.pixel(beside_the_click) == whole)
+    desk.page.keyboard.press("Control+z")
+    desk.wait(lambda: desk.pixel(beside_the_click) != whole)
+    desk.page.get_by_role("button", name="Fill holes").click()
+    desk.wait(lambda: desk.pixel(beside_the_click) == whole)
+    desk.page.keyboard.press("l")
+    desk.page.locator("#note", has_text="in one piece").wait_for()
+    desk.wait_saved()
+    kinds = [event.payload.get("tool", event.kind) for event in desk.events()]
+    assert kinds == ["open", *["click"] * 5, "fill_holes", "undo", "fill_holes"]
 
 
 def test_reload_in_mid_instance_goes_on_where_it_stopped(desk: Desk) -> None:

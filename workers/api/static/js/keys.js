@@ -9,6 +9,8 @@
  * @property {() => void} redo
  * @property {() => void} remove
  * @property {() => void} cancel
+ * @property {() => void} fill Give the object what it encloses.
+ * @property {() => void} largest Keep its largest part.
  * @property {() => void} hide
  * @property {(step: number) => boolean} candidate Show the next one (or, with -1, the one before). Whether there is one.
  * @property {() => void} help
@@ -72,6 +74,8 @@ function plain(event, actions, view) {
     case "Enter": case "n": case "N": return event.repeat ? () => {} : actions.accept;
     case "Delete": case "Backspace": return event.repeat ? () => {} : actions.remove;
     case "Escape": return actions.cancel;
+    case "f": case "F": return event.repeat ? () => {} : actions.fill;
+    case "l": case "L": return event.repeat ? () => {} : actions.largest;
     case "h": case "H": return actions.hide;
     case "?": case "F1": return actions.help;
     case "0": return () => view.fit();

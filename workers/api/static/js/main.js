@@ -9,6 +9,7 @@ import {
   showObjects, showScreen,
 } from "./panel.js";
 import { Session } from "./session.js";
+import { fillHoles, keepLargest } from "./tools.js";
 import { View } from "./view.js";
 
 /** @type {Session | null} */
@@ -184,6 +185,20 @@ function chooseCandidate(index) {
   if (index < candidates().length && index !== chosen()?.candidate) session?.add("candidate", current, { index });
 }
 
+/**
+ * Change the current object's mask without the model.
+ * @param {string} tool
+ * @param {(mask: import("./bytes.js").Mask) => import("./tools.js").Change | null} work
+ * @param {string} nothing What to say when there is nothing to do.
+ */
+function edit(tool, work, nothing) {
+  const shown = session?.masks.get(current ?? "");
+  if (session?.mode !== "live" || !shown) return;
+  const changed = isWaiting() ? null : work(shown.mask);
+  if (changed) session.add("mask_edit", current, { tool, ...changed });
+  else showNote("info", isWaiting() ? "The mask of your last edit is not here yet. Change it when you see it." : nothing);
+}
+
 /** Ask twice for what cannot be undone. @param {string} what @param {string} question @returns {boolean} Whether to do it. */
 function confirmed(what, question) {
   if (confirming === what) return true;
@@ -262,6 +277,8 @@ const actions = {
     chooseCandidate(((chosen()?.candidate ?? 0) + step + length) % length);
     return length > 1 || (isWaiting() && session?.online === true);
   },
+  fill: () => edit("fill_holes", fillHoles, "There is no hole to fill."),
+  largest: () => edit("keep_largest", keepLargest, "The object is in one piece."),
   hide() {
     hidden = !hidden;
     render();
@@ -328,7 +345,7 @@ function render() {
   const recent = fold.instances.get(fold.recent ?? "");
   $("undo").disabled = !live || !(instance?.top ?? recent?.top);
   $("redo").disabled = !live || !(instance?.redoTop ?? recent?.redoTop);
-  $("accept").disabled = !live || !instance || instance.empty;
+  for (const id of ["accept", "fill", "largest"]) $(id).disabled = !live || !instance || instance.empty;
   for (const id of ["submit", "skip", "release"]) $(id).disabled = !live;
   $("hide").ariaPressed = String(hidden);
   gate();
@@ -350,7 +367,7 @@ function gate() {
   }
 }
 
-for (const id of ["undo", "redo", "hide", "accept", "submit", "skip", "help"]) $(id).onclick = () => actions[id]();
+for (const id of ["undo", "redo", "fill", "largest", "hide", "accept", "submit", "skip", "help"]) $(id).onclick = () => actions[id]();
 $("fit").onclick = () => view.fit();
 $("release").onclick = () => session?.add("release", null);
 $("who").onclick = () => attempt(async () => {
