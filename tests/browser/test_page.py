@@ -12,6 +12,7 @@ import pytest
 from pycocotools import mask as coco
 from scipy.ndimage import binary_fill_holes, label
 
+from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.masks import current_masks
 from pipeline.storage.sessions import session_events
 from schemas.events import Event
@@ -74,18 +75,20 @@ class Desk:
         x, y = self.at(point)
         self.page.locator("#canvas").click(position={"x": x, "y": y}, **options)
 
-    def drag(self, start: tuple[float, float], end: tuple[float, float], escape: bool = False) -> None:
-        """Drag with Shift held; with escape, Esc comes before the button is let go."""
+    def drag(
+        self, start: tuple[float, float], end: tuple[float, float], *, escape: bool = False, button: Any = "left"
+    ) -> None:
+        """Drag with Shift held, which the brush does not mind; with escape, Esc comes before the button is let go."""
         box = self.page.locator("#canvas").bounding_box()
         (x0, y0), (x1, y1) = ((x + box["x"], y + box["y"]) for x, y in (self.at(start), self.at(end)))
         keyboard, mouse = self.page.keyboard, self.page.mouse
         keyboard.down("Shift")
         mouse.move(x0, y0)
-        mouse.down()
+        mouse.down(button=button)
         mouse.move(x1, y1, steps=4)
         if escape:
             keyboard.press("Escape")
-        mouse.up()
+        mouse.up(button=button)
         keyboard.up("Shift")
 
     def pixel(self, point: tuple[float, float]) -> tuple[int, ...]:
@@ -301,6 +304,44 @@ def test_holes_are_filled_and_the_largest_part_kept_and_both_can_be_undone(desk:
     desk.wait_saved()
     kinds = [event.payload.get("tool", event.kind) for event in desk.events()]
     assert kinds == ["open", *["click"] * 5, "fill_holes", "undo", "fill_holes"]
+
+
+def test_brush_begins_an_object_erases_and_stores_what_was_painted(desk: Desk) -> None:
+    desk.begin()
+    bare, cut = desk.pixel((20, 20)), (40.0, 20.0)
+    desk.page.keyboard.press("b")
+    desk.drag((20, 20), (60, 20), button="right")
+    desk.page.locator("#note", has_text="with the left button").wait_for()
+    desk.drag((20, 20), (60, 20))
+    desk.wait(lambda: desk.pixel((20, 20)) != bare)
+    masked = desk.settled(cut)
+    desk.page.keyboard.press("[")
+    desk.drag((40, 4), (40, 40), button="right")
+    desk.wait(lambda: desk.pixel(cut) != masked)
+    desk.click((100, 100))  # one dot
+    desk.drag((150, 110), (170, 130), escape=True)
+    desk.page.locator("#objects").get_by_text("3 strokes").wait_for()
+    desk.wait_saved()
+    first, eraser, dot = (event.payload for event in desk.events()[1:])
+    assert (first["radius"], eraser["radius"], dot["is_positive"]) == (8, pytest.approx(6.4), True)
+    assert [len(first["polyline"]) > 2, len(dot["polyline"])] == [True, 1]
+    painted = decoded(first["rle"])
+    y, x = np.mgrid[0 : painted.shape[0], 0 : painted.shape[1]] + 0.5
+    x, y = x + first["box"][0], y + first["box"][1]
+    away = np.hypot(x - np.clip(x, 20, 60), y - 20)
+    assert painted[away < 7].all() and not painted[away > 9].any()
+    assert decoded(dot["rle"]).sum() == pytest.approx(np.pi * 6.4**2, rel=0.1)
+    desk.page.keyboard.press("Escape")  # the brush first, the object would be next
+    assert desk.page.locator("#brush").get_attribute("aria-pressed") == "false"
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        (mask,) = current_masks(conn, CAMPAIGN)
+    stored = rle_to_mask(mask.rle)
+    assert stored[24, 20] and stored[100, 100] and not stored[20, 40]
+    assert mask.num_clicks == 0
 
 
 def test_reload_in_mid_instance_goes_on_where_it_stopped(desk: Desk) -> None:

@@ -43,6 +43,7 @@ export class Instance {
   get redoTop() { return this.undone.at(-1)?.undoId ?? null; }
   get clicks() { return this.#payloads("click"); }
   get boxes() { return this.#payloads("box"); }
+  get strokes() { return this.#payloads("brush"); }
   /** Index of the candidate that is shown. */
   get candidate() {
     const edit = this.node.edits.findLast(({ kind }) => kind === "candidate" || PREDICTIONS.has(kind));

@@ -9,6 +9,8 @@
  * @property {() => void} redo
  * @property {() => void} remove
  * @property {() => void} cancel
+ * @property {() => void} brush Take or put down the brush.
+ * @property {(factor: number) => void} resize The brush.
  * @property {() => void} fill Give the object what it encloses.
  * @property {() => void} largest Keep its largest part.
  * @property {() => void} hide
@@ -74,6 +76,9 @@ function plain(event, actions, view) {
     case "Enter": case "n": case "N": return event.repeat ? () => {} : actions.accept;
     case "Delete": case "Backspace": return event.repeat ? () => {} : actions.remove;
     case "Escape": return actions.cancel;
+    case "b": case "B": return event.repeat ? () => {} : actions.brush;
+    case "[": return () => actions.resize(0.8);
+    case "]": return () => actions.resize(1.25);
     case "f": case "F": return event.repeat ? () => {} : actions.fill;
     case "l": case "L": return event.repeat ? () => {} : actions.largest;
     case "h": case "H": return actions.hide;

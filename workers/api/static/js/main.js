@@ -9,7 +9,7 @@ import {
   showObjects, showScreen,
 } from "./panel.js";
 import { Session } from "./session.js";
-import { fillHoles, keepLargest } from "./tools.js";
+import { fillHoles, keepLargest, paint } from "./tools.js";
 import { View } from "./view.js";
 
 /** @type {Session | null} */
@@ -19,11 +19,13 @@ let current = null;
 /** @type {number | null} Number of the category for the next objects. */
 let category = null;
 let hidden = false;
+/** Radius of the brush in pixels of the image. */
+let radius = 8;
 /** What must be asked for twice in a row, and was asked for once. */
 let confirming = "";
 /** @type {Map<string, {key: string, layer: import("./view.js").Layer | null}>} */
 const tinted = new Map();
-const view = new View($("canvas"), onClick, onBox);
+const view = new View($("canvas"), { onClick, onBox, onStroke });
 
 const LAST = "clickloop.last";
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
@@ -157,7 +159,15 @@ function onBox(box) {
   prompt("box", box);
 }
 
-/** Tell the model something of the current object, or begin one with it. @param {string} kind @param {object} payload */
+/** @param {import("./view.js").Stroke} stroke */
+function onStroke(stroke) {
+  if (session?.mode !== "live") return;
+  const payload = paint(stroke, session.record.image.width, session.record.image.height);
+  if (current === null && !stroke.is_positive) showNote("info", "Begin an object by painting with the left button.");
+  else if (payload) prompt("brush", payload);
+}
+
+/** Add to the current object, or begin one with it. @param {string} kind @param {object} payload */
 function prompt(kind, payload) {
   if (session?.mode !== "live") return;
   confirming = "";
@@ -267,6 +277,10 @@ const actions = {
   },
   cancel() {
     if (view.cancel()) return;
+    if (view.brush !== null) {
+      actions.brush();
+      return;
+    }
     const instance = chosen();
     if (instance && !instance.accepted && !instance.empty) remove(instance.id);
     current = null;
@@ -276,6 +290,15 @@ const actions = {
     const { length } = candidates();
     chooseCandidate(((chosen()?.candidate ?? 0) + step + length) % length);
     return length > 1 || (isWaiting() && session?.online === true);
+  },
+  brush() {
+    view.brush = view.brush === null ? radius : null;
+    render();
+  },
+  resize(factor) {
+    radius = Math.min(Math.max(radius * factor, 1), 500);
+    if (view.brush !== null) view.brush = radius;
+    view.draw();
   },
   fill: () => edit("fill_holes", fillHoles, "There is no hole to fill."),
   largest: () => edit("keep_largest", keepLargest, "The object is in one piece."),
@@ -333,7 +356,10 @@ function render() {
   showObjects(seen.map((item, index) => {
     const place = placeOf(item.category ?? (item.accepted ? null : category));
     const name = place === null ? "object" : record.categories[place].name;
-    const made = [counted(item.boxes.length, "box", "boxes"), counted(item.clicks.length, "click", "clicks")];
+    const made = [
+      counted(item.boxes.length, "box", "boxes"), counted(item.clicks.length, "click", "clicks"),
+      counted(item.strokes.length, "stroke", "strokes"),
+    ];
     const state = item.accepted ? (item.dirty ? "changed" : "accepted") : made.filter(Boolean).join(", ");
     return { id: item.id, label: `${index + 1} ${name}`, state, colour: place, chosen: item.id === current };
   }), (id) => {
@@ -348,6 +374,7 @@ function render() {
   for (const id of ["accept", "fill", "largest"]) $(id).disabled = !live || !instance || instance.empty;
   for (const id of ["submit", "skip", "release"]) $(id).disabled = !live;
   $("hide").ariaPressed = String(hidden);
+  $("brush").ariaPressed = String(view.brush !== null);
   gate();
 }
 
@@ -367,7 +394,7 @@ function gate() {
   }
 }
 
-for (const id of ["undo", "redo", "fill", "largest", "hide", "accept", "submit", "skip", "help"]) $(id).onclick = () => actions[id]();
+for (const id of ["undo", "redo", "brush", "fill", "largest", "hide", "accept", "submit", "skip", "help"]) $(id).onclick = () => actions[id]();
 $("fit").onclick = () => view.fit();
 $("release").onclick = () => session?.add("release", null);
 $("who").onclick = () => attempt(async () => {

@@ -5,6 +5,8 @@
 /** @typedef {{box: [number, number, number, number], added: Rle, erased: Rle}} Change In the box (x0, y0, x1, y1). */
 
 const SIDES = /** @type {[number, number][]} */ ([[-1, 0], [1, 0], [0, -1], [0, 1]]);
+/** A line of no length would not be drawn. */
+export const DOT_PX = 0.01;
 const AROUND = /** @type {[number, number][]} */ ([...SIDES, [-1, -1], [1, -1], [-1, 1], [1, 1]]);
 
 /**
@@ -31,6 +33,31 @@ export function keepLargest(mask) {
   let largest = 1;
   for (let label = 2; label < sizes.length; label++) if (sizes[label] > sizes[largest]) largest = label;
   return change(mask, null, labels.map((label) => (label > 0 && label !== largest ? 1 : 0)));
+}
+
+/**
+ * What a round brush covers of an image along a line: the payload of a `brush` event.
+ * @param {import("./view.js").Stroke} stroke @param {number} width Of the image. @param {number} height
+ * @returns {Record<string, any> | null} Null where it covers no pixel of the image.
+ */
+export function paint({ points, radius, is_positive }, width, height) {
+  const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
+  const limit = (/** @type {number} */ value, /** @type {number} */ most) => Math.min(Math.max(value, 0), most);
+  const x0 = limit(Math.floor(Math.min(...xs) - radius), width);
+  const y0 = limit(Math.floor(Math.min(...ys) - radius), height);
+  const [w, h] = [limit(Math.ceil(Math.max(...xs) + radius), width) - x0, limit(Math.ceil(Math.max(...ys) + radius), height) - y0];
+  if (w < 1 || h < 1) return null;
+  const context = /** @type {OffscreenCanvasRenderingContext2D} */ (new OffscreenCanvas(w, h).getContext("2d"));
+  context.translate(-x0, -y0);
+  context.lineWidth = 2 * radius;
+  context.lineCap = context.lineJoin = "round";
+  context.moveTo(points[0][0] + DOT_PX, points[0][1]);
+  for (const [x, y] of points) context.lineTo(x, y);
+  context.stroke();
+  const { data } = context.getImageData(0, 0, w, h);
+  const pixels = Uint8Array.from({ length: w * h }, (_, index) => (data[4 * index + 3] > 127 ? 1 : 0));
+  if (!pixels.includes(1)) return null;
+  return { is_positive, box: [x0, y0, x0 + w, y0 + h], rle: encodeRle(pixels, w, h), polyline: points, radius };
 }
 
 /**

@@ -1,10 +1,20 @@
 /** The canvas: shows an image with layers and clicks under zoom and pan, and turns pointers into image coordinates. */
 
+import { DOT_PX } from "./tools.js";
+
 /** @typedef {{canvas: HTMLCanvasElement, x: number, y: number}} Layer */
 /** @typedef {{x: number, y: number, is_positive: boolean}} Click */
 /** @typedef {{x0: number, y0: number, x1: number, y1: number}} Box In pixels of the image, half-open. */
 
+/**
+ * @typedef {{points: [number, number][], radius: number, is_positive: boolean}} Stroke In pixels of the image.
+ * @typedef {{onClick: (click: Click) => void, onBox: (box: Box) => void, onStroke: (stroke: Stroke) => void}} Pointing
+ *   Called with clicks on the image, with boxes that were dragged (cut to the image) and with strokes of the brush.
+ */
+
 const DRAG_PX = 5;
+/** Of a stroke; the log takes 5,000. */
+const MOST_POINTS = 4000;
 const [LEFT, MIDDLE, RIGHT] = [0, 1, 2];
 
 export class View {
@@ -16,20 +26,23 @@ export class View {
   #left = 0;
   #top = 0;
   #space = false;
-  /** @type {{button: number, x: number, y: number, does: "click" | "pan" | "box"} | null} */
+  /** @type {{button: number, x: number, y: number, does: "click" | "pan" | "box" | "paint"} | null} */
   #press = null;
   /** @type {Box | null} What a drag spans now. */
   #rubber = null;
+  /** @type {Stroke | null} What is being painted. */
+  #stroke = null;
+  #pointer = { x: 0, y: 0 };
 
   /**
    * @param {HTMLCanvasElement} canvas
-   * @param {(click: Click) => void} onClick Called with clicks on the image, in its pixels.
-   * @param {(box: Box) => void} onBox Called with boxes that were dragged, cut to the image.
+   * @param {Pointing} pointing
    */
-  constructor(canvas, onClick, onBox) {
+  constructor(canvas, pointing) {
     this.canvas = canvas;
-    this.onClick = onClick;
-    this.onBox = onBox;
+    this.pointing = pointing;
+    /** @type {number | null} Pixels of the image from the middle to the edge of the brush; null: the pointer clicks. */
+    this.brush = null;
     /** @type {Layer[]} */
     this.layers = [];
     /** @type {Click[]} */
@@ -92,13 +105,12 @@ export class View {
     this.canvas.classList.toggle("pan", held);
   }
 
-  /** Drop what the pointer is in the middle of. @returns {boolean} Whether that was a box. */
+  /** Drop what the pointer is in the middle of. @returns {boolean} Whether that was a box or a stroke. */
   cancel() {
-    const wasBox = this.#press?.does === "box";
-    this.#press = null;
-    this.#rubber = null;
+    const wasDrawing = this.#press?.does === "box" || this.#press?.does === "paint";
+    this.#press = this.#rubber = this.#stroke = null;
     this.draw();
-    return wasBox;
+    return wasDrawing;
   }
 
   /** Draw with the next frame. */
@@ -134,6 +146,26 @@ export class View {
     for (const box of this.boxes) this.#frameOf(context, box);
     if (this.#rubber) this.#frameOf(context, this.#rubber);
     for (const click of this.clicks) this.#dot(context, click);
+    if (this.brush !== null) this.#paintBrush(context, this.brush);
+  }
+
+  /** The stroke so far, and the brush at the pointer. @param {CanvasRenderingContext2D} context @param {number} radius */
+  #paintBrush(context, radius) {
+    if (this.#stroke) {
+      const { points, is_positive } = this.#stroke;
+      context.beginPath();
+      context.moveTo((points[0][0] + DOT_PX) * this.#scale + this.#left, points[0][1] * this.#scale + this.#top);
+      for (const [x, y] of points) context.lineTo(x * this.#scale + this.#left, y * this.#scale + this.#top);
+      context.lineWidth = 2 * radius * this.#scale;
+      context.lineCap = context.lineJoin = "round";
+      context.strokeStyle = is_positive ? "rgb(18 130 59 / .6)" : "rgb(195 38 28 / .6)";
+      context.stroke();
+    }
+    context.beginPath();
+    context.arc(this.#pointer.x, this.#pointer.y, radius * this.#scale, 0, 2 * Math.PI);
+    context.lineWidth = 1.5;
+    context.strokeStyle = "#ffffff";
+    context.stroke();
   }
 
   /** White with black dashes: seen on every image. @param {CanvasRenderingContext2D} context @param {Box} box */
@@ -183,13 +215,22 @@ export class View {
     if (event.button === MIDDLE) event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
     const pans = event.button === MIDDLE || (event.button === LEFT && this.#space);
-    const does = pans ? "pan" : event.button === LEFT && event.shiftKey ? "box" : "click";
+    const paints = this.brush !== null && this.#image !== null;
+    const does = pans ? "pan" : paints ? "paint" : event.button === LEFT && event.shiftKey ? "box" : "click";
     this.#press = { button: event.button, x: event.offsetX, y: event.offsetY, does };
+    if (does === "paint") {
+      const is_positive = event.button === LEFT && !event.altKey;
+      this.#stroke = { points: [this.#inImage(event)], radius: this.brush ?? 0, is_positive };
+      this.draw();
+    }
   }
 
   /** @param {PointerEvent} event */
   #move(event) {
-    if (this.#press?.does === "pan") {
+    this.#pointer = { x: event.offsetX, y: event.offsetY };
+    if (this.brush !== null) this.draw();
+    if (this.#stroke) this.#extend(this.#stroke, event);
+    else if (this.#press?.does === "pan") {
       this.pan(event.offsetX - this.#press.x, event.offsetY - this.#press.y);
       this.#press.x = event.offsetX;
       this.#press.y = event.offsetY;
@@ -203,17 +244,33 @@ export class View {
   #up(event) {
     const press = this.#press;
     if (!press || event.button !== press.button) return;
+    const stroke = this.#stroke;
     this.cancel();
-    if (press.does === "pan" || !this.#image) return;
+    if (stroke) this.pointing.onStroke(stroke);
+    if (press.does === "pan" || press.does === "paint" || !this.#image) return;
     if (Math.hypot(event.offsetX - press.x, event.offsetY - press.y) > DRAG_PX) {
       const box = press.does === "box" ? this.#boxTo(press, event) : null;
-      if (box && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1) this.onBox(box);
+      if (box && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1) this.pointing.onBox(box);
       return;
     }
     const x = (press.x - this.#left) / this.#scale;
     const y = (press.y - this.#top) / this.#scale;
     if (x < 0 || y < 0 || x >= this.#image.width || y >= this.#image.height) return;
-    this.onClick({ x, y, is_positive: press.button === LEFT && !event.altKey });
+    this.pointing.onClick({ x, y, is_positive: press.button === LEFT && !event.altKey });
+  }
+
+  /** @param {PointerEvent} event @returns {[number, number]} Where it is, in pixels of the image. */
+  #inImage(event) {
+    return [(event.offsetX - this.#left) / this.#scale, (event.offsetY - this.#top) / this.#scale];
+  }
+
+  /** A point where the stroke has moved on; a long stroke loses every second one. @param {Stroke} stroke @param {PointerEvent} event */
+  #extend(stroke, event) {
+    const [x, y] = this.#inImage(event);
+    const [lastX, lastY] = stroke.points[stroke.points.length - 1];
+    if (Math.hypot(x - lastX, y - lastY) < Math.max(0.5, stroke.radius / 8)) return;
+    if (stroke.points.length === MOST_POINTS) stroke.points = stroke.points.filter((_point, index) => index % 2 === 0);
+    stroke.points.push([x, y]);
   }
 
   /** @param {{x: number, y: number}} press @param {PointerEvent} event @returns {Box} Between the two, cut to the image. */
