@@ -301,9 +301,20 @@ def test_holes_are_filled_and_the_largest_part_kept_and_both_can_be_undone(desk:
     desk.wait(lambda: desk.pixel(beside_the_click) == whole)
     desk.page.keyboard.press("l")
     desk.page.locator("#note", has_text="in one piece").wait_for()
+    bare, part = desk.pixel((20, 20)), (20.0, 20.0)
+    desk.page.keyboard.press("b")
+    desk.drag(part, (22, 20))
+    desk.wait(lambda: desk.pixel((16, 18)) != bare)
+    desk.wait_saved()
+    desk.page.keyboard.press("Escape")
+    apart = desk.settled(part)
+    desk.page.keyboard.press("l")
+    desk.wait(lambda: desk.pixel(part) == bare)
+    desk.page.keyboard.press("Control+z")
+    desk.wait(lambda: desk.pixel(part) == apart)
     desk.wait_saved()
     kinds = [event.payload.get("tool", event.kind) for event in desk.events()]
-    assert kinds == ["open", *["click"] * 5, "fill_holes", "undo", "fill_holes"]
+    assert kinds == ["open", *["click"] * 5, "fill_holes", "undo", "fill_holes", "brush", "keep_largest", "undo"]
 
 
 def test_brush_begins_an_object_erases_and_stores_what_was_painted(desk: Desk) -> None:

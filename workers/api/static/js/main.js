@@ -25,7 +25,7 @@ let radius = 8;
 let confirming = "";
 /** @type {Map<string, {key: string, layer: import("./view.js").Layer | null}>} */
 const tinted = new Map();
-const view = new View($("canvas"), { onClick, onBox, onStroke });
+const view = new View($("canvas"), { onClick, onBox: (box) => prompt("box", box), onStroke });
 
 const LAST = "clickloop.last";
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
@@ -154,11 +154,6 @@ function onClick(click) {
   else prompt("click", click);
 }
 
-/** @param {import("./view.js").Box} box */
-function onBox(box) {
-  prompt("box", box);
-}
-
 /** @param {import("./view.js").Stroke} stroke */
 function onStroke(stroke) {
   if (session?.mode !== "live") return;
@@ -182,7 +177,7 @@ function prompt(kind, payload) {
 /** Whether the mask of the current object's last edit has yet to come. */
 function isWaiting() {
   const instance = chosen();
-  return instance !== undefined && (session?.masks.get(instance.id)?.seq ?? 0) < instance.maskSeq;
+  return instance !== undefined && session !== null && session.isBehind(instance);
 }
 
 /** Scores of the current object's candidates, in their order; none while they may change. */
@@ -204,9 +199,13 @@ function chooseCandidate(index) {
 function edit(tool, work, nothing) {
   const shown = session?.masks.get(current ?? "");
   if (session?.mode !== "live" || !shown) return;
-  const changed = isWaiting() ? null : work(shown.mask);
+  if (isWaiting()) {
+    showNote("info", "The mask of your last edit is not here yet. Change it when you see it.");
+    return;
+  }
+  const changed = work(shown.mask);
   if (changed) session.add("mask_edit", current, { tool, ...changed });
-  else showNote("info", isWaiting() ? "The mask of your last edit is not here yet. Change it when you see it." : nothing);
+  else showNote("info", nothing);
 }
 
 /** Ask twice for what cannot be undone. @param {string} what @param {string} question @returns {boolean} Whether to do it. */
@@ -242,7 +241,7 @@ const actions = {
     const instance = chosen();
     if (!session || !instance || instance.empty || session.mode !== "live") return;
     const shown = session.masks.get(instance.id);
-    if (!shown || shown.seq < instance.maskSeq) {
+    if (!shown || session.isBehind(instance)) {
       showNote("info", "The mask of your last edit is not here yet. Accept it when you see it.");
     } else if (shown.mask.pixels.length === 0) {
       showNote("info", "The mask is empty: there is nothing to accept.");

@@ -74,6 +74,9 @@ export class Session {
 
   get online() { return this.#ready; }
 
+  /** @param {import("./fold.js").Instance} instance @returns {boolean} Whether the mask of its last edit has yet to come. */
+  isBehind(instance) { return (this.masks.get(instance.id)?.seq ?? 0) < instance.maskSeq; }
+
   /** Connect, and fetch the masks of what is there already. */
   start() {
     if (this.mode !== "live") return;
@@ -302,8 +305,7 @@ export class Session {
   #fetchMissing() {
     const waiting = new Set(this.pending.map((event) => event.instance_id));
     for (const instance of this.fold.shown) {
-      const behind = (this.masks.get(instance.id)?.seq ?? 0) < instance.maskSeq;
-      if (behind && !waiting.has(instance.id)) this.#fetch(instance.id);
+      if (this.isBehind(instance) && !waiting.has(instance.id)) this.#fetch(instance.id);
     }
   }
 

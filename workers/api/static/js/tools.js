@@ -6,7 +6,7 @@
 
 const SIDES = /** @type {[number, number][]} */ ([[-1, 0], [1, 0], [0, -1], [0, 1]]);
 /** A line of no length would not be drawn. */
-export const DOT_PX = 0.01;
+const DOT_PX = 0.01;
 const AROUND = /** @type {[number, number][]} */ ([...SIDES, [-1, -1], [1, -1], [-1, 1], [1, 1]]);
 
 /**
@@ -49,15 +49,25 @@ export function paint({ points, radius, is_positive }, width, height) {
   if (w < 1 || h < 1) return null;
   const context = /** @type {OffscreenCanvasRenderingContext2D} */ (new OffscreenCanvas(w, h).getContext("2d"));
   context.translate(-x0, -y0);
-  context.lineWidth = 2 * radius;
-  context.lineCap = context.lineJoin = "round";
-  context.moveTo(points[0][0] + DOT_PX, points[0][1]);
-  for (const [x, y] of points) context.lineTo(x, y);
-  context.stroke();
+  drawStroke(context, points, radius);
   const { data } = context.getImageData(0, 0, w, h);
   const pixels = Uint8Array.from({ length: w * h }, (_, index) => (data[4 * index + 3] > 127 ? 1 : 0));
   if (!pixels.includes(1)) return null;
   return { is_positive, box: [x0, y0, x0 + w, y0 + h], rle: encodeRle(pixels, w, h), polyline: points, radius };
+}
+
+/**
+ * Draw a stroke in pixels of the image, as the context is set up.
+ * @param {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} context
+ * @param {[number, number][]} points At least one. @param {number} radius
+ */
+export function drawStroke(context, points, radius) {
+  context.lineWidth = 2 * radius;
+  context.lineCap = context.lineJoin = "round";
+  context.beginPath();
+  context.moveTo(points[0][0] + DOT_PX, points[0][1]);
+  for (const [x, y] of points) context.lineTo(x, y);
+  context.stroke();
 }
 
 /**

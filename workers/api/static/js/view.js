@@ -1,6 +1,6 @@
 /** The canvas: shows an image with layers and clicks under zoom and pan, and turns pointers into image coordinates. */
 
-import { DOT_PX } from "./tools.js";
+import { drawStroke } from "./tools.js";
 
 /** @typedef {{canvas: HTMLCanvasElement, x: number, y: number}} Layer */
 /** @typedef {{x: number, y: number, is_positive: boolean}} Click */
@@ -142,25 +142,19 @@ export class View {
     context.imageSmoothingEnabled = zoom < 2;
     context.drawImage(this.#image, 0, 0);
     for (const layer of this.layers) context.drawImage(layer.canvas, layer.x, layer.y);
+    if (this.#stroke) {
+      context.strokeStyle = this.#stroke.is_positive ? "rgb(18 130 59 / .6)" : "rgb(195 38 28 / .6)";
+      drawStroke(context, this.#stroke.points, this.#stroke.radius);
+    }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     for (const box of this.boxes) this.#frameOf(context, box);
     if (this.#rubber) this.#frameOf(context, this.#rubber);
     for (const click of this.clicks) this.#dot(context, click);
-    if (this.brush !== null) this.#paintBrush(context, this.brush);
+    if (this.brush !== null) this.#brushAt(context, this.brush);
   }
 
-  /** The stroke so far, and the brush at the pointer. @param {CanvasRenderingContext2D} context @param {number} radius */
-  #paintBrush(context, radius) {
-    if (this.#stroke) {
-      const { points, is_positive } = this.#stroke;
-      context.beginPath();
-      context.moveTo((points[0][0] + DOT_PX) * this.#scale + this.#left, points[0][1] * this.#scale + this.#top);
-      for (const [x, y] of points) context.lineTo(x * this.#scale + this.#left, y * this.#scale + this.#top);
-      context.lineWidth = 2 * radius * this.#scale;
-      context.lineCap = context.lineJoin = "round";
-      context.strokeStyle = is_positive ? "rgb(18 130 59 / .6)" : "rgb(195 38 28 / .6)";
-      context.stroke();
-    }
+  /** The brush at the pointer. @param {CanvasRenderingContext2D} context @param {number} radius */
+  #brushAt(context, radius) {
     context.beginPath();
     context.arc(this.#pointer.x, this.#pointer.y, radius * this.#scale, 0, 2 * Math.PI);
     context.lineWidth = 1.5;
@@ -220,7 +214,7 @@ export class View {
     this.#press = { button: event.button, x: event.offsetX, y: event.offsetY, does };
     if (does === "paint") {
       const is_positive = event.button === LEFT && !event.altKey;
-      this.#stroke = { points: [this.#inImage(event)], radius: this.brush ?? 0, is_positive };
+      this.#stroke = { points: [this.#inImage(event.offsetX, event.offsetY)], radius: this.brush ?? 0, is_positive };
       this.draw();
     }
   }
@@ -253,20 +247,19 @@ export class View {
       if (box && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1) this.pointing.onBox(box);
       return;
     }
-    const x = (press.x - this.#left) / this.#scale;
-    const y = (press.y - this.#top) / this.#scale;
+    const [x, y] = this.#inImage(press.x, press.y);
     if (x < 0 || y < 0 || x >= this.#image.width || y >= this.#image.height) return;
     this.pointing.onClick({ x, y, is_positive: press.button === LEFT && !event.altKey });
   }
 
-  /** @param {PointerEvent} event @returns {[number, number]} Where it is, in pixels of the image. */
-  #inImage(event) {
-    return [(event.offsetX - this.#left) / this.#scale, (event.offsetY - this.#top) / this.#scale];
+  /** @param {number} x @param {number} y Of the canvas. @returns {[number, number]} In pixels of the image. */
+  #inImage(x, y) {
+    return [(x - this.#left) / this.#scale, (y - this.#top) / this.#scale];
   }
 
   /** A point where the stroke has moved on; a long stroke loses every second one. @param {Stroke} stroke @param {PointerEvent} event */
   #extend(stroke, event) {
-    const [x, y] = this.#inImage(event);
+    const [x, y] = this.#inImage(event.offsetX, event.offsetY);
     const [lastX, lastY] = stroke.points[stroke.points.length - 1];
     if (Math.hypot(x - lastX, y - lastY) < Math.max(0.5, stroke.radius / 8)) return;
     if (stroke.points.length === MOST_POINTS) stroke.points = stroke.points.filter((_point, index) => index % 2 === 0);
@@ -276,18 +269,20 @@ export class View {
   /** @param {{x: number, y: number}} press @param {PointerEvent} event @returns {Box} Between the two, cut to the image. */
   #boxTo(press, event) {
     const { width, height } = /** @type {ImageBitmap} */ (this.#image);
-    const [x0, x1] = span(press.x, event.offsetX, this.#left, this.#scale, width);
-    const [y0, y1] = span(press.y, event.offsetY, this.#top, this.#scale, height);
+    const [startX, startY] = this.#inImage(press.x, press.y);
+    const [endX, endY] = this.#inImage(event.offsetX, event.offsetY);
+    const [x0, x1] = span(startX, endX, width);
+    const [y0, y1] = span(startY, endY, height);
     return { x0, y0, x1, y1 };
   }
 }
 
 /**
- * Two places on an axis of the canvas, in pixels of the image, in order and inside it.
- * @param {number} a @param {number} b @param {number} start Of the image. @param {number} scale @param {number} limit
+ * Two places on an axis, in order and inside the image.
+ * @param {number} a @param {number} b @param {number} limit
  * @returns {[number, number]}
  */
-function span(a, b, start, scale, limit) {
-  const inside = (/** @type {number} */ value) => Math.min(Math.max((value - start) / scale, 0), limit);
+function span(a, b, limit) {
+  const inside = (/** @type {number} */ value) => Math.min(Math.max(value, 0), limit);
   return [inside(Math.min(a, b)), inside(Math.max(a, b))];
 }
