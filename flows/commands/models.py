@@ -47,6 +47,9 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="runs/latest", help="checkpoints and log (runs/latest)")
     parser.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
     parser.add_argument("--minutes", type=float, metavar="M", help="stop in time and save")
+    own = parser.add_argument_group("runs of the shipped model")
+    own.add_argument("--steps", type=positive_int, metavar="N", help="instead of the run's; its decay shrinks along")
+    own.add_argument("--seed", type=positive_int, metavar="N", help="other draws: for a run that goes on from its own weights")
     published = parser.add_argument_group("published runs")
     published.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the paper's")
     published.add_argument("--epoch-samples", type=positive_int, metavar="N", help="samples of an epoch, likewise")
@@ -200,7 +203,9 @@ def _train_compact(args: argparse.Namespace, data: Path | None, out: Path, resum
     from pipeline.configs.fdrn_compact import RUNS, export
     from pipeline.configs.fdrn_compact import train as run
 
-    chosen = RUNS[args.config]()
+    chosen = RUNS[args.config](*([args.steps] if args.steps else []))
+    if args.seed is not None:
+        chosen = replace(chosen, train=replace(chosen.train, seed=args.seed))
     done = run(chosen, data, out, resume, args.minutes)
     weights = out / f"{chosen.train.model_id}.safetensors"
     export(chosen, done.state_path, weights)
