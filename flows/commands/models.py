@@ -49,7 +49,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, metavar="M", help="stop in time and save")
     own = parser.add_argument_group("runs of the shipped model")
     own.add_argument("--steps", type=positive_int, metavar="N", help="instead of the run's; its decay shrinks along")
-    own.add_argument("--seed", type=positive_int, metavar="N", help="other draws: for a run that goes on from its own weights")
+    own.add_argument("--seed", type=positive_int, metavar="N", help="other draws, to go on from own weights")
     published = parser.add_argument_group("published runs")
     published.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the paper's")
     published.add_argument("--epoch-samples", type=positive_int, metavar="N", help="samples of an epoch, likewise")

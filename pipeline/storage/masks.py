@@ -61,9 +61,10 @@ def current_masks(
     return [mask_record(row) for row in conn.execute(query.order_by(MaskRow.number).limit(limit))]
 
 
-def session_masks(conn: Connection, session_id: str) -> list[MaskRecord]:
-    """Every mask that a session accepted, by number."""
-    query = mask_query().where(MaskRow.session_id == session_id).order_by(MaskRow.number)
+def session_masks(conn: Connection, session_id: str, after: int = 0, *, limit: int | None = None) -> list[MaskRecord]:
+    """Every mask that a session accepted, numbered above `after`, by number."""
+    query = mask_query().where(MaskRow.session_id == session_id, MaskRow.number > after)
+    query = query.order_by(MaskRow.number).limit(limit)
     return [mask_record(row) for row in conn.execute(query)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.desk import Desk, desk_at
 from tests.conftest import need
 from tests.workers.api.gateway import Gateway, gateway_in
 
@@ -36,3 +37,10 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     """A gateway with three images of a disc."""
     with gateway_in(tmp_path, images=3) as running:
         yield running
+
+
+@pytest.fixture
+def desk(browser: Any, gateway: Gateway) -> Iterator[Desk]:
+    """The page of a gateway with three images."""
+    with desk_at(browser, gateway) as opened:
+        yield opened

@@ -2,8 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,132 +13,10 @@ from scipy.ndimage import binary_fill_holes, label
 from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.masks import current_masks
 from pipeline.storage.sessions import session_events
-from schemas.events import Event
-from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Gateway, Work, gateway_in
+from tests.browser.desk import BESIDE, CENTRE, INSIDE, SIZE, Desk, desk_at
+from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Work, gateway_in
 
 pytestmark = pytest.mark.browser
-
-SIZE = (160, 120)
-CENTRE, BESIDE = (80.0, 60.0), (12.0, 12.0)
-INSIDE = (80.0, 45.0)
-"""In the disc, away from the click that is drawn at its centre."""
-TIMEOUT_MS = 30_000
-_PIXEL = """([x, y]) => {
-  const canvas = document.querySelector("#canvas");
-  const ratio = canvas.width / canvas.clientWidth;
-  return [...canvas.getContext("2d").getImageData(x * ratio, y * ratio, 1, 1).data];
-}"""
-
-
-class Desk:
-    """The page as a person sees it: points are in pixels of the image, fitted to the canvas."""
-
-    def __init__(self, page: Any, gateway: Gateway) -> None:
-        self.page = page
-        self.gateway = gateway
-        self.errors: list[str] = []
-        page.set_default_timeout(TIMEOUT_MS)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def identify(self, token: str = "") -> None:
-        """Fill in who works."""
-        self.page.get_by_role("textbox", name="Your name").fill("eve")
-        self.page.get_by_role("textbox", name="Token").fill(token)
-        self.page.get_by_role("button", name="Go on", exact=True).click()
-
-    def begin(self) -> None:
-        """From the first visit to the first image."""
-        self.page.goto(self.gateway.url)
-        self.identify()
-        self.page.get_by_role("button", name="discs").click()
-        self.wait_image(1)
-
-    def wait_image(self, number: int) -> None:
-        """Until the image of this number is drawn."""
-        self.page.locator("#where", has_text=f"Image {number} ").wait_for()
-        self.wait(lambda: self.pixel(BESIDE)[3] == 255)
-
-    def at(self, point: tuple[float, float]) -> tuple[float, float]:
-        """A point of the image in the canvas."""
-        box = self.page.locator("#canvas").bounding_box()
-        scale = min(box["width"] / SIZE[0], box["height"] / SIZE[1])
-        return tuple(
-            (full - side * scale) / 2 + value * scale
-            for full, side, value in zip((box["width"], box["height"]), SIZE, point, strict=True)
-        )
-
-    def click(self, point: tuple[float, float], **options: Any) -> None:
-        """Click on the image."""
-        x, y = self.at(point)
-        self.page.locator("#canvas").click(position={"x": x, "y": y}, **options)
-
-    def drag(
-        self, start: tuple[float, float], end: tuple[float, float], *, escape: bool = False, button: Any = "left"
-    ) -> None:
-        """Drag with Shift held, which the brush does not mind; with escape, Esc comes before the button is let go."""
-        box = self.page.locator("#canvas").bounding_box()
-        (x0, y0), (x1, y1) = ((x + box["x"], y + box["y"]) for x, y in (self.at(start), self.at(end)))
-        keyboard, mouse = self.page.keyboard, self.page.mouse
-        keyboard.down("Shift")
-        mouse.move(x0, y0)
-        mouse.down(button=button)
-        mouse.move(x1, y1, steps=4)
-        if escape:
-            keyboard.press("Escape")
-        mouse.up(button=button)
-        keyboard.up("Shift")
-
-    def pixel(self, point: tuple[float, float]) -> tuple[int, ...]:
-        """RGBA of the canvas at a point of the image."""
-        return tuple(self.page.evaluate(_PIXEL, list(self.at(point))))
-
-    def settled(self, point: tuple[float, float]) -> tuple[int, ...]:
-        """The pixel once it has stayed the same for a while."""
-        seen = [self.pixel(point)]
-        self.wait(lambda: not seen.append(self.pixel(point)) and len(seen) > 10 and len(set(seen[-10:])) == 1)
-        return seen[-1]
-
-    def wait(self, condition: Any) -> None:
-        """Until a condition holds."""
-        for _ in range(TIMEOUT_MS // 50):
-            if condition():
-                return
-            self.page.wait_for_timeout(50)
-        pytest.fail("the page did not get there in time")
-
-    def wait_saved(self) -> None:
-        """Until everything is acknowledged."""
-        self.page.locator("#badge", has_text="Saved").wait_for()
-
-    @property
-    def session_id(self) -> str:
-        return str(self.page.evaluate("location.hash")).removeprefix("#session=")
-
-    def events(self) -> list[Event]:
-        """The session's log."""
-        with self.gateway.services.database.connect() as conn:
-            return session_events(conn, self.session_id)
-
-    def kinds(self) -> list[str]:
-        return [event.kind for event in self.events()]
-
-
-@contextmanager
-def desk_at(browser: Any, gateway: Gateway) -> Iterator[Desk]:
-    """A fresh browser profile; fails when the page logs an error."""
-    context = browser.new_context(viewport={"width": 1000, "height": 640})
-    desk = Desk(context.new_page(), gateway)
-    yield desk
-    context.close()
-    assert desk.errors == []
-
-
-@pytest.fixture
-def desk(browser: Any, gateway: Gateway) -> Iterator[Desk]:
-    """The page of a gateway with three images."""
-    with desk_at(browser, gateway) as opened:
-        yield opened
 
 
 def test_click_undo_redo_accept_and_submit_store_the_mask(desk: Desk) -> None:
@@ -148,7 +24,7 @@ def test_click_undo_redo_accept_and_submit_store_the_mask(desk: Desk) -> None:
     bare = desk.pixel(INSIDE)
     desk.click(CENTRE)
     desk.wait(lambda: desk.pixel(INSIDE) != bare)
-    masked = desk.pixel(INSIDE)
+    masked = desk.settled(INSIDE)  # after the flash of what has changed
     outside = desk.pixel(BESIDE)
     desk.page.keyboard.press("Control+z")
     desk.wait(lambda: desk.pixel(INSIDE) == bare)
@@ -238,7 +114,7 @@ def test_tab_cycles_the_candidates_and_the_chosen_one_is_stored(desk: Desk) -> N
     assert candidates.count() == 0
     desk.page.keyboard.press("Tab")  # without candidates it leaves the image
     assert desk.page.evaluate("document.activeElement.id") != "canvas"
-    desk.click(CENTRE)  # the same object again, as the model would have it
+    desk.click(CENTRE, modifiers=["Control"])  # the same object again, as the model would have it
     candidates.nth(2).wait_for()
     desk.page.keyboard.press("Enter")
     desk.page.locator("#objects li", has_text="accepted").nth(1).wait_for()
@@ -434,7 +310,15 @@ def test_objects_can_be_deleted_and_an_image_skipped(desk: Desk) -> None:
     desk.page.get_by_role("button", name="Delete 1 disc").click()
     desk.wait_saved()
     desk.page.keyboard.press("Control+Space")
+    desk.page.get_by_role("button", name="Keep it").click()
+    desk.page.keyboard.press("Control+Space")
+    desk.page.get_by_label("The image is bad").check()
+    desk.page.get_by_label("In your words").fill("too dark <b>")
+    first = desk.session_id
+    desk.page.keyboard.press("Enter")
     desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        assert session_events(conn, first)[-1].payload["reason"] == "bad image: too dark <b>"
     with desk.gateway.services.database.connect() as conn:
         assert current_masks(conn, CAMPAIGN) == []
 

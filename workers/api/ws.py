@@ -2,7 +2,8 @@
 
 Client: first {"type": "hello", "epoch": N, "token"?, "annotator"?}, then {"type": "event", "event": {...}}.
 Server: {"type": "welcome", "session"}; per event {"type": "ack", event_id, seq, durable_seq, duplicate} once it is
-durable, or {"type": "error", event_id, error}; {"type": "mask", seq, instance_id, ..., latency_ms} when it is computed;
+durable, or {"type": "error", event_id, error}; {"type": "mask", seq, instance_id, ..., latency_ms} when it is computed
+(milliseconds by stage; `server`: from the event's arrival);
 {"type": "superseded", "epoch"} when the session was opened elsewhere. An ack never waits for a mask.
 """
 
@@ -247,10 +248,12 @@ class Connection:
 
     async def _show(self, preview: Preview, reply: MaskReply) -> None:
         message = {"type": "mask", "event_id": preview.event_id, **mask_json(reply, preview.seq, preview.instance_id)}
-        await self.send(message)
         started = self._started.pop(preview.event_id, None)
         if started is not None:
-            self._services.metrics.observe_stages({"total": (time.monotonic() - started) * 1e3})
+            server_ms = (time.monotonic() - started) * 1e3
+            message["latency_ms"] = {**reply.latency_ms, "server": round(server_ms, 1)}
+            self._services.metrics.observe_stages({"total": server_ms})
+        await self.send(message)
         self._services.background(self._services.intake.save_result(preview.event_id, reply))
 
     async def _fail(self, preview: Preview, error: dict[str, Any]) -> None:

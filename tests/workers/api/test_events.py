@@ -375,3 +375,23 @@ def test_concurrent_senders_of_the_same_seq_get_one_ack_and_conflicts(gateway: G
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 5
     assert {code_of(answer) for answer in answers if answer.status_code == 409} == {"conflict"}
     assert work.state()["last_seq"] == 2
+
+
+def test_accepted_masks_come_many_in_a_call_while_they_stand(gateway: Gateway, work: Work) -> None:
+    first, second = work.opened(), work.opened()
+    for instance, x in ((first, 80), (second, 70)):
+        shown = work.click(instance, x=x)["mask"]
+        work.do("accept", instance, seq=work.seq, mask_sha256=shown["mask_sha256"], category=1)
+    found = work.http.get(f"{work.path}/masks").json()
+    assert [one["instance_id"] for one in found["results"]] == [first, second] and found["next"] is None
+    for one in found["results"]:
+        alone = work.http.get(f"{work.path}/instances/{one['instance_id']}/mask").json()
+        assert {name: alone[name] for name in ("mask_sha256", "box_xywh", "rle", "area")} == {
+            name: one[name] for name in ("mask_sha256", "box_xywh", "rle", "area")
+        }
+        assert one["seq"] == alone["seq"]
+    work.click(first, x=20, y=20, is_positive=False)  # no longer what was accepted
+    work.do("delete", second)
+    assert work.http.get(f"{work.path}/masks").json()["results"] == []
+    with gateway.http("somebody") as other:
+        assert other.get(f"{work.path}/masks").status_code == 403

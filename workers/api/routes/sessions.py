@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
+from pipeline.storage.masks import session_masks
 from pipeline.storage.sessions import get_session, reopen_session, session_events
 from schemas.campaigns import SessionRecord
 from schemas.errors import ForbiddenError, NotFoundError
@@ -70,6 +71,42 @@ async def events(
         found = session_events(conn, session_id, after, limit=PAGE)
         following = f"/api/sessions/{session_id}/events?after={found[-1].seq}" if len(found) == PAGE else None
         return envelope([event.model_dump(mode="json") for event in found], record.last_seq, following)
+
+    return await services.read(load)
+
+
+@router.get("/{session_id}/masks")
+async def masks(
+    session_id: str, services: ServicesDep, caller: CallerDep, after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0
+) -> dict[str, Any]:
+    """The masks that the session accepted and did not change since, as they are stored: many objects in few calls.
+
+    Args:
+        after: Number of the last stored mask that is known already.
+    """
+    live = await _readable(services, caller, session_id)
+    standing = {
+        instance.accepted.mask_id: instance
+        for instance in live.state.instances.values()
+        if instance.accepted and not instance.deleted and instance.mask_seq <= instance.accepted.seq
+    }
+
+    def load(conn: Connection) -> dict[str, Any]:
+        found = session_masks(conn, session_id, after, limit=PAGE)
+        following = f"/api/sessions/{session_id}/masks?after={found[-1].number}" if len(found) == PAGE else None
+        results = [
+            {
+                "seq": standing[mask.id].mask_seq,
+                "instance_id": mask.instance_id,
+                "mask_sha256": mask.mask_sha256,
+                "rle": mask.rle.model_dump(mode="json"),
+                "box_xywh": mask.bbox,
+                "area": mask.area,
+            }
+            for mask in found
+            if mask.id in standing
+        ]
+        return envelope(results, len(standing), following)
 
     return await services.read(load)
 

@@ -41,3 +41,30 @@ export async function unpack(packed) {
   }
   return { x: x0, y: y0, width, height, pixels };
 }
+
+/**
+ * A mask from COCO's text of its runs (see `encodeRle` in tools.js).
+ * @param {{size: [number, number], counts: string}} rle
+ * @param {[number, number, number, number]} box x, y, width, height of what it covers.
+ * @returns {Mask}
+ */
+export function fromRle({ size: [rows], counts }, [left, top, width, height]) {
+  const pixels = new Uint8Array(width * height);
+  const runs = [];
+  let [at, value] = [0, 0];
+  for (let next = 0; next < counts.length; value ^= 1) {
+    let [run, shift, code] = [0, 0, 0];
+    do {
+      code = counts.charCodeAt(next++) - 48;
+      run |= (code & 0x1f) << shift;
+      shift += 5;
+    } while (code & 0x20);
+    if (code & 0x10) run |= -1 << shift;
+    if (runs.length > 2) run += runs[runs.length - 2];
+    runs.push(run);
+    const end = at + run;
+    if (value) for (let i = at; i < end; i++) pixels[((i % rows) - top) * width + Math.floor(i / rows) - left] = 1;
+    at = end;
+  }
+  return { x: left, y: top, width, height, pixels };
+}

@@ -8,7 +8,7 @@
  *   payload: Record<string, any>}} LogEvent
  * @typedef {{kind: string, payload: Record<string, any>}} Edit
  * @typedef {{eventId: string, kind: string, before: Node | null, edits: readonly Edit[], category: number | null,
- *   accepted: {seq: number, edits: readonly Edit[]} | null, deleted: boolean}} Node
+ *   unsure: boolean, accepted: {seq: number, edits: readonly Edit[]} | null, deleted: boolean}} Node
  */
 
 const EDITS = new Set(["open", "click", "box", "brush", "mask_edit", "candidate"]);
@@ -17,12 +17,14 @@ const PREDICTIONS = new Set(["open", "click", "box"]);
 
 /** One object. */
 export class Instance {
-  /** @param {LogEvent} event Its `open`. */
-  constructor(event) {
+  /** @param {LogEvent} event Its `open`. @param {number} order How many were opened before it. */
+  constructor(event, order) {
+    this.order = order;
     this.id = /** @type {string} */ (event.instance_id);
     /** @type {Node} */
     this.node = {
-      eventId: event.event_id, kind: "open", before: null, edits: [event], category: null, accepted: null, deleted: false,
+      eventId: event.event_id, kind: "open", before: null, edits: [event], category: null, unsure: false,
+      accepted: null, deleted: false,
     };
     /** @type {{undoId: string, node: Node}[]} */
     this.undone = [];
@@ -32,6 +34,7 @@ export class Instance {
   }
 
   get category() { return this.node.category; }
+  get unsure() { return this.node.unsure; }
   get deleted() { return this.node.deleted; }
   get accepted() { return this.node.accepted !== null; }
   /** Whether what stands is not (yet) what was accepted. */
@@ -44,13 +47,14 @@ export class Instance {
   get clicks() { return this.#payloads("click"); }
   get boxes() { return this.#payloads("box"); }
   get strokes() { return this.#payloads("brush"); }
+  get outlines() { return this.#payloads("mask_edit").filter(({ tool }) => tool === "polygon"); }
   /** Index of the candidate that is shown. */
   get candidate() {
-    const edit = this.node.edits.findLast(({ kind }) => kind === "candidate" || PREDICTIONS.has(kind));
+    const edit = this.node.edits.filter(({ kind }) => kind === "candidate" || PREDICTIONS.has(kind)).at(-1);
     return edit?.kind === "candidate" ? /** @type {number} */ (edit.payload.index) : 0;
   }
 
-  /** @param {string} kind */
+  /** @param {string} kind @returns {Record<string, any>[]} */
   #payloads(kind) { return this.node.edits.filter((edit) => edit.kind === kind).map((edit) => edit.payload); }
 
   /** @param {LogEvent} event */
@@ -75,6 +79,7 @@ export class Instance {
     const node = { ...before, before, eventId: event.event_id, kind };
     if (EDITS.has(kind)) node.edits = [...before.edits, event];
     if (kind === "category") node.category = payload.category;
+    if (kind === "flag") node.unsure = payload.unsure;
     if (kind === "delete") node.deleted = true;
     if (kind === "accept") {
       node.accepted = { seq: payload.seq, edits: this.history.get(payload.seq) ?? before.edits };
@@ -99,7 +104,7 @@ export class Fold {
   apply(event) {
     if (event.instance_id === null) return;
     this.recent = event.instance_id;
-    if (event.kind === "open") this.instances.set(event.instance_id, new Instance(event));
+    if (event.kind === "open") this.instances.set(event.instance_id, new Instance(event, this.instances.size));
     else this.instances.get(event.instance_id)?.apply(event);
   }
 

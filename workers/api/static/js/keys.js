@@ -1,100 +1,88 @@
 /** From the keyboard to actions. Fields and dialogs keep their keys, focused buttons keep Enter and Space. */
 
-/**
- * @typedef {object} Actions
- * @property {() => void} accept
- * @property {() => void} submit
- * @property {() => void} skip
- * @property {() => void} undo
- * @property {() => void} redo
- * @property {() => void} remove
- * @property {() => void} cancel
- * @property {() => void} brush Take or put down the brush.
- * @property {(factor: number) => void} resize The brush.
- * @property {() => void} fill Give the object what it encloses.
- * @property {() => void} largest Keep its largest part.
- * @property {() => void} hide
- * @property {(step: number) => boolean} candidate Show the next one (or, with -1, the one before). Whether there is one.
- * @property {() => void} help
- * @property {(index: number) => void} category By its place in the list, from 0.
- */
+import { actions } from "./actions.js";
+import { digitsOf, keysOf } from "./keymap.js";
+import { view } from "./view.js";
+
+/** @typedef {import("./keymap.js").Action} Action */
 
 const STEP_PX = 60;
+const NUDGE_PX = 12;
+/** A key that is held longer than this hides only while it is down. */
+const HOLD_MS = 350;
 const ARROWS = /** @type {Record<string, [number, number]>} */ ({
-  ArrowLeft: [STEP_PX, 0], ArrowRight: [-STEP_PX, 0], ArrowUp: [0, STEP_PX], ArrowDown: [0, -STEP_PX],
+  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1],
 });
+/** What a held key repeats. */
+const REPEATING = new Set(["smaller", "larger", "nearer", "farther", "undo", "redo"]);
 
-/**
- * @param {Actions} actions
- * @param {import("./view.js").View} view
- * @param {() => boolean} isActive Whether there is an image to work on.
- */
-export function installKeys(actions, view, isActive) {
+/** @param {KeyboardEvent} event @returns {string} For instance "Ctrl+Shift+Z"; a sign stands for itself, however it is typed. */
+function chord({ key, ctrlKey, metaKey, altKey, shiftKey }) {
+  const name = key === " " ? "Space" : key.length === 1 ? key.toUpperCase() : key;
+  const isLetter = /^[A-Z]$/.test(name) || name.length > 1;
+  return `${ctrlKey || metaKey ? "Ctrl+" : ""}${altKey ? "Alt+" : ""}${shiftKey && isLetter ? "Shift+" : ""}${name}`;
+}
+
+/** @param {EventTarget | null} target */
+const isTyping = (target) => target instanceof Element && target.closest("input, textarea, select, dialog") !== null;
+
+/** @param {() => boolean} isActive Whether there is an image to work on. */
+export function installKeys(isActive) {
+  let hiddenAt = 0;
   addEventListener("keydown", (event) => {
     if (!isActive() || isTyping(event.target)) return;
-    const action = event.ctrlKey || event.metaKey ? withControl(event, actions) : plain(event, actions, view);
+    const action = meaning(event);
     if (!action) return;
     event.preventDefault();
     action();
+    if (!event.repeat && named(event) === "hide") hiddenAt = performance.now();
   });
   addEventListener("keyup", (event) => {
     if (event.key === " ") view.hold(false);
+    if (hiddenAt && event.key.toUpperCase() === "H") {
+      if (performance.now() - hiddenAt > HOLD_MS) actions.hide();
+      hiddenAt = 0;
+    }
   });
   addEventListener("blur", () => view.hold(false));
 }
 
-/** @param {EventTarget | null} target */
-function isTyping(target) {
-  return target instanceof Element && target.closest("input, textarea, select, dialog") !== null;
+/** @param {KeyboardEvent} event @returns {Action | undefined} */
+function named(event) {
+  const [typed, keys] = [chord(event), Object.entries(keysOf())];
+  const meant = [typed, typed.replace(/^Shift\+(?=..)/, "")];  // Shift is held for a box while Esc is pressed, too
+  return /** @type {Action | undefined} */ (meant.map((one) => keys.find(([, own]) => own.includes(one))?.[0]).find(Boolean));
 }
 
-/** @param {KeyboardEvent} event @param {Actions} actions @returns {(() => void) | undefined} */
-function withControl(event, actions) {
-  if (event.altKey) return undefined;
-  switch (event.key.toLowerCase()) {
-    case "z": return event.shiftKey ? actions.redo : actions.undo;
-    case "y": return actions.redo;
-    case "enter": return event.repeat ? () => {} : actions.submit;
-    case " ": return event.repeat ? () => {} : actions.skip;
-    default: return undefined;
-  }
+/** @param {KeyboardEvent} event @returns {(() => void) | undefined} */
+function meaning(event) {
+  const typed = chord(event);
+  const onButton = event.target instanceof HTMLButtonElement;
+  if (onButton && (typed === "Enter" || typed === "Space")) return undefined;
+  const digit = /^(Ctrl\+)?([1-9])$/.exec(typed);
+  if (digit && (digit[1] ?? "") === digitsOf()) return () => actions.category(Number(digit[2]) - 1);
+  if (typed === "Tab" || typed === "Shift+Tab") return event.target === view.canvas ? nextCandidate(event) : undefined;
+  if (event.key in ARROWS) return () => arrow(event);
+  if (typed === "Space") return () => view.hold(true);
+  const name = named(event);
+  if (!name) return undefined;
+  return event.repeat && !REPEATING.has(name) ? () => {} : () => actions[name](0);
 }
 
 /**
+ * Arrows move the crosshair (Shift: one pixel of the screen), with Ctrl the image.
  * @param {KeyboardEvent} event
- * @param {Actions} actions
- * @param {import("./view.js").View} view
- * @returns {(() => void) | undefined}
  */
-function plain(event, actions, view) {
-  const onButton = event.target instanceof HTMLButtonElement;
-  if (event.altKey || (onButton && (event.key === "Enter" || event.key === " "))) return undefined;
-  if (/^[1-9]$/.test(event.key)) return () => actions.category(Number(event.key) - 1);
-  if (event.key === "Tab") return event.target === view.canvas ? nextCandidate(event, actions) : undefined;
-  if (event.key in ARROWS) return () => view.pan(...ARROWS[event.key]);
-  switch (event.key) {
-    case "Enter": case "n": case "N": return event.repeat ? () => {} : actions.accept;
-    case "Delete": case "Backspace": return event.repeat ? () => {} : actions.remove;
-    case "Escape": return actions.cancel;
-    case "b": case "B": return event.repeat ? () => {} : actions.brush;
-    case "[": return () => actions.resize(0.8);
-    case "]": return () => actions.resize(1.25);
-    case "f": case "F": return event.repeat ? () => {} : actions.fill;
-    case "l": case "L": return event.repeat ? () => {} : actions.largest;
-    case "h": case "H": return actions.hide;
-    case "?": case "F1": return actions.help;
-    case "0": return () => view.fit();
-    case "+": case "=": return () => view.zoom(1.25);
-    case "-": return () => view.zoom(0.8);
-    case " ": return () => view.hold(true);
-    default: return undefined;
-  }
+function arrow(event) {
+  const [dx, dy] = ARROWS[event.key];
+  if (event.ctrlKey || event.metaKey) view.pan(-dx * STEP_PX, -dy * STEP_PX);
+  else view.nudge(dx * (event.shiftKey ? 1 : NUDGE_PX), dy * (event.shiftKey ? 1 : NUDGE_PX));
 }
 
 /**
  * Tab goes through the candidates where there are several, and to the next control where there are not.
- * @param {KeyboardEvent} event @param {Actions} actions
+ * @param {KeyboardEvent} event
  */
-function nextCandidate(event, actions) {
+function nextCandidate(event) {
   return actions.candidate(event.shiftKey ? -1 : 1) ? () => {} : undefined;
 }

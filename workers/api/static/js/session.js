@@ -5,17 +5,19 @@
  */
 
 import { ApiError, PASSING, get, getAll, identity, patiently, post } from "./api.js";
-import { unpack, uuid4 } from "./bytes.js";
+import { fromRle, unpack, uuid4 } from "./bytes.js";
 import { Fold } from "./fold.js";
+import * as outbox from "./outbox.js";
 
 /** @typedef {import("./fold.js").LogEvent} LogEvent */
 /** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask, scores: number[]}} Shown Scores of the candidates. */
+/** @typedef {{total: number, stages: Record<string, number>}} Latency Milliseconds: from the event to its mask; on the server. */
 /**
  * What a session tells the page.
  * @typedef {object} Listener
  * @property {() => void} changed Anything that is drawn.
  * @property {(level: "info" | "error", text: string) => void} note
- * @property {(instanceId: string, shown: Shown, latencyMs: number | null) => void} mask
+ * @property {(instanceId: string, shown: Shown, before: Shown | undefined, latency: Latency | null) => void} mask
  * @property {(kind: string) => void} ended By its own submit, skip or release, once that is durable.
  * @property {() => void} reloaded
  * @property {() => void} unauthorized
@@ -45,9 +47,15 @@ export class Session {
   #retry = 0;
   /** @type {Map<number, number>} When the event of a seq was made. */
   #begun = new Map();
+  #warned = false;
 
-  /** @param {any} record As GET /api/sessions/{id} gives it. @param {LogEvent[]} events @param {Listener} listener */
-  constructor(record, events, listener) {
+  /**
+   * @param {any} record As GET /api/sessions/{id} gives it.
+   * @param {LogEvent[]} events
+   * @param {LogEvent[]} kept What this browser kept of it, see `outbox`.
+   * @param {Listener} listener
+   */
+  constructor(record, events, kept, listener) {
     this.listener = listener;
     this.id = /** @type {string} */ (record.id);
     this.epoch = /** @type {number} */ (record.epoch);
@@ -55,10 +63,13 @@ export class Session {
     this.pending = [];
     /** @type {Map<string, Shown>} */
     this.masks = new Map();
-    /** @type {"live" | "loading" | "readonly" | "lost" | "ended"} */
-    this.mode = "loading";
+    this.mode = /** @type {"live" | "loading" | "readonly" | "lost" | "ended"} */ ("loading");
+    /** @type {any} */
+    this.record = record;
+    this.leaseNo = this.lastSeq = 0;
+    this.fold = new Fold([]);
     this.#take(record, events);
-    this.#restore(events);
+    this.#restore(events, kept);
   }
 
   /**
@@ -69,19 +80,24 @@ export class Session {
   static async load(id, takeOver, listener) {
     let record = await get(`/api/sessions/${id}`);
     if (takeOver && record.state === "open") record = await post(`/api/sessions/${id}/open`);
-    return new Session(record, await getAll(`/api/sessions/${id}/events`), listener);
+    const events = await getAll(`/api/sessions/${id}/events`);
+    return new Session(record, events, await outbox.kept(id).catch(() => []), listener);
   }
 
+  get isLive() { return this.mode === "live"; }
   get online() { return this.#ready; }
 
-  /** @param {import("./fold.js").Instance} instance @returns {boolean} Whether the mask of its last edit has yet to come. */
+  /**
+   * @param {import("./fold.js").Instance} instance
+   * @returns {boolean} Whether the mask of its last edit has yet to come.
+   */
   isBehind(instance) { return (this.masks.get(instance.id)?.seq ?? 0) < instance.maskSeq; }
 
   /** Connect, and fetch the masks of what is there already. */
   start() {
     if (this.mode !== "live") return;
     this.#connect();
-    this.#fetchMissing();
+    this.#fetchAccepted().finally(() => this.#fetchMissing());
   }
 
   /** Leave the session as it is. */
@@ -113,7 +129,7 @@ export class Session {
     this.#begun.set(event.seq, performance.now());
     this.fold.apply(event);
     this.pending.push(event);
-    this.#keep();
+    outbox.keep(this.id, event).catch(() => this.#warn());
     this.#pump();
     this.listener.changed();
   }
@@ -124,7 +140,10 @@ export class Session {
     await this.reload(true);
   }
 
-  /** Take the server's state, dropping what it has not acknowledged. @param {boolean} [own] The newest epoch is ours. */
+  /**
+   * Take the server's state, dropping what it has not acknowledged.
+   * @param {boolean} [own] The newest epoch is ours.
+   */
   async reload(own = false) {
     this.mode = "loading";
     this.listener.changed();
@@ -134,17 +153,17 @@ export class Session {
       const stale = !own && record.epoch > this.epoch;
       this.epoch = own ? record.epoch : this.epoch;
       this.pending = [];
-      this.#keep();
+      if (!stale) outbox.clear(this.id).catch(() => {});
       this.#take(record, events);
-      if (stale && this.mode === "live") this.mode = "readonly";
+      if (stale && this.isLive) this.mode = "readonly";
     } catch (error) {
       this.#fail(error);
       return;
     }
     this.listener.reloaded();
-    if (this.mode !== "live") return;
+    if (!this.isLive) return;
     if (!this.#socket) this.#connect();
-    this.#fetchMissing();
+    this.#fetchAccepted().finally(() => this.#fetchMissing());
   }
 
   /** @param {any} record @param {LogEvent[]} events */
@@ -156,24 +175,28 @@ export class Session {
     this.mode = record.state === "open" ? "live" : record.state === "lost" ? "lost" : "ended";
   }
 
-  /** Events that an earlier life of this page had not seen acknowledged. @param {LogEvent[]} events */
-  #restore(events) {
+  /**
+   * Events that an earlier life of this page had not seen acknowledged; those of a lost session stay, as a draft.
+   * @param {LogEvent[]} events @param {LogEvent[]} kept
+   */
+  #restore(events, kept) {
     const known = new Set(events.map((event) => event.event_id));
-    const kept = /** @type {LogEvent[]} */ (JSON.parse(sessionStorage.getItem(this.#key) ?? "[]"));
     const waiting = kept.filter((event) => !known.has(event.event_id));
+    for (const event of kept) if (known.has(event.event_id)) outbox.drop(this.id, event.event_id).catch(() => {});
+    if (this.mode !== "live") return;
     const fits = waiting.every((event, i) => event.seq === this.lastSeq + 1 + i && event.lease_no === this.leaseNo);
-    if (fits && this.mode === "live") {
-      this.pending = waiting;
-      for (const event of waiting) this.fold.apply(event);
+    if (!fits) {
+      outbox.clear(this.id).catch(() => {});
+      return;
     }
-    this.#keep();
+    this.pending = waiting;
+    for (const event of waiting) this.fold.apply(event);
   }
 
-  get #key() { return `clickloop.pending.${this.id}`; }
-
-  #keep() {
-    if (this.pending.length > 0) sessionStorage.setItem(this.#key, JSON.stringify(this.pending));
-    else sessionStorage.removeItem(this.#key);
+  /** Say once that unsent events would not outlive a reload. */
+  #warn() {
+    if (!this.#warned) this.listener.note("error", "This browser keeps nothing for this page: stay until everything is saved.");
+    this.#warned = true;
   }
 
   #connect() {
@@ -185,7 +208,11 @@ export class Session {
     socket.onopen = () => socket.send(JSON.stringify({
       type: "hello", epoch: this.epoch, token: identity.token || null, annotator: identity.name || null,
     }));
-    socket.onmessage = (message) => this.#receive(JSON.parse(message.data));
+    socket.onmessage = ({ data }) => {
+      const message = parse(data);
+      if (message) this.#receive(message);
+      else this.#broken();
+    };
     socket.onclose = () => this.#broken();
   }
 
@@ -218,7 +245,8 @@ export class Session {
     if (!this.#ready || !this.#socket || this.#sent || this.pending.length === 0 || this.mode !== "live") return;
     const event = this.pending[0];
     this.#sent = event.event_id;
-    const mask = MASK_KINDS.has(event.kind) ? "bits" : "none";
+    const isEmpty = event.kind === "open" && !event.payload.mask_id;
+    const mask = MASK_KINDS.has(event.kind) && !isEmpty ? "bits" : "none";
     this.#socket.send(JSON.stringify({ type: "event", mask, event: { ...event, session_epoch: this.epoch } }));
     this.#watch();
   }
@@ -253,7 +281,7 @@ export class Session {
     this.#sent = null;
     this.#pause = 500;
     this.lastSeq = event.seq;
-    this.#keep();
+    outbox.drop(this.id, event.event_id).catch(() => {});
     if (SESSION_KINDS.has(event.kind)) {
       this.mode = "ended";
       this.close();
@@ -292,13 +320,26 @@ export class Session {
 
   /** @param {any} reply A mask as the server sends it. */
   async #show(reply) {
+    const mask = reply.bits ? await unpack(reply.bits) : fromRle(reply.rle, reply.box_xywh);
     const instance = this.fold.instances.get(reply.instance_id);
-    const shown = { seq: reply.seq, sha: reply.mask_sha256, mask: await unpack(reply.bits), scores: reply.scores };
-    if (!instance || shown.seq < (this.masks.get(instance.id)?.seq ?? 0)) return;
+    const before = this.masks.get(reply.instance_id);
+    const shown = { seq: reply.seq, sha: reply.mask_sha256, mask, scores: reply.scores ?? [] };
+    if (!instance || shown.seq < (before?.seq ?? 0)) return;
     this.masks.set(instance.id, shown);
     const begun = this.#begun.get(reply.seq);
     this.#begun.delete(reply.seq);
-    this.listener.mask(instance.id, shown, begun === undefined ? null : performance.now() - begun);
+    const latency = begun === undefined ? null : { total: performance.now() - begun, stages: reply.latency_ms ?? {} };
+    this.listener.mask(instance.id, shown, before, latency);
+  }
+
+  /** Masks that were accepted and not changed since: stored ones, many in a call. */
+  async #fetchAccepted() {
+    if (!this.fold.shown.some((instance) => instance.accepted && this.isBehind(instance))) return;
+    try {
+      for (const reply of await patiently(() => getAll(`/api/sessions/${this.id}/masks`))) await this.#show(reply);
+    } catch (error) {
+      this.#fail(error);
+    }
   }
 
   /** Masks of acknowledged edits that never came: the page or the connection was new. */
@@ -325,5 +366,18 @@ export class Session {
     if (!(error instanceof ApiError)) throw error;
     if (error.code === "unauthorized") this.listener.unauthorized();
     else this.listener.note("error", error.message);
+  }
+}
+
+/**
+ * @param {unknown} frame
+ * @returns {Record<string, any> | null} What it says; null: it is no JSON object, and so is the connection none of ours.
+ */
+function parse(frame) {
+  try {
+    const message = JSON.parse(String(frame));
+    return typeof message === "object" ? message : null;
+  } catch {
+    return null;
   }
 }

@@ -1,5 +1,7 @@
 /** Changes of a mask without the model: what a tool adds and erases, as the log stores it. Knows no page and no server. */
 
+import { covered } from "./contour.js";
+
 /** @typedef {import("./bytes.js").Mask} Mask */
 /** @typedef {{size: [number, number], counts: string}} Rle COCO's compressed runs, column by column. */
 /** @typedef {{box: [number, number, number, number], added: Rle, erased: Rle}} Change In the box (x0, y0, x1, y1). */
@@ -35,6 +37,58 @@ export function keepLargest(mask) {
   return change(mask, null, labels.map((label) => (label > 0 && label !== largest ? 1 : 0)));
 }
 
+/** Of a polygon; the log takes 5,000. */
+const MOST_CORNERS = 5000;
+
+/**
+ * Make one mask into another.
+ * @param {Mask} before May have no pixels. @param {Mask} after
+ * @param {import("./contour.js").Point[][]} rings The outline that `after` was drawn from: the longest goes into the log.
+ * @returns {(Change & {polygon: import("./contour.js").Point[]}) | null} Null where they are the same.
+ */
+export function reshape(before, after, rings) {
+  const { old, now, ...box } = together(before, after);
+  const part = (/** @type {Uint8Array} */ one, /** @type {Uint8Array} */ other) => one.map((value, index) => value & ~other[index] & 1);
+  const changed = change({ ...box, pixels: now }, part(now, old), part(old, now));
+  const longest = rings.reduce((so, ring) => (ring.length > so.length ? ring : so), []);
+  return changed && { ...changed, polygon: longest.length > MOST_CORNERS ? [] : longest };
+}
+
+/**
+ * @param {Mask} before May have no pixels. @param {Mask} after
+ * @returns {Mask} The pixels that only one of them has.
+ */
+export function difference(before, after) {
+  const { old, now, ...box } = together(before, after);
+  return { ...box, pixels: now.map((value, index) => value ^ old[index]) };
+}
+
+/**
+ * Two masks in the box that holds both.
+ * @param {Mask} before @param {Mask} after
+ */
+function together(before, after) {
+  const both = [before, after].filter((mask) => mask.pixels.length > 0);
+  if (both.length === 0) return { x: 0, y: 0, width: 0, height: 0, old: new Uint8Array(0), now: new Uint8Array(0) };
+  const [x, y] = [Math.min(...both.map((mask) => mask.x)), Math.min(...both.map((mask) => mask.y))];
+  const width = Math.max(...both.map((mask) => mask.x + mask.width)) - x;
+  const height = Math.max(...both.map((mask) => mask.y + mask.height)) - y;
+  return { x, y, width, height, old: within(before, x, y, width, height), now: within(after, x, y, width, height) };
+}
+
+/**
+ * @param {Mask} mask @param {number} x @param {number} y @param {number} width @param {number} height
+ * @returns {Uint8Array} Its pixels in a larger box.
+ */
+function within(mask, x, y, width, height) {
+  const pixels = new Uint8Array(width * height);
+  for (let row = 0; row < mask.height; row++) {
+    const from = mask.pixels.subarray(row * mask.width, (row + 1) * mask.width);
+    pixels.set(from, (mask.y - y + row) * width + mask.x - x);
+  }
+  return pixels;
+}
+
 /**
  * What a round brush covers of an image along a line: the payload of a `brush` event.
  * @param {import("./view.js").Stroke} stroke @param {number} width Of the image. @param {number} height
@@ -50,8 +104,7 @@ export function paint({ points, radius, is_positive }, width, height) {
   const context = /** @type {OffscreenCanvasRenderingContext2D} */ (new OffscreenCanvas(w, h).getContext("2d"));
   context.translate(-x0, -y0);
   drawStroke(context, points, radius);
-  const { data } = context.getImageData(0, 0, w, h);
-  const pixels = Uint8Array.from({ length: w * h }, (_, index) => (data[4 * index + 3] > 127 ? 1 : 0));
+  const pixels = covered(context, w, h);
   if (!pixels.includes(1)) return null;
   return { is_positive, box: [x0, y0, x0 + w, y0 + h], rle: encodeRle(pixels, w, h), polyline: points, radius };
 }
@@ -108,7 +161,8 @@ function components({ width, height, pixels }, value, neighbours) {
  */
 function change({ x, y, width, height, pixels }, added, erased) {
   const none = new Uint8Array(pixels.length);
-  if (!Array.prototype.includes.call(added ?? erased ?? none, 1)) return null;
+  const has = (/** @type {ArrayLike<number> | null} */ part) => Array.prototype.includes.call(part ?? none, 1);
+  if (!has(added) && !has(erased)) return null;
   const encoded = (/** @type {ArrayLike<number> | null} */ part) => encodeRle(part ?? none, width, height);
   return { box: [x, y, x + width, y + height], added: encoded(added), erased: encoded(erased) };
 }

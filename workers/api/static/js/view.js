@@ -2,71 +2,136 @@
 
 import { drawStroke } from "./tools.js";
 
-/** @typedef {{canvas: HTMLCanvasElement, x: number, y: number}} Layer */
+/** @typedef {{canvas: HTMLCanvasElement, x: number, y: number, width: number, height: number}} Layer In pixels of the image. */
 /** @typedef {{x: number, y: number, is_positive: boolean}} Click */
 /** @typedef {{x0: number, y0: number, x1: number, y1: number}} Box In pixels of the image, half-open. */
+/** @typedef {{points: [number, number][], radius: number, is_positive: boolean}} Stroke In pixels of the image. */
+/** @typedef {"click" | "box" | "brush" | "eraser" | "polygon"} Tool */
 
 /**
- * @typedef {{points: [number, number][], radius: number, is_positive: boolean}} Stroke In pixels of the image.
- * @typedef {{onClick: (click: Click) => void, onBox: (box: Box) => void, onStroke: (stroke: Stroke) => void}} Pointing
- *   Called with clicks on the image, with boxes that were dragged (cut to the image) and with strokes of the brush.
+ * @typedef {object} Pointing Called with what was pointed at.
+ * @property {(click: Click, isNew: boolean) => void} onClick With Ctrl it is meant for a new object.
+ * @property {(box: Box) => void} onBox Cut to the image.
+ * @property {(stroke: Stroke) => void} onStroke
+ * @property {() => void} onOutline The outline changed.
+ * @property {() => void} onClosed The outline was closed by a click on its first corner.
+ * @property {() => boolean} isShiftNegative Whether Shift+click says no.
  */
 
 const DRAG_PX = 5;
+/** How near a pointer comes to a corner to hold it; fingers are wider. */
+const REACH_PX = { mouse: 8, touch: 20 };
 /** Of a stroke; the log takes 5,000. */
 const MOST_POINTS = 4000;
 const [LEFT, MIDDLE, RIGHT] = [0, 1, 2];
+const [FARTHEST, NEAREST] = [0.02, 64];
+/** Zoom from which the pixels' borders are drawn. */
+const GRID_ZOOM = 14;
+/** Longest side of what layers are gathered on while the image is shown smaller than that. */
+const GATHER_PX = 2048;
+/** Smaller copies of an image are made down to this longest side. */
+const SMALLEST_COPY_PX = 1024;
+const FLASH_MS = 450;
 
 export class View {
   #frame = 0;
   #fitted = true;
   /** @type {ImageBitmap | null} */
   #image = null;
+  /** @type {ImageBitmap[]} The image and copies of half the size of the one before. */
+  #copies = [];
   #scale = 1;
   #left = 0;
   #top = 0;
   #space = false;
-  /** @type {{button: number, x: number, y: number, does: "click" | "pan" | "box" | "paint"} | null} */
+  /** @type {{button: number, x: number, y: number, does: "click" | "pan" | "box" | "paint" | "outline"} | null} */
   #press = null;
   /** @type {Box | null} What a drag spans now. */
   #rubber = null;
   /** @type {Stroke | null} What is being painted. */
   #stroke = null;
-  #pointer = { x: 0, y: 0 };
+  /** @type {{x: number, y: number} | null} In the canvas; null: not over it. */
+  #pointer = null;
+  /** Whether the pointer was last moved by keys. */
+  #byKeys = false;
+  /** @type {Map<number, {x: number, y: number}>} Fingers that are down. */
+  #touches = new Map();
+  /** @type {{canvas: HTMLCanvasElement, scale: number, layers: readonly Layer[]} | null} */
+  #gathered = null;
+  /** @type {{layer: Layer, from: number} | null} */
+  #flash = null;
 
-  /**
-   * @param {HTMLCanvasElement} canvas
-   * @param {Pointing} pointing
-   */
-  constructor(canvas, pointing) {
+  /** @param {HTMLCanvasElement} canvas */
+  constructor(canvas) {
     this.canvas = canvas;
-    this.pointing = pointing;
-    /** @type {number | null} Pixels of the image from the middle to the edge of the brush; null: the pointer clicks. */
-    this.brush = null;
-    /** @type {Layer[]} */
+    /** @type {Pointing | null} */
+    this.pointing = null;
+    this.tool = /** @type {Tool} */ ("click");
+    /** Pixels of the image from the middle to the edge of the brush. */
+    this.radius = 8;
+    /** @type {import("./polygon.js").Polygon | null} */
+    this.polygon = null;
+    /** @type {readonly Layer[]} Masks that stay as they are for a while. */
     this.layers = [];
+    /** @type {Layer | null} The mask that is being worked on. */
+    this.active = null;
     /** @type {Click[]} */
     this.clicks = [];
     /** @type {Box[]} */
     this.boxes = [];
+    this.crosshair = false;
     new ResizeObserver(() => this.#resize()).observe(canvas);
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#up(event));
-    canvas.addEventListener("pointercancel", () => this.cancel());
+    canvas.addEventListener("pointercancel", (event) => this.#lost(event));
+    canvas.addEventListener("pointerleave", () => this.#leave());
   }
 
   /** @param {ImageBitmap | null} image */
   show(image) {
-    this.#image?.close();
+    for (const copy of this.#copies) copy.close();
     this.#image = image;
+    this.#copies = image ? [image] : [];
     this.layers = [];
+    this.active = this.#gathered = this.#flash = null;
     this.clicks = [];
     this.boxes = [];
-    this.cancel();
+    this.take(this.tool === "polygon" ? "click" : this.tool, this.radius);
     this.fit();
+    if (image) this.#copy(image);
+  }
+
+  /**
+   * Make the smaller copies, which are quicker to draw.
+   * @param {ImageBitmap} image
+   */
+  async #copy(image) {
+    for (let last = image; Math.max(last.width, last.height) > 2 * SMALLEST_COPY_PX; ) {
+      const [resizeWidth, resizeHeight] = [Math.ceil(last.width / 2), Math.ceil(last.height / 2)];
+      const copy = await createImageBitmap(last, { resizeWidth, resizeHeight, resizeQuality: "medium" }).catch(() => null);
+      if (!copy || this.#image !== image) {
+        copy?.close();
+        return;
+      }
+      this.#copies.push(copy);
+      last = copy;
+    }
+    this.draw();
+  }
+
+  /**
+   * What the pointer does from now on.
+   * @param {Tool} tool @param {number} radius Of the brush.
+   */
+  take(tool, radius) {
+    this.cancel();
+    this.tool = tool;
+    this.radius = radius;
+    this.polygon = null;
+    this.draw();
   }
 
   /** The whole image, centred. */
@@ -83,7 +148,7 @@ export class View {
 
   /** @param {number} factor @param {number} [x] Of the point that stays, in the canvas; its centre. @param {number} [y] */
   zoom(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
-    const scale = Math.min(Math.max(this.#scale * factor, 0.02), 64);
+    const scale = Math.min(Math.max(this.#scale * factor, FARTHEST), NEAREST);
     this.#left = x - ((x - this.#left) * scale) / this.#scale;
     this.#top = y - ((y - this.#top) * scale) / this.#scale;
     this.#scale = scale;
@@ -99,13 +164,47 @@ export class View {
     this.draw();
   }
 
+  /**
+   * Move the crosshair by keys; the image follows it over the edge.
+   * @param {number} dx @param {number} dy
+   */
+  nudge(dx, dy) {
+    const { clientWidth, clientHeight } = this.canvas;
+    const { x, y } = this.#pointer ?? { x: clientWidth / 2, y: clientHeight / 2 };
+    const [aimX, aimY] = this.#pointer ? [x + dx, y + dy] : [x, y];
+    this.#pointer = { x: Math.min(Math.max(aimX, 0), clientWidth - 1), y: Math.min(Math.max(aimY, 0), clientHeight - 1) };
+    this.#byKeys = true;
+    this.pan(this.#pointer.x - aimX, this.#pointer.y - aimY);
+  }
+
+  /**
+   * Click where the pointer or the crosshair is.
+   * @param {boolean} is_positive
+   */
+  clickAtPointer(is_positive) {
+    if (!this.#pointer) this.nudge(0, 0);
+    if (this.#pointer) this.#clickAt(this.#pointer.x, this.#pointer.y, is_positive, false);
+  }
+
+  /**
+   * Light a layer up and let it fade.
+   * @param {Layer} layer
+   */
+  flash(layer) {
+    this.#flash = { layer, from: performance.now() };
+    this.draw();
+  }
+
   /** @param {boolean} held Whether Space is down: the left button then moves the image. */
   hold(held) {
     this.#space = held;
     this.canvas.classList.toggle("pan", held);
   }
 
-  /** Drop what the pointer is in the middle of. @returns {boolean} Whether that was a box or a stroke. */
+  /**
+   * Drop what the pointer is in the middle of.
+   * @returns {boolean} Whether that was a box or a stroke.
+   */
   cancel() {
     const wasDrawing = this.#press?.does === "box" || this.#press?.does === "paint";
     this.#press = this.#rubber = this.#stroke = null;
@@ -136,12 +235,17 @@ export class View {
     const ratio = devicePixelRatio || 1;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (!this.#image) return;
+    const image = this.#image;
+    if (!image) return;
     const zoom = this.#scale * ratio;
     context.setTransform(zoom, 0, 0, zoom, this.#left * ratio, this.#top * ratio);
     context.imageSmoothingEnabled = zoom < 2;
-    context.drawImage(this.#image, 0, 0);
-    for (const layer of this.layers) context.drawImage(layer.canvas, layer.x, layer.y);
+    const copy = this.#copies.filter(({ width }) => width >= image.width * zoom).at(-1) ?? image;
+    context.drawImage(copy, 0, 0, image.width, image.height);
+    this.#paintLayers(context, image, zoom);
+    if (this.active) draw(context, this.active);
+    this.#paintFlash(context);
+    if (this.#scale >= GRID_ZOOM) this.#grid(context, image);
     if (this.#stroke) {
       context.strokeStyle = this.#stroke.is_positive ? "rgb(18 130 59 / .6)" : "rgb(195 38 28 / .6)";
       drawStroke(context, this.#stroke.points, this.#stroke.radius);
@@ -150,22 +254,102 @@ export class View {
     for (const box of this.boxes) this.#frameOf(context, box);
     if (this.#rubber) this.#frameOf(context, this.#rubber);
     for (const click of this.clicks) this.#dot(context, click);
-    if (this.brush !== null) this.#brushAt(context, this.brush);
+    if (this.polygon) this.#outline(context, this.polygon);
+    if (this.#pointer) this.#pointed(context, this.#pointer);
   }
 
-  /** The brush at the pointer. @param {CanvasRenderingContext2D} context @param {number} radius */
-  #brushAt(context, radius) {
+  /**
+   * Layers one by one where few are seen, else gathered on one canvas.
+   * @param {CanvasRenderingContext2D} context @param {ImageBitmap} image @param {number} zoom
+   */
+  #paintLayers(context, image, zoom) {
+    const scale = Math.min(1, GATHER_PX / Math.max(image.width, image.height));
+    if (scale < 1 && zoom > scale) {
+      const seen = this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image);
+      for (const layer of this.layers) if (meets(layer, seen)) draw(context, layer);
+      return;
+    }
+    if (this.layers.length === 0) return;
+    context.drawImage(this.#gather(image, scale), 0, 0, image.width, image.height);
+  }
+
+  /** @param {ImageBitmap} image @param {number} scale @returns {HTMLCanvasElement} */
+  #gather(image, scale) {
+    const known = this.#gathered;
+    const canvas = known?.canvas ?? document.createElement("canvas");
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    const before = known?.layers ?? [];
+    const isLonger = known !== null && before.every((layer, index) => layer === this.layers[index]);
+    if (!isLonger) {
+      canvas.width = Math.ceil(image.width * scale);
+      canvas.height = Math.ceil(image.height * scale);
+    }
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    for (const layer of isLonger ? this.layers.slice(before.length) : this.layers) draw(context, layer);
+    this.#gathered = { canvas, scale, layers: [...this.layers] };
+    return canvas;
+  }
+
+  /** @param {CanvasRenderingContext2D} context */
+  #paintFlash(context) {
+    if (!this.#flash) return;
+    const left = 1 - (performance.now() - this.#flash.from) / FLASH_MS;
+    if (left <= 0) {
+      this.#flash = null;
+      return;
+    }
+    context.globalAlpha = left;
+    draw(context, this.#flash.layer);
+    context.globalAlpha = 1;
+    this.draw();
+  }
+
+  /**
+   * The pixels' borders.
+   * @param {CanvasRenderingContext2D} context @param {ImageBitmap} image
+   */
+  #grid(context, image) {
+    const { x0, y0, x1, y1 } = this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image);
     context.beginPath();
-    context.arc(this.#pointer.x, this.#pointer.y, radius * this.#scale, 0, 2 * Math.PI);
-    context.lineWidth = 1.5;
-    context.strokeStyle = "#ffffff";
+    for (let x = Math.floor(x0); x <= x1; x++) {
+      context.moveTo(x, y0);
+      context.lineTo(x, y1);
+    }
+    for (let y = Math.floor(y0); y <= y1; y++) {
+      context.moveTo(x0, y);
+      context.lineTo(x1, y);
+    }
+    context.lineWidth = 1 / this.#scale;
+    context.strokeStyle = "rgb(127 127 127 / .35)";
     context.stroke();
   }
 
-  /** White with black dashes: seen on every image. @param {CanvasRenderingContext2D} context @param {Box} box */
-  #frameOf(context, { x0, y0, x1, y1 }) {
+  /**
+   * Where the pointer is: brush, crosshair.
+   * @param {CanvasRenderingContext2D} context @param {{x: number, y: number}} at
+   */
+  #pointed(context, { x, y }) {
+    if (this.tool === "brush" || this.tool === "eraser") {
+      context.beginPath();
+      context.arc(x, y, this.radius * this.#scale, 0, 2 * Math.PI);
+      context.lineWidth = 1.5;
+      context.strokeStyle = this.tool === "eraser" ? "#ff8a80" : "#ffffff";
+      context.stroke();
+    }
+    if (!this.crosshair && !this.#byKeys) return;
     context.beginPath();
-    context.rect(x0 * this.#scale + this.#left, y0 * this.#scale + this.#top, (x1 - x0) * this.#scale, (y1 - y0) * this.#scale);
+    context.moveTo(0, y);
+    context.lineTo(this.canvas.clientWidth, y);
+    context.moveTo(x, 0);
+    context.lineTo(x, this.canvas.clientHeight);
+    this.#twoTone(context);
+  }
+
+  /**
+   * White with black dashes: seen on every image.
+   * @param {CanvasRenderingContext2D} context
+   */
+  #twoTone(context) {
     context.lineWidth = 1.5;
     context.strokeStyle = "#ffffff";
     context.stroke();
@@ -175,7 +359,44 @@ export class View {
     context.setLineDash([]);
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {Click} click */
+  /**
+   * @param {CanvasRenderingContext2D} context
+   * @param {Box} box
+   */
+  #frameOf(context, { x0, y0, x1, y1 }) {
+    context.beginPath();
+    context.rect(x0 * this.#scale + this.#left, y0 * this.#scale + this.#top, (x1 - x0) * this.#scale, (y1 - y0) * this.#scale);
+    this.#twoTone(context);
+  }
+
+  /**
+   * @param {CanvasRenderingContext2D} context
+   * @param {import("./polygon.js").Polygon} polygon
+   */
+  #outline(context, polygon) {
+    const place = (/** @type {[number, number]} */ [x, y]) =>
+      /** @type {[number, number]} */ ([x * this.#scale + this.#left, y * this.#scale + this.#top]);
+    const last = polygon.rings.length - 1;
+    context.beginPath();
+    for (const [index, ring] of polygon.rings.entries()) {
+      ring.map(place).forEach(([x, y], corner) => (corner === 0 ? context.moveTo(x, y) : context.lineTo(x, y)));
+      if (!polygon.isOpen || index !== last) context.closePath();
+      else if (this.#pointer) context.lineTo(this.#pointer.x, this.#pointer.y);
+    }
+    this.#twoTone(context);
+    context.fillStyle = "#ffffff";
+    context.strokeStyle = "#000000";
+    context.lineWidth = 1;
+    for (const [x, y] of polygon.rings.flat().map(place)) {
+      context.fillRect(x - 3, y - 3, 6, 6);
+      context.strokeRect(x - 3, y - 3, 6, 6);
+    }
+  }
+
+  /**
+   * @param {CanvasRenderingContext2D} context
+   * @param {Click} click
+   */
   #dot(context, click) {
     const x = click.x * this.#scale + this.#left;
     const y = click.y * this.#scale + this.#top;
@@ -205,51 +426,116 @@ export class View {
 
   /** @param {PointerEvent} event */
   #down(event) {
+    const at = { x: event.offsetX, y: event.offsetY };
+    if (event.pointerType === "touch") {
+      this.#touches.set(event.pointerId, at);
+      if (this.#touches.size > 1) {
+        this.cancel();
+        return;
+      }
+    }
     if (this.#press || ![LEFT, MIDDLE, RIGHT].includes(event.button)) return;
     if (event.button === MIDDLE) event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
-    const pans = event.button === MIDDLE || (event.button === LEFT && this.#space);
-    const paints = this.brush !== null && this.#image !== null;
-    const does = pans ? "pan" : paints ? "paint" : event.button === LEFT && event.shiftKey ? "box" : "click";
-    this.#press = { button: event.button, x: event.offsetX, y: event.offsetY, does };
-    if (does === "paint") {
-      const is_positive = event.button === LEFT && !event.altKey;
-      this.#stroke = { points: [this.#inImage(event.offsetX, event.offsetY)], radius: this.brush ?? 0, is_positive };
-      this.draw();
+    this.#press = { button: event.button, ...at, does: this.#meant(event) };
+    if (this.#press.does === "paint") {
+      const is_positive = event.button === LEFT && !event.altKey && this.tool !== "eraser";
+      this.#stroke = { points: [this.#inImage(at.x, at.y)], radius: this.radius, is_positive };
+    } else if (this.#press.does === "outline" && this.polygon) {
+      const wasOpen = this.polygon.isOpen;
+      const reach = (event.pointerType === "touch" ? REACH_PX.touch : REACH_PX.mouse) / this.#scale;
+      this.polygon.press(this.#inImage(at.x, at.y), reach, event.button === RIGHT || event.altKey);
+      if (wasOpen && !this.polygon.isOpen && this.polygon.rings.length > 0) this.pointing?.onClosed();
     }
+    this.draw();
+  }
+
+  /** @param {PointerEvent} event @returns {"click" | "pan" | "box" | "paint" | "outline"} What a button that goes down begins. */
+  #meant(event) {
+    if (event.button === MIDDLE || (event.button === LEFT && this.#space)) return "pan";
+    if (!this.#image) return "click";
+    if (this.tool === "brush" || this.tool === "eraser") return "paint";
+    if (this.tool === "polygon") return "outline";
+    return event.button === LEFT && (event.shiftKey || this.tool === "box") ? "box" : "click";
   }
 
   /** @param {PointerEvent} event */
   #move(event) {
+    if (this.#touches.has(event.pointerId) && this.#pinch(event)) return;
     this.#pointer = { x: event.offsetX, y: event.offsetY };
-    if (this.brush !== null) this.draw();
+    this.#byKeys = false;
+    if (this.tool !== "click" || this.crosshair) this.draw();
     if (this.#stroke) this.#extend(this.#stroke, event);
+    else if (this.#press?.does === "outline" && this.polygon) this.polygon.move(this.#inImage(event.offsetX, event.offsetY));
     else if (this.#press?.does === "pan") {
       this.pan(event.offsetX - this.#press.x, event.offsetY - this.#press.y);
       this.#press.x = event.offsetX;
       this.#press.y = event.offsetY;
     } else if (this.#press?.does === "box" && this.#image) {
-      this.#rubber = this.#boxTo(this.#press, event);
+      this.#rubber = this.#span(this.#press.x, this.#press.y, event.offsetX, event.offsetY, this.#image);
       this.draw();
     }
   }
 
+  /**
+   * Two fingers move and zoom the image.
+   * @param {PointerEvent} event
+   * @returns {boolean} Whether there are two.
+   */
+  #pinch(event) {
+    const before = [...this.#touches.values()];
+    this.#touches.set(event.pointerId, { x: event.offsetX, y: event.offsetY });
+    if (before.length < 2) return false;
+    const after = [...this.#touches.values()];
+    const middle = (/** @type {{x: number, y: number}[]} */ [a, b]) => ({ x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 });
+    const apart = (/** @type {{x: number, y: number}[]} */ [a, b]) => Math.max(Math.hypot(a.x - b.x, a.y - b.y), 1);
+    const [from, to] = [middle(before), middle(after)];
+    this.pan(to.x - from.x, to.y - from.y);
+    this.zoom(apart(after) / apart(before), to.x, to.y);
+    return true;
+  }
+
+  #leave() {
+    if (this.#press || this.#byKeys) return;
+    this.#pointer = null;
+    this.draw();
+  }
+
+  /** @param {PointerEvent} event */
+  #lost(event) {
+    this.#touches.delete(event.pointerId);
+    this.polygon?.release();
+    this.cancel();
+  }
+
   /** @param {PointerEvent} event */
   #up(event) {
+    this.#touches.delete(event.pointerId);
     const press = this.#press;
     if (!press || event.button !== press.button) return;
     const stroke = this.#stroke;
     this.cancel();
-    if (stroke) this.pointing.onStroke(stroke);
-    if (press.does === "pan" || press.does === "paint" || !this.#image) return;
+    if (stroke) this.pointing?.onStroke(stroke);
+    if (press.does === "outline") {
+      this.polygon?.release();
+      this.pointing?.onOutline();
+    }
+    if (press.does === "pan" || press.does === "paint" || press.does === "outline" || !this.#image) return;
     if (Math.hypot(event.offsetX - press.x, event.offsetY - press.y) > DRAG_PX) {
-      const box = press.does === "box" ? this.#boxTo(press, event) : null;
-      if (box && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1) this.pointing.onBox(box);
+      const box = press.does === "box" ? this.#span(press.x, press.y, event.offsetX, event.offsetY, this.#image) : null;
+      if (box && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1) this.pointing?.onBox(box);
       return;
     }
-    const [x, y] = this.#inImage(press.x, press.y);
+    const isNegative = event.altKey || (event.shiftKey && this.pointing?.isShiftNegative() === true);
+    this.#clickAt(press.x, press.y, press.button === LEFT && !isNegative, event.ctrlKey || event.metaKey);
+  }
+
+  /** @param {number} canvasX @param {number} canvasY @param {boolean} is_positive @param {boolean} isNew */
+  #clickAt(canvasX, canvasY, is_positive, isNew) {
+    if (!this.#image) return;
+    const [x, y] = this.#inImage(canvasX, canvasY);
     if (x < 0 || y < 0 || x >= this.#image.width || y >= this.#image.height) return;
-    this.pointing.onClick({ x, y, is_positive: press.button === LEFT && !event.altKey });
+    this.pointing?.onClick({ x, y, is_positive }, isNew);
   }
 
   /** @param {number} x @param {number} y Of the canvas. @returns {[number, number]} In pixels of the image. */
@@ -257,7 +543,11 @@ export class View {
     return [(x - this.#left) / this.#scale, (y - this.#top) / this.#scale];
   }
 
-  /** A point where the stroke has moved on; a long stroke loses every second one. @param {Stroke} stroke @param {PointerEvent} event */
+  /**
+   * A point where the stroke has moved on; a long stroke loses every second one.
+   * @param {Stroke} stroke
+   * @param {PointerEvent} event
+   */
   #extend(stroke, event) {
     const [x, y] = this.#inImage(event.offsetX, event.offsetY);
     const [lastX, lastY] = stroke.points[stroke.points.length - 1];
@@ -266,16 +556,26 @@ export class View {
     stroke.points.push([x, y]);
   }
 
-  /** @param {{x: number, y: number}} press @param {PointerEvent} event @returns {Box} Between the two, cut to the image. */
-  #boxTo(press, event) {
-    const { width, height } = /** @type {ImageBitmap} */ (this.#image);
-    const [startX, startY] = this.#inImage(press.x, press.y);
-    const [endX, endY] = this.#inImage(event.offsetX, event.offsetY);
-    const [x0, x1] = span(startX, endX, width);
-    const [y0, y1] = span(startY, endY, height);
+  /**
+   * @param {number} startX Of the canvas. @param {number} startY @param {number} endX @param {number} endY
+   * @param {ImageBitmap} image
+   * @returns {Box} Between two places, cut to the image.
+   */
+  #span(startX, startY, endX, endY, { width, height }) {
+    const [fromX, fromY] = this.#inImage(startX, startY);
+    const [toX, toY] = this.#inImage(endX, endY);
+    const [x0, x1] = span(fromX, toX, width);
+    const [y0, y1] = span(fromY, toY, height);
     return { x0, y0, x1, y1 };
   }
 }
+
+/** @param {CanvasRenderingContext2D} context @param {Layer} layer */
+const draw = (context, { canvas, x, y, width, height }) => context.drawImage(canvas, x, y, width, height);
+
+/** @param {Layer} layer @param {Box} box */
+const meets = (layer, box) =>
+  layer.x < box.x1 && layer.y < box.y1 && layer.x + layer.width > box.x0 && layer.y + layer.height > box.y0;
 
 /**
  * Two places on an axis, in order and inside the image.
@@ -286,3 +586,6 @@ function span(a, b, limit) {
   const inside = (/** @type {number} */ value) => Math.min(Math.max(value, 0), limit);
   return [inside(Math.min(a, b)), inside(Math.max(a, b))];
 }
+
+/** The page's canvas. */
+export const view = new View(/** @type {HTMLCanvasElement} */ (document.getElementById("canvas")));

@@ -1,0 +1,143 @@
+"""The page while things break: a killed gateway, broken frames, busy answers, images that do not come, lost leases."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.storage.sessions import session_events
+from tests.browser import gateway_process
+from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
+from tests.workers.api.gateway import Gateway, Work, gateway_in
+
+pytestmark = pytest.mark.browser
+
+
+def test_killed_gateway_costs_no_event(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=2) as set_up:  # a second gateway on the same database
+        port = gateway_process.free_port()
+        process = gateway_process.start(tmp_path, port)
+        try:
+            with desk_at(browser, Gateway(f"http://127.0.0.1:{port}", set_up.services, set_up.server)) as desk:
+                desk.begin()
+                bare = desk.pixel(INSIDE)
+                desk.click(CENTRE)
+                desk.wait_saved()
+                process.kill()
+                process.wait()
+                desk.page.get_by_text("Offline").wait_for()
+                desk.click(BESIDE, button="right")
+                desk.click((40.0, 60.0), button="right")
+                desk.page.get_by_text("Offline, 2 waiting").wait_for()
+                assert desk.kinds() == ["open", "click"]
+                process = gateway_process.start(tmp_path, port)
+                desk.wait_saved()
+                desk.wait(lambda: desk.pixel(INSIDE) != bare)
+                assert desk.kinds() == ["open", "click", "click", "click"]
+                desk.page.wait_for_function("async () => !(await import('./js/desk.js')).isWaiting()")
+                desk.page.keyboard.press("Enter")
+                desk.page.locator("#objects").get_by_text("accepted").wait_for()
+                desk.page.keyboard.press("Control+Enter")
+                desk.wait_image(2)
+                desk.errors[:] = [error for error in desk.errors if "ERR_CONNECTION" not in error]
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_broken_frames_and_busy_answers_are_survived(desk: Desk) -> None:
+    broken: list[str] = []
+
+    def break_one(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            if '"type":"mask"' in message.replace(" ", "") and len(broken) < 2:
+                broken.append(message)
+                socket.send(message[: len(message) // 2] if len(broken) == 1 else "17")
+            else:
+                socket.send(message)
+
+        server.on_message(pass_on)
+
+    refused: list[str] = []
+
+    def busy(route: Any) -> None:
+        if len(refused) < 2:
+            refused.append(route.request.url)
+            error = {"code": "busy", "message": "All refiners are busy."}
+            route.fulfill(status=503, json={"error": error})
+        else:
+            route.continue_()
+
+    desk.page.route_web_socket("**/ws", break_one)
+    desk.page.route("**/api/images/*/content", busy)
+    desk.begin()
+    assert len(refused) == 2
+    bare = desk.pixel(INSIDE)
+    desk.click(CENTRE)
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.click(BESIDE, button="right")
+    desk.wait_saved()
+    assert len(broken) == 2 and desk.kinds() == ["open", "click", "click"]
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
+def test_image_that_cannot_be_shown_can_be_skipped(desk: Desk) -> None:
+    asked: list[str] = []
+
+    def spoil(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.fulfill(body=b"no image", content_type="image/png")
+        elif len(asked) == 2 or route.request.url == asked[1]:
+            error = {"code": "corrupt_data", "message": "The file has changed."}
+            route.fulfill(status=409, json={"error": error})
+        else:
+            route.continue_()
+
+    desk.page.route("**/api/images/*/content", spoil)
+    desk.page.goto(desk.gateway.url)
+    desk.identify()
+    desk.page.get_by_role("button", name="discs").click()
+    desk.page.get_by_text("This browser cannot show this image.").wait_for()
+    first = desk.session_id
+    desk.page.get_by_role("button", name="Skip it").click()
+    desk.page.locator("#gate", has_text="The file has changed.").wait_for()
+    assert desk.session_id != first
+    desk.page.locator("#gate").get_by_role("button", name="Skip it").click()
+    desk.wait_image(3)
+    with desk.gateway.services.database.connect() as conn:
+        assert session_events(conn, first)[-1].payload["reason"] == "not displayable"
+    desk.errors[:] = [error for error in desk.errors if "409" not in error]
+
+
+def test_work_on_a_lost_image_can_be_put_back(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=1, lease_s=0.5) as gateway, desk_at(browser, gateway) as desk:
+        desk.begin()
+        desk.page.keyboard.press("2")
+        desk.click(CENTRE)
+        desk.page.locator("#latency", has_text="model").wait_for()
+        desk.page.keyboard.press("Enter")
+        desk.page.locator("#objects").get_by_text("accepted").wait_for()
+        desk.wait_saved()
+        desk.page.wait_for_timeout(800)
+        with gateway.http("somebody") as http:
+            work = Work(http)
+            desk.click(BESIDE, modifiers=["Control"])
+            desk.page.get_by_text("Somebody else has this image now").wait_for()
+            work.do("release")
+        lost = desk.session_id
+        desk.page.get_by_role("button", name="Next image").click()
+        desk.page.get_by_text("2 objects are kept").wait_for()
+        desk.page.get_by_role("button", name="Put it back").click()
+        desk.page.locator("#objects li").nth(1).wait_for()
+        desk.wait_saved()
+        assert desk.session_id != lost
+        assert desk.kinds() == ["open", "click", "category", "open", "click"]
+        assert desk.events()[2].payload["category"] == 2
+        desk.page.reload()
+        desk.wait_image(1)
+        desk.page.locator("#objects li").nth(1).wait_for()
+        assert desk.page.locator("#draft").is_hidden()

@@ -1,0 +1,109 @@
+"""A large image with a thousand objects: it loads, stays smooth and takes clicks."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.masks.digest import mask_digest
+from pipeline.masks.rle import mask_to_rle
+from schemas.predictions import ImageRef
+from tests.browser.desk import Desk, desk_at
+from tests.workers.api.gateway import Gateway, Work, gateway_in, register
+
+pytestmark = pytest.mark.browser
+
+WIDTH, HEIGHT = 4000, 3000
+COUNT = 1000
+_FRAMES = """async (move) => {
+  const { view } = await import("./js/view.js");
+  const frame = () => new Promise(requestAnimationFrame);
+  view.fit();
+  if (move === "pan close up") view.zoom(6);
+  await frame();
+  const spent = [];
+  for (let i = 0; i < 40; i++) {
+    if (move === "zoom") view.zoom(i < 20 ? 1.15 : 1 / 1.15);
+    else view.pan(i % 20 < 10 ? 9 : -9, i % 2 ? 5 : -5);
+    const from = performance.now();
+    await frame();
+    await frame();
+    spent.push((performance.now() - from) / 2);
+  }
+  return 1000 / (spent.reduce((a, b) => a + b) / spent.length);
+}"""
+
+
+def fill_session(gateway: Gateway, annotator: str) -> str:
+    """A session with a thousand accepted squares; its id."""
+    with gateway.http(annotator) as http:
+        work = Work(http)
+        columns = 40
+        batch: list[dict[str, Any]] = []
+        for index in range(COUNT):
+            x, y = (index % columns) * 98 + 20, (index // columns) * 118 + 20
+            local = np.ones((80, 70), np.bool_)
+            whole = np.zeros((HEIGHT, WIDTH), np.bool_)
+            whole[y : y + 80, x : x + 70] = True
+            instance = str(uuid4())
+            runs = mask_to_rle(local).model_dump(mode="json")
+            box = (x, y, x + 70, y + 80)
+            none = mask_to_rle(~local).model_dump(mode="json")
+            seq = work.seq + len(batch)
+            batch += [
+                work.event("open", instance, at=seq + 1),
+                work.event(
+                    "mask_edit", instance, at=seq + 2, tool="polygon", box=box, added=runs, erased=none, polygon=[]
+                ),
+                work.event("accept", instance, at=seq + 3, seq=seq + 2, mask_sha256=mask_digest(whole), category=1),
+            ]
+            if len(batch) >= 90:
+                assert work.post(*batch, mask="none").status_code == 200
+                batch = []
+        if batch:
+            assert work.post(*batch, mask="none").status_code == 200
+        return work.session_id
+
+
+def test_a_thousand_objects_on_twelve_megapixels(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=0) as gateway:
+        rng = np.random.default_rng(0)
+        noise = rng.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
+        path = tmp_path / "large.jpg"
+        Image.fromarray(noise).resize((WIDTH, HEIGHT)).save(path)
+        with gateway.services.database.begin() as conn:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            register(conn, ImageRef(sha256=sha256, uri=str(path), width=WIDTH, height=HEIGHT))
+        session = fill_session(gateway, "eve")
+        with desk_at(browser, gateway) as desk:
+            work_on(desk, session)
+
+
+def work_on(desk: Desk, session: str) -> None:
+    desk.page.goto(desk.gateway.url)
+    desk.identify()
+    desk.page.goto(f"{desk.gateway.url}#session={session}")
+    desk.page.reload()
+    desk.page.locator("#objects li").nth(COUNT - 1).wait_for()
+    desk.page.wait_for_function(
+        f"async () => (await import('./js/desk.js')).desk.session.masks.size === {COUNT}", timeout=60_000
+    )
+    rates = {move: desk.page.evaluate(_FRAMES, move) for move in ("pan", "zoom", "pan close up")}
+    rounded = {move: round(rate, 1) for move, rate in rates.items()}
+    print("frames/s of 12 MP with 1,000 objects:", rounded)  # noqa: T201
+    assert all(rate > 0 for rate in rates.values())
+    desk.page.keyboard.press("0")
+    box = desk.page.locator("#canvas").bounding_box()
+    scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
+    left, top = (box["width"] - WIDTH * scale) / 2, (box["height"] - HEIGHT * scale) / 2
+    desk.page.locator("#canvas").click(position={"x": left + 55 * scale, "y": top + 60 * scale})
+    desk.page.locator("#note", has_text="This object is chosen").wait_for()
+    desk.page.locator("#objects li").first.locator("[aria-pressed=true]").wait_for()
+    desk.page.keyboard.press("Delete")
+    desk.page.locator("#objects li").nth(COUNT - 2).wait_for()
+    desk.page.locator("#objects-title", has_text=f"({COUNT - 1})").wait_for()
+    desk.wait_saved()

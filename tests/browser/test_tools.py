@@ -1,0 +1,301 @@
+"""Outlines, flags, categories, keys and what was accepted before: the page's tools in a real browser."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from pipeline.masks.rle import rle_to_mask
+from pipeline.storage.masks import current_masks
+from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
+from tests.workers.api.gateway import CAMPAIGN, Gateway
+
+pytestmark = pytest.mark.browser
+
+CORNERS = [(30.0, 20.0), (70.0, 20.0), (70.0, 50.0), (30.0, 50.0)]
+_OUTLINES = """async (masks) => {
+  const { trace, simplify, fill, distanceTo } = await import("./js/contour.js");
+  return masks.map(({ height, width, pixels, tolerance }) => {
+    const rings = trace({ x: 3, y: 5, width, height, pixels: Uint8Array.from(pixels) });
+    const fewer = rings.map((ring) => simplify(ring, tolerance));
+    const away = Math.max(0, ...rings.flatMap((ring, at) => ring.map((point) =>
+      Math.min(...fewer[at].map((a, i) => distanceTo(point, a, fewer[at][(i + 1) % fewer[at].length]))))));
+    const { x, y, width: w, height: h, pixels: filled } = fill(rings, width + 9, height + 9);
+    return { rings, away, sizes: [rings.flat().length, fewer.flat().length], x, y, w, h, filled: [...filled] };
+  });
+}"""
+
+
+def set_corners(desk: Desk, corners: list[tuple[float, float]]) -> None:
+    for corner in corners:
+        desk.click(corner)
+
+
+def stored(desk: Desk) -> np.ndarray:
+    """The one mask of the campaign."""
+    with desk.gateway.services.database.connect() as conn:
+        (mask,) = current_masks(conn, CAMPAIGN)
+    return rle_to_mask(mask.rle)
+
+
+def test_outlines_give_their_mask_back_and_fewer_corners_stay_near(desk: Desk) -> None:
+    desk.begin()
+    rng = np.random.default_rng(1)
+    shapes = [(1, 1), (1, 9), (7, 1), (3, 3), *((int(h), int(w)) for h, w in rng.integers(2, 30, (30, 2)))]
+    masks = [rng.random(shape) < density for shape in shapes for density in (0.3, 0.7, 1.0)]
+    given = [
+        {"height": m.shape[0], "width": m.shape[1], "pixels": m.ravel().astype(int).tolist(), "tolerance": t}
+        for m, t in zip(masks, rng.uniform(0, 3, len(masks)).tolist(), strict=True)
+    ]
+    for mask, one, found in zip(masks, given, desk.page.evaluate(_OUTLINES, given), strict=True):
+        canvas = np.zeros((mask.shape[0] + 9, mask.shape[1] + 9), np.bool_)
+        drawn = np.array(found["filled"], np.bool_).reshape(found["h"], found["w"])
+        canvas[found["y"] : found["y"] + found["h"], found["x"] : found["x"] + found["w"]] = drawn
+        assert np.array_equal(canvas[5 : 5 + mask.shape[0], 3 : 3 + mask.shape[1]], mask)
+        assert canvas.sum() == mask.sum()
+        assert found["away"] <= one["tolerance"] + 1e-9 and found["sizes"][1] <= found["sizes"][0]
+        for ring in found["rings"]:  # corners only: every side turns
+            sides = [(bx - ax, by - ay) for (ax, ay), (bx, by) in pairwise([*ring, ring[0]])]
+            assert all((dx == 0) != (dy == 0) for dx, dy in sides)
+
+
+def test_outline_of_corners_begins_an_object_and_is_stored(desk: Desk) -> None:
+    desk.begin()
+    desk.page.keyboard.press("p")
+    set_corners(desk, [*CORNERS, (100.0, 100.0)])
+    desk.page.keyboard.press("Control+z")  # the last corner only
+    assert desk.page.locator("#corners").inner_text() == "4 corners"
+    desk.click(CORNERS[0])  # closes it
+    desk.page.locator("#objects").get_by_text("1 outline").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "mask_edit"]
+    payload = desk.events()[1].payload
+    assert payload["tool"] == "polygon" and len(payload["polygon"]) == 4
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    flat = [value for corner in payload["polygon"] for value in corner]
+    truth = coco.decode(coco.merge(coco.frPyObjects([flat], 120, 160))).astype(bool)
+    mask = stored(desk)
+    assert abs(int(mask.sum()) - 40 * 30) < 80 and (mask & truth).sum() / (mask | truth).sum() > 0.95
+
+
+def test_outline_of_a_mask_is_simplified_dragged_applied_and_undone(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.page.locator("#latency", has_text="model").wait_for()
+    before = desk.settled(BESIDE)
+    desk.page.keyboard.press("p")
+    corners = desk.page.locator("#corners")
+    many = int(corners.inner_text().split()[0])
+    desk.page.get_by_label("Simplify").fill("6")
+    few = int(corners.inner_text().split()[0])
+    assert 3 <= few < many
+    desk.page.get_by_label("Simplify").fill("0")
+    assert int(corners.inner_text().split()[0]) > many
+    desk.page.get_by_label("Simplify").fill("6")
+    nothing = desk.kinds()
+    start = desk.page.evaluate(
+        'async () => (await import("./js/view.js")).view.polygon.rings[0].reduce((a, b) => (b[0] < a[0] ? b : a))'
+    )
+    desk.page.locator("#canvas").focus()
+    drag(desk, tuple(start), BESIDE)
+    assert desk.kinds() == nothing
+    desk.page.get_by_role("button", name="Apply outline").click()
+    desk.wait(lambda: desk.settled((BESIDE[0] + 4, BESIDE[1] + 3)) != before)
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "mask_edit"] and desk.page.locator("#outline").is_hidden()
+    payload = desk.events()[2].payload
+    assert coco.area({**payload["added"], "counts": payload["added"]["counts"].encode()}) > 100
+    desk.page.keyboard.press("Control+z")
+    desk.wait(lambda: desk.pixel((BESIDE[0] + 4, BESIDE[1] + 3)) == desk.pixel((4, 4)) or desk.kinds()[-1] == "undo")
+    desk.page.keyboard.press("p")
+    desk.page.keyboard.press("Escape")
+    assert desk.page.locator("#outline").is_hidden() and desk.page.locator("#objects li").count() == 1
+
+
+def drag(desk: Desk, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drag with no key held."""
+    box = desk.page.locator("#canvas").bounding_box()
+    (x0, y0), (x1, y1) = ((x + box["x"], y + box["y"]) for x, y in (desk.at(start), desk.at(end)))
+    desk.page.mouse.move(x0, y0)
+    desk.page.mouse.down()
+    desk.page.mouse.move(x1, y1, steps=3)
+    desk.page.mouse.up()
+
+
+def test_click_on_a_mask_chooses_it_and_further_clicks_correct_it(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.page.locator("#latency", has_text="model").wait_for()
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.wait_saved()
+    bare = desk.settled(INSIDE)
+    desk.page.reload()  # what was accepted comes from the stored masks
+    desk.wait_image(1)
+    desk.wait(lambda: desk.settled(INSIDE) == bare)
+    desk.click(INSIDE)
+    desk.page.locator("#note", has_text="This object is chosen").wait_for()
+    assert desk.kinds() == ["open", "click", "accept"]
+    desk.click((100.0, 60.0), button="right")
+    desk.page.locator("#objects").get_by_text("changed").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "accept", "click"]
+    assert len({event.instance_id for event in desk.events()}) == 1
+
+
+def test_unsure_is_flagged_and_taken_back(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.page.keyboard.press("u")
+    desk.page.locator("#objects").get_by_text("unsure").wait_for()
+    desk.page.get_by_role("button", name="Unsure", exact=True).click()
+    desk.page.locator("#objects").get_by_text("unsure").wait_for(state="hidden")
+    desk.page.keyboard.press("Control+z")
+    desk.page.locator("#objects").get_by_text("unsure").wait_for()
+    desk.wait_saved()
+    assert [e.payload.get("unsure", e.kind) for e in desk.events()] == ["open", "click", True, False, "undo"]
+
+
+def test_box_tool_and_negative_button_need_no_other_hand(desk: Desk) -> None:
+    desk.begin()
+    desk.page.keyboard.press("r")
+    drag(desk, (36, 16), (124, 100))
+    desk.page.locator("#objects").get_by_text("1 box").wait_for()
+    desk.page.get_by_role("button", name="Negative").click()
+    desk.click(BESIDE)
+    desk.page.keyboard.press("x")
+    desk.click(CENTRE)
+    desk.wait_saved()
+    assert [event.payload.get("is_positive") for event in desk.events()[2:]] == [False, True]
+
+
+def test_keys_of_other_tools(desk: Desk) -> None:
+    desk.begin()
+    desk.page.keyboard.press("?")
+    desk.page.get_by_label("Keys as in").select_option("labelme")
+    desk.page.get_by_text("Shift+click", exact=True).wait_for()
+    desk.page.get_by_role("button", name="Close").click()
+    desk.click(CENTRE)
+    desk.click(BESIDE, modifiers=["Shift"])
+    desk.wait_saved()
+    assert [event.payload.get("is_positive") for event in desk.events()] == [None, True, False]
+    desk.page.reload()  # the choice stays
+    desk.wait_image(1)
+    desk.page.locator("#objects").get_by_text("2 clicks").wait_for()
+    desk.page.keyboard.press("?")
+    desk.page.get_by_label("Keys as in").select_option("cvat")
+    desk.page.get_by_role("button", name="Close").click()
+    desk.page.keyboard.press("Control+2")
+    desk.page.locator("#objects", has_text="1 blob").wait_for()
+    desk.wait(lambda: desk.page.locator("#accept").is_enabled() and desk.pixel(INSIDE) is not None)
+    desk.page.wait_for_function("async () => { const d = await import('./js/desk.js'); return !d.isWaiting(); }")
+    desk.page.keyboard.press("n")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.page.keyboard.press("f")
+    desk.wait_image(2)
+
+
+def test_one_image_is_labelled_by_keys_alone(desk: Desk) -> None:
+    desk.page.goto(desk.gateway.url)
+    desk.page.get_by_role("textbox", name="Your name").wait_for()
+    desk.page.keyboard.type("eve")
+    desk.page.keyboard.press("Enter")
+    desk.page.get_by_role("button", name="discs").wait_for()
+    for _ in range(8):
+        if desk.page.evaluate("document.activeElement.closest('button')?.textContent.includes('discs')"):
+            break
+        desk.page.keyboard.press("Tab")
+    desk.page.keyboard.press("Enter")
+    desk.wait_image(1)
+    assert desk.page.evaluate("document.activeElement.id") == "canvas"
+    desk.page.keyboard.press("ArrowLeft")  # the crosshair appears in the middle
+    desk.page.keyboard.press(".")
+    desk.page.locator("#latency", has_text="model").wait_for()
+    for _ in range(20):
+        desk.page.keyboard.press("ArrowLeft")
+    desk.page.keyboard.press("Shift+ArrowUp")
+    desk.page.keyboard.press(",")
+    desk.page.locator("#objects").get_by_text("2 clicks").wait_for()
+    desk.page.keyboard.press("2")
+    desk.page.wait_for_function("async () => { const d = await import('./js/desk.js'); return !d.isWaiting(); }")
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.wait_saved()
+    inside, outside = (event.payload for event in desk.events() if event.kind == "click")
+    assert (inside["x"], inside["y"]) == pytest.approx(CENTRE, abs=0.5)
+    assert inside["x"] - outside["x"] > 40 and 0 < inside["y"] - outside["y"] < 0.5 and not outside["is_positive"]
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    assert stored(desk)[60, 80]
+
+
+def with_categories(browser: Any, gateway: Gateway, names: list[str], run: Any) -> None:
+    """The page as it is with other categories."""
+    categories = [{"number": number, "name": name} for number, name in enumerate(names, 1)]
+
+    def answer(route: Any) -> None:
+        reply = route.fetch()
+        body = reply.json()
+        route.fulfill(response=reply, json={**body, "categories": categories} if "categories" in body else body)
+
+    with desk_at(browser, gateway) as desk:
+        desk.page.route("**/api/sessions/*", answer)
+        desk.page.route("**/api/sessions/*/open", answer)
+        run(desk)
+
+
+def test_categories_are_found_among_hundreds_and_their_markup_is_text(browser: Any, gateway: Gateway) -> None:
+    names = [f"class {number}" for number in range(1, 301)]
+    names[41] = "<img src=x onerror=\"document.title='run'\">&amp;"
+
+    def run(desk: Desk) -> None:
+        desk.begin()
+        desk.click(CENTRE)
+        desk.page.keyboard.press("/")
+        desk.page.keyboard.type("ONERROR")
+        buttons = desk.page.locator("#categories button")
+        desk.wait(lambda: buttons.count() == 1)
+        assert names[41] in buttons.inner_text()
+        desk.page.keyboard.press("Escape")
+        desk.wait(lambda: buttons.count() == 300)
+        desk.page.keyboard.press("/")
+        desk.page.keyboard.type("class 2")
+        desk.page.keyboard.press("Enter")
+        assert desk.page.evaluate("document.activeElement.id") == "canvas"
+        desk.page.locator("#objects", has_text="1 class 2").wait_for()
+        assert desk.page.title() == "Clickloop"
+        panel = desk.page.locator("aside").bounding_box()
+        assert panel["height"] <= 640 and desk.page.locator("#submit").is_visible()
+
+    with_categories(browser, gateway, names, run)
+
+
+def test_looks_are_kept(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    before = desk.settled(INSIDE)
+    desk.page.get_by_text("Looks").click()
+    desk.page.get_by_label("Opacity of masks").fill("1")
+    desk.page.get_by_label("Opacity of masks").dispatch_event("change")
+    opaque = desk.settled(INSIDE)
+    assert opaque != before
+    desk.page.get_by_label("Colour by").select_option("object")
+    desk.page.get_by_label("Crosshair").check()
+    desk.page.mouse.move(300, 300)
+    desk.page.keyboard.down("h")
+    desk.page.wait_for_timeout(500)
+    hidden = desk.pixel(INSIDE)
+    desk.page.keyboard.up("h")
+    assert hidden != opaque
+    desk.wait(lambda: desk.pixel(INSIDE) != hidden)
+    desk.page.keyboard.press("h")
+    assert desk.page.locator("#hide").get_attribute("aria-pressed") == "true"
+    desk.page.reload()
+    desk.page.get_by_text("Looks").click()
+    assert desk.page.get_by_label("Crosshair").is_checked()
+    assert desk.page.get_by_label("Colour by").input_value() == "object"

@@ -1,0 +1,280 @@
+/** What people do with an image, whether by key, button or pointer: it becomes events of the session. */
+
+import { uuid4 } from "./bytes.js";
+import { candidates, chosen, desk, isLive, isWaiting, objectAt } from "./desk.js";
+import { askSkip, showKeys } from "./dialogs.js";
+import { $, showNote } from "./panel.js";
+import { Polygon } from "./polygon.js";
+import { settings } from "./settings.js";
+import { fillHoles, keepLargest, paint, reshape } from "./tools.js";
+import { view } from "./view.js";
+
+const NOT_HERE = "The mask of your last edit is not here yet.";
+
+/**
+ * A click on the image: one on a mask chooses its object where none is chosen; Ctrl begins a new one all the same.
+ * @param {import("./view.js").Click} click @param {boolean} isNew
+ */
+export function click({ x, y, is_positive }, isNew) {
+  const sign = desk.isNegative ? !is_positive : is_positive;
+  const hit = desk.current === null && !isNew && !desk.isHidden ? objectAt(x, y) : null;
+  if (hit) {
+    desk.current = hit;
+    showNote("info", "This object is chosen: click to correct it. Esc leaves it as it is.");
+    desk.changed();
+  } else if (desk.current === null && !sign) showNote("info", "Begin an object with a left click on it.");
+  else prompt("click", { x, y, is_positive: sign });
+}
+
+/** @param {import("./view.js").Stroke} stroke */
+export function stroke(stroke) {
+  if (!desk.session || !isLive()) return;
+  const payload = paint(stroke, desk.session.record.image.width, desk.session.record.image.height);
+  if (desk.current === null && !stroke.is_positive) showNote("info", "Begin an object by painting with the left button.");
+  else if (payload) prompt("brush", payload);
+}
+
+/**
+ * Add to the chosen object, or begin one with it.
+ * @param {string} kind @param {Record<string, any>} payload
+ */
+export function prompt(kind, payload) {
+  if (!desk.session || !isLive()) return;
+  desk.confirming = "";
+  if (desk.current === null) {
+    desk.current = uuid4();
+    desk.session.add("open", desk.current);
+  }
+  showNote("info", "");
+  desk.session.add(kind, desk.current, payload);
+}
+
+/** @param {number} index */
+export function chooseCandidate(index) {
+  if (index < candidates().length && index !== chosen()?.candidate) desk.session?.add("candidate", desk.current, { index });
+}
+
+/** @param {number} number Of a category. */
+export function chooseCategory(number) {
+  const instance = chosen();
+  desk.category = number;
+  if (desk.session && instance && instance.category !== number) desk.session.add("category", instance.id, { category: number });
+  desk.changed();
+}
+
+/** @param {string} id Of an object. */
+export function remove(id) {
+  desk.session?.add("delete", id);
+  if (desk.current === id) desk.current = null;
+  desk.changed();
+}
+
+/** @param {string} id Of the object to choose, or to leave where it is chosen. */
+export function choose(id) {
+  desk.current = id === desk.current ? null : id;
+  desk.changed();
+}
+
+/**
+ * Change the chosen object's mask without the model.
+ * @param {string} tool
+ * @param {(mask: import("./bytes.js").Mask) => import("./tools.js").Change | null} work
+ * @param {string} nothing What to say when there is nothing to do.
+ */
+function edit(tool, work, nothing) {
+  const shown = desk.session?.masks.get(desk.current ?? "");
+  if (!desk.session || !isLive() || !shown) return;
+  if (isWaiting()) {
+    showNote("info", `${NOT_HERE} Change it when you see it.`);
+    return;
+  }
+  const changed = work(shown.mask);
+  if (changed) desk.session.add("mask_edit", desk.current, { tool, ...changed });
+  else showNote("info", nothing);
+}
+
+/**
+ * Ask twice for what cannot be undone.
+ * @param {string} what @param {string} question
+ * @returns {boolean} Whether to do it.
+ */
+function confirmed(what, question) {
+  if (desk.confirming === what) return true;
+  desk.confirming = what;
+  showNote("info", question);
+  return false;
+}
+
+/** @param {"undo" | "redo"} kind */
+function step(kind) {
+  if (view.polygon) {
+    view.polygon.back();
+    desk.changed();
+    return;
+  }
+  const { session } = desk;
+  const top = kind === "undo" ? "top" : "redoTop";
+  const recent = session?.fold.instances.get(session.fold.recent ?? "");
+  const target = [chosen(), recent].find((instance) => instance?.[top]);
+  if (!session || !target) return;
+  desk.confirming = "";
+  session.add(kind, target.id, { event_id: target[top] });
+  desk.current = !target.deleted && target.dirty ? target.id : null;
+  desk.changed();
+}
+
+/**
+ * Take a tool, or put it down.
+ * @param {"click" | "box" | "brush" | "eraser" | "polygon"} tool
+ */
+function take(tool) {
+  view.take(view.tool === tool ? "click" : tool, desk.radius);
+  showNote("info", "");
+  if (view.tool === "polygon") {
+    const shown = chosen() && !isWaiting() ? desk.session?.masks.get(desk.current ?? "") : undefined;
+    view.polygon = new Polygon(shown?.mask ?? null, desk.tolerance);
+    showNote("info", shown ? "Drag the corners; Alt+click takes one out; Enter makes it the mask."
+      : "Set corners with clicks; Enter or a click on the first one closes the outline.");
+  }
+  desk.changed();
+}
+
+/** Make the outline the chosen object's mask. */
+export function applyPolygon() {
+  const { session } = desk;
+  const polygon = view.polygon;
+  if (!session || !isLive() || !polygon) return;
+  polygon.close();
+  const { width, height } = session.record.image;
+  const nothing = { x: 0, y: 0, width: 0, height: 0, pixels: new Uint8Array(0) };
+  const shown = session.masks.get(desk.current ?? "");
+  if (desk.current !== null && isWaiting()) {
+    showNote("info", `${NOT_HERE} Apply the outline when you see it.`);
+    return;
+  }
+  const payload = reshape(shown?.mask ?? nothing, polygon.mask(width, height), polygon.rings);
+  if (payload) prompt("mask_edit", { tool: "polygon", ...payload });
+  view.take("click", desk.radius);
+  desk.changed();
+}
+
+/** An outline that was closed by a click on its first corner: a new object is done with it. */
+export function polygonClosed() {
+  if (view.polygon?.isNew && desk.current === null) applyPolygon();
+  else desk.changed();
+}
+
+/** What keys and buttons call, by the names of `keys.js`. */
+export const actions = {
+  accept() {
+    if (view.polygon) {
+      applyPolygon();
+      return;
+    }
+    const instance = chosen();
+    const { session } = desk;
+    if (!session || !instance || instance.empty || !isLive()) return;
+    const shown = session.masks.get(instance.id);
+    if (!shown || session.isBehind(instance)) {
+      showNote("info", `${NOT_HERE} Accept it when you see it.`);
+    } else if (shown.mask.pixels.length === 0) {
+      showNote("info", "The mask is empty: there is nothing to accept.");
+    } else {
+      const payload = { seq: shown.seq, mask_sha256: shown.sha, category: instance.category ?? desk.category };
+      session.add("accept", instance.id, payload);
+      desk.current = null;
+      desk.changed();
+    }
+  },
+  submit() {
+    if (!desk.session || !isLive()) return;
+    const open = desk.session.fold.shown.find((instance) => instance.dirty);
+    if (open) {
+      desk.current = open.id;
+      desk.changed();
+      showNote("info", "This object is not accepted. Accept it (Enter) or delete it (Delete), then submit.");
+    } else if (desk.session.fold.shown.length > 0 || confirmed("submit", "There is no object. Submit again if that is right.")) {
+      desk.session.add("submit", null);
+    }
+  },
+  async skip() {
+    if (!isLive()) return;
+    const reason = await askSkip(desk.session?.fold.shown.length ?? 0);
+    if (reason !== null && isLive()) desk.session?.add("skip", null, { reason });
+  },
+  release() {
+    if (isLive()) desk.session?.add("release", null);
+  },
+  undo: () => step("undo"),
+  redo: () => step("redo"),
+  remove() {
+    if (view.polygon?.isOpen) step("undo");
+    else if (desk.current !== null) remove(desk.current);
+  },
+  cancel() {
+    if (view.cancel()) return;
+    if (view.tool !== "click") {
+      take(view.tool);
+      return;
+    }
+    const instance = chosen();
+    if (instance && !instance.accepted && !instance.empty) remove(instance.id);
+    desk.current = null;
+    desk.changed();
+  },
+  /**
+   * Show the next candidate or, with -1, the one before.
+   * @param {number} step
+   * @returns {boolean} Whether there is one.
+   */
+  candidate(step) {
+    const { length } = candidates();
+    chooseCandidate(((chosen()?.candidate ?? 0) + step + length) % length);
+    return length > 1 || (isWaiting() && desk.session?.online === true);
+  },
+  box: () => take("box"),
+  brush: () => take("brush"),
+  eraser: () => take("eraser"),
+  polygon: () => take("polygon"),
+  larger: () => resize(1.25),
+  smaller: () => resize(0.8),
+  sign() {
+    desk.isNegative = !desk.isNegative;
+    desk.changed();
+  },
+  fill: () => edit("fill_holes", fillHoles, "There is no hole to fill."),
+  largest: () => edit("keep_largest", keepLargest, "The object is in one piece."),
+  unsure() {
+    const instance = chosen();
+    if (instance && !instance.empty && isLive()) desk.session?.add("flag", instance.id, { unsure: !instance.unsure });
+  },
+  hide() {
+    desk.isHidden = !desk.isHidden;
+    desk.changed();
+  },
+  help: () => showKeys(),
+  find() {
+    $("find").hidden = false;
+    $("find").focus();
+  },
+  fit: () => view.fit(),
+  nearer: () => view.zoom(1.25),
+  farther: () => view.zoom(0.8),
+  inside: () => view.clickAtPointer(true),
+  outside: () => view.clickAtPointer(false),
+  /** @param {number} index Place of a category in the list. */
+  category(index) {
+    const wanted = desk.session?.record.categories[index];
+    if (wanted) chooseCategory(wanted.number);
+  },
+};
+
+/** @param {number} factor Of the brush's radius. */
+function resize(factor) {
+  desk.radius = Math.min(Math.max(desk.radius * factor, 1), 500);
+  view.radius = desk.radius;
+  view.draw();
+}
+
+/** Shift+click says no where the keys are labelme's. */
+export const isShiftNegative = () => settings.keys === "labelme";

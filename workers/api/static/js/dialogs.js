@@ -1,0 +1,124 @@
+/** Dialogs: who works, why an image is skipped, keys and looks. Knows elements, not sessions. */
+
+import { identity } from "./api.js";
+import { LABELS, PRESET_NAMES, digitsOf, keysOf } from "./keymap.js";
+import { $, make } from "./panel.js";
+import { change, settings } from "./settings.js";
+
+/**
+ * @param {HTMLDialogElement} dialog That is open; the word of an earlier closing may still be on its way.
+ * @returns {Promise<void>} When it is closed.
+ */
+const closed = (dialog) => new Promise((done) => {
+  dialog.onclose = () => {
+    if (!dialog.open) done();
+  };
+});
+
+/** @type {Promise<void> | null} */
+let asking = null;
+
+/**
+ * @param {string} why Shown above the fields.
+ * @returns {Promise<void>} When they are filled in.
+ */
+export function askIdentity(why) {
+  asking ??= fillIdentity(why).finally(() => { asking = null; });
+  return asking;
+}
+
+/** @param {string} why */
+async function fillIdentity(why) {
+  const dialog = $("identity");
+  $("identity-note").textContent = why;
+  $("name").value = identity.name || "local";
+  $("token").value = identity.token;
+  dialog.showModal();
+  $("name").select();
+  await closed(dialog);
+  identity.set($("name").value || "local", $("token").value);
+  showIdentity();
+}
+
+/** Say who works. */
+export function showIdentity() {
+  $("who").hidden = !identity.name;
+  $("who").textContent = identity.name;
+  $("who").setAttribute("aria-label", `Labeling as ${identity.name}. Change your name or token`);
+}
+
+/**
+ * Ask why an image is skipped.
+ * @param {number} objects That are lost with it.
+ * @returns {Promise<string | null>} The reason; null: it is not skipped.
+ */
+export async function askSkip(objects) {
+  const dialog = $("skipping");
+  if (dialog.open) return null;
+  $("skip-note").textContent = objects > 0 ? `Its ${objects === 1 ? "object" : `${objects} objects`} will not count.` : "";
+  $("skip-words").value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  dialog.querySelector("input").focus();
+  await closed(dialog);
+  if (dialog.returnValue !== "skip") return null;
+  const picked = dialog.querySelector("input[name=reason]:checked")?.value ?? "";
+  return [picked, $("skip-words").value.trim()].filter(Boolean).join(": ");
+}
+
+const MOUSE = [
+  ["Left click", "this belongs to the object; on a mask: choose it"],
+  ["Right click, Alt+left", "this does not"],
+  ["Ctrl+left", "begin an object on top of another"],
+  ["Shift+drag", "box around the object"],
+  ["Brush: right, Alt+left", "erase"],
+  ["Outline: Alt+click", "take a corner out"],
+  ["Wheel, two fingers", "zoom"],
+  ["Middle or Space+drag", "move the image"],
+  ["Arrows (Shift: fine)", "move the crosshair; with Ctrl the image"],
+  ["Tab, Shift+Tab on the image", "other masks for these clicks"],
+];
+
+/** Show the keys as they are, and let another set be chosen. */
+export function showKeys() {
+  listKeys();
+  if (!$("keys").open) $("keys").showModal();
+}
+
+function listKeys() {
+  const keys = keysOf();
+  const named = Object.entries(LABELS).map(([action, label]) =>
+    [(keys[/** @type {keyof typeof keys} */ (action)] ?? []).join(", "), label]);
+  const digits = [`${digitsOf()}1 to ${digitsOf()}9`, "category"];
+  const mouse = settings.keys === "labelme" ? [["Shift+click", "this does not belong to the object"], ...MOUSE] : MOUSE;
+  const lines = [...mouse, digits, ...named];
+  $("key-list").replaceChildren(...lines.flatMap(([typed, does]) => [make("dt", { textContent: typed }), make("dd", { textContent: does })]));
+}
+
+/**
+ * Fill the choices of keys and looks, and keep what is chosen.
+ * @param {() => void} onChange Of the looks.
+ */
+export function wireSettings(onChange) {
+  $("preset").replaceChildren(...PRESET_NAMES.map(({ id, name }) => make("option", { value: id, textContent: name })));
+  $("preset").value = settings.keys;
+  $("preset").onchange = () => {
+    change({ keys: $("preset").value });
+    listKeys();
+  };
+  $("opacity").value = String(settings.opacity);
+  $("opacity").onchange = () => {
+    change({ opacity: Number($("opacity").value) });
+    onChange();
+  };
+  $("colour-by").value = settings.colourBy;
+  $("colour-by").onchange = () => {
+    change({ colourBy: $("colour-by").value });
+    onChange();
+  };
+  $("crosshair").checked = settings.crosshair;
+  $("crosshair").onchange = () => {
+    change({ crosshair: $("crosshair").checked });
+    onChange();
+  };
+}
