@@ -183,6 +183,7 @@ ROUTES = [
     ("GET", "/api/sessions/0/events"),
     ("POST", "/api/sessions/0/events"),
     ("GET", "/api/sessions/0/instances/0/mask"),
+    ("GET", "/api/sessions/0/masks"),
 ]
 
 
