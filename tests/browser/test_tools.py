@@ -10,7 +10,7 @@ from pycocotools import mask as coco
 from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.masks import current_masks
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
-from tests.workers.api.gateway import CAMPAIGN, Gateway
+from tests.workers.api.gateway import CAMPAIGN, Gateway, Work
 
 pytestmark = pytest.mark.browser
 
@@ -146,6 +146,54 @@ def test_click_on_a_mask_chooses_it_and_further_clicks_correct_it(desk: Desk) ->
     desk.wait_saved()
     assert desk.kinds() == ["open", "click", "accept", "click"]
     assert len({event.instance_id for event in desk.events()}) == 1
+
+
+def test_masks_of_an_earlier_session_are_corrected_left_or_deleted(desk: Desk) -> None:
+    with desk.gateway.http("ann") as http:
+        work = Work(http)
+        for x in (80, 70):
+            instance = work.opened()
+            shown = work.click(instance, x=x)["mask"]
+            work.do("accept", instance, seq=work.seq, mask_sha256=shown["mask_sha256"], category=2)
+        work.do("submit")
+        image = work.claim["image"]["id"]
+    with desk.gateway.http("eve") as http:
+        correction = Work(http, image)
+    desk.page.goto(desk.gateway.url)
+    desk.identify()
+    desk.page.goto(f"{desk.gateway.url}#session={correction.session_id}")
+    desk.page.reload()
+    desk.wait_image(1)
+    before = desk.page.locator("#objects li", has_text="from before")
+    before.nth(1).wait_for()
+    assert desk.page.locator("#objects li", has_text="blob").count() == 2
+    before.first.get_by_role("button").first.click()
+    desk.page.keyboard.press("Escape")
+    assert desk.events() == []  # choosing and leaving changes nothing
+    before.first.get_by_role("button").first.click()
+    desk.click((100.0, 60.0), button="right")
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.page.wait_for_function("async () => !(await import('./js/desk.js')).isWaiting()")
+    desk.page.keyboard.press("Escape")  # takes it back
+    desk.wait(lambda: before.count() == 2)
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "category", "click", "undo"]
+    before.first.get_by_role("button").first.click()
+    desk.click(CENTRE)
+    desk.click((100.0, 60.0), button="right")
+    desk.page.wait_for_function("async () => !(await import('./js/desk.js')).isWaiting()")
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    before.first.get_by_role("button", name="Delete").click()
+    desk.page.locator("#objects li").nth(1).wait_for(state="detached")
+    desk.page.keyboard.press("Control+z")
+    before.first.wait_for()
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        masks = current_masks(conn, CAMPAIGN)
+    assert sorted(rle_to_mask(mask.rle)[60, 100] for mask in masks) == [False, True]
+    assert [mask.category_number for mask in masks] == [2, 2]
 
 
 def test_unsure_is_flagged_and_taken_back(desk: Desk) -> None:

@@ -184,6 +184,7 @@ ROUTES = [
     ("POST", "/api/sessions/0/events"),
     ("GET", "/api/sessions/0/instances/0/mask"),
     ("GET", "/api/sessions/0/masks"),
+    ("GET", "/api/sessions/0/standing"),
 ]
 
 

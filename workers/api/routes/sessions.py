@@ -5,9 +5,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
-from pipeline.storage.masks import session_masks
+from pipeline.storage.masks import current_masks, session_masks
 from pipeline.storage.sessions import get_session, reopen_session, session_events
 from schemas.campaigns import SessionRecord
+from schemas.catalogue import MaskRecord
 from schemas.errors import ForbiddenError, NotFoundError
 from workers.api.auth import Caller
 from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep, envelope
@@ -85,7 +86,7 @@ async def masks(
         after: Number of the last stored mask that is known already.
     """
     live = await _readable(services, caller, session_id)
-    standing = {
+    unchanged = {
         instance.accepted.mask_id: instance
         for instance in live.state.instances.values()
         if instance.accepted and not instance.deleted and instance.mask_seq <= instance.accepted.seq
@@ -95,20 +96,51 @@ async def masks(
         found = session_masks(conn, session_id, after, limit=PAGE)
         following = f"/api/sessions/{session_id}/masks?after={found[-1].number}" if len(found) == PAGE else None
         results = [
-            {
-                "seq": standing[mask.id].mask_seq,
-                "instance_id": mask.instance_id,
-                "mask_sha256": mask.mask_sha256,
-                "rle": mask.rle.model_dump(mode="json"),
-                "box_xywh": mask.bbox,
-                "area": mask.area,
-            }
+            {"seq": unchanged[mask.id].mask_seq, "instance_id": mask.instance_id, **_stored(mask)}
             for mask in found
-            if mask.id in standing
+            if mask.id in unchanged
         ]
-        return envelope(results, len(standing), following)
+        return envelope(results, len(unchanged), following)
 
     return await services.read(load)
+
+
+@router.get("/{session_id}/standing")
+async def standing(
+    session_id: str, services: ServicesDep, caller: CallerDep, after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0
+) -> dict[str, Any]:
+    """Current masks of the session's image that come from elsewhere: earlier sessions, imports, prelabels.
+
+    An `open` with a `mask_id` corrects one: accepted or deleted and submitted, the new instance takes its place.
+    """
+    live = await _readable(services, caller, session_id)
+
+    def load(conn: Connection) -> dict[str, Any]:
+        found = current_masks(conn, live.record.campaign_id, image_id=live.image.id, after=after, limit=PAGE)
+        following = f"/api/sessions/{session_id}/standing?after={found[-1].number}" if len(found) == PAGE else None
+        results = [
+            {
+                "mask_id": mask.id,
+                "category": mask.category_number,
+                "source": mask.source,
+                "annotator": mask.pseudonym,
+                **_stored(mask),
+            }
+            for mask in found
+            if mask.session_id != session_id
+        ]
+        return envelope(results, len(results), following)
+
+    return await services.read(load)
+
+
+def _stored(mask: MaskRecord) -> dict[str, Any]:
+    return {
+        "mask_sha256": mask.mask_sha256,
+        "rle": mask.rle.model_dump(mode="json"),
+        "box_xywh": mask.bbox,
+        "area": mask.area,
+    }
 
 
 @router.get("/{session_id}/instances/{instance_id}/mask")

@@ -1,7 +1,7 @@
 /** What people do with an image, whether by key, button or pointer: it becomes events of the session. */
 
 import { uuid4 } from "./bytes.js";
-import { candidates, chosen, desk, isLive, isWaiting, objectAt } from "./desk.js";
+import { candidates, chosen, chosenEarlier, desk, isLive, isWaiting, objectAt, shownMask } from "./desk.js";
 import { askSkip, showKeys } from "./dialogs.js";
 import { $, showNote } from "./panel.js";
 import { Polygon } from "./polygon.js";
@@ -41,12 +41,22 @@ export function stroke(stroke) {
 export function prompt(kind, payload) {
   if (!desk.session || !isLive()) return;
   desk.confirming = "";
-  if (desk.current === null) {
-    desk.current = uuid4();
-    desk.session.add("open", desk.current);
-  }
   showNote("info", "");
-  desk.session.add(kind, desk.current, payload);
+  desk.session.add(kind, begin(desk.session), payload);
+}
+
+/**
+ * The object that edits go to: the chosen one, one opened from the earlier mask that is chosen, or a new one.
+ * @param {import("./session.js").Session} session
+ * @returns {string} Its id.
+ */
+function begin(session) {
+  const earlier = chosenEarlier();
+  if (desk.current !== null && !earlier) return desk.current;
+  const id = desk.current = uuid4();
+  session.add("open", id, earlier ? { mask_id: earlier.id } : {});
+  if (earlier && earlier.category !== null) session.add("category", id, { category: earlier.category });
+  return id;
 }
 
 /** @param {number} index */
@@ -57,15 +67,19 @@ export function chooseCandidate(index) {
 /** @param {number} number Of a category. */
 export function chooseCategory(number) {
   const instance = chosen();
+  const earlier = chosenEarlier();
   desk.category = number;
-  if (desk.session && instance && instance.category !== number) desk.session.add("category", instance.id, { category: number });
+  if (earlier ? earlier.category !== number : instance && instance.category !== number) prompt("category", { category: number });
   desk.changed();
 }
 
 /** @param {string} id Of an object. */
 export function remove(id) {
-  desk.session?.add("delete", id);
-  if (desk.current === id) desk.current = null;
+  if (!desk.session || !isLive()) return;
+  const kept = desk.current;
+  desk.current = id;
+  desk.session.add("delete", begin(desk.session));
+  desk.current = kept === id ? null : kept;
   desk.changed();
 }
 
@@ -82,14 +96,14 @@ export function choose(id) {
  * @param {string} nothing What to say when there is nothing to do.
  */
 function edit(tool, work, nothing) {
-  const shown = desk.session?.masks.get(desk.current ?? "");
-  if (!desk.session || !isLive() || !shown) return;
+  const shown = shownMask();
+  if (!shown) return;
   if (isWaiting()) {
     showNote("info", `${NOT_HERE} Change it when you see it.`);
     return;
   }
-  const changed = work(shown.mask);
-  if (changed) desk.session.add("mask_edit", desk.current, { tool, ...changed });
+  const changed = work(shown);
+  if (changed) prompt("mask_edit", { tool, ...changed });
   else showNote("info", nothing);
 }
 
@@ -131,8 +145,8 @@ function take(tool) {
   view.take(view.tool === tool ? "click" : tool, desk.radius);
   showNote("info", "");
   if (view.tool === "polygon") {
-    const shown = chosen() && !isWaiting() ? desk.session?.masks.get(desk.current ?? "") : undefined;
-    view.polygon = new Polygon(shown?.mask ?? null, desk.tolerance);
+    const shown = isWaiting() ? undefined : shownMask();
+    view.polygon = new Polygon(shown ?? null, desk.tolerance);
     showNote("info", shown ? "Drag the corners; Alt+click takes one out; Enter makes it the mask."
       : "Set corners with clicks; Enter or a click on the first one closes the outline.");
   }
@@ -147,12 +161,11 @@ export function applyPolygon() {
   polygon.close();
   const { width, height } = session.record.image;
   const nothing = { x: 0, y: 0, width: 0, height: 0, pixels: new Uint8Array(0) };
-  const shown = session.masks.get(desk.current ?? "");
-  if (desk.current !== null && isWaiting()) {
+  if (isWaiting()) {
     showNote("info", `${NOT_HERE} Apply the outline when you see it.`);
     return;
   }
-  const payload = reshape(shown?.mask ?? nothing, polygon.mask(width, height), polygon.rings);
+  const payload = reshape(shownMask() ?? nothing, polygon.mask(width, height), polygon.rings);
   if (payload) prompt("mask_edit", { tool: "polygon", ...payload });
   view.take("click", desk.radius);
   desk.changed();
@@ -193,7 +206,7 @@ export const actions = {
       desk.current = open.id;
       desk.changed();
       showNote("info", "This object is not accepted. Accept it (Enter) or delete it (Delete), then submit.");
-    } else if (desk.session.fold.shown.length > 0 || confirmed("submit", "There is no object. Submit again if that is right.")) {
+    } else if (desk.session.fold.shown.length + desk.session.standing.length > 0 || confirmed("submit", "There is no object. Submit again if that is right.")) {
       desk.session.add("submit", null);
     }
   },
@@ -218,7 +231,8 @@ export const actions = {
       return;
     }
     const instance = chosen();
-    if (instance && !instance.accepted && !instance.empty) remove(instance.id);
+    if (instance?.from && !instance.accepted) takeBack(instance);
+    else if (instance && !instance.accepted && !instance.empty) remove(instance.id);
     desk.current = null;
     desk.changed();
   },
@@ -246,7 +260,7 @@ export const actions = {
   largest: () => edit("keep_largest", keepLargest, "The object is in one piece."),
   unsure() {
     const instance = chosen();
-    if (instance && !instance.empty && isLive()) desk.session?.add("flag", instance.id, { unsure: !instance.unsure });
+    if (chosenEarlier() || (instance && !instance.empty)) prompt("flag", { unsure: !instance?.unsure });
   },
   hide() {
     desk.isHidden = !desk.isHidden;
@@ -268,6 +282,14 @@ export const actions = {
     if (wanted) chooseCategory(wanted.number);
   },
 };
+
+/**
+ * Undo what was done to an object: the mask that it was opened from stands.
+ * @param {import("./fold.js").Instance} instance
+ */
+function takeBack(instance) {
+  while (isLive() && !instance.untouched && instance.top !== null) desk.session?.add("undo", instance.id, { event_id: instance.top });
+}
 
 /** @param {number} factor Of the brush's radius. */
 function resize(factor) {

@@ -5,7 +5,7 @@ import { settings } from "./settings.js";
 /**
  * @typedef {object} Desk
  * @property {import("./session.js").Session | null} session
- * @property {string | null} current Id of the object that edits go to; null: the next edit begins one.
+ * @property {string | null} current Id of the object, or of the earlier mask, that edits go to; null: the next edit begins one.
  * @property {number | null} category Number of the category for the next objects.
  * @property {boolean} isHidden Whether masks are not drawn.
  * @property {boolean} isNegative Whether the left button says that something does not belong, as the right one does.
@@ -23,6 +23,12 @@ export const desk = {
 
 /** The object that edits go to. */
 export const chosen = () => (desk.current === null ? undefined : desk.session?.fold.instances.get(desk.current));
+
+/** The mask from before this session that is chosen: the next edit opens an object from it. */
+export const chosenEarlier = () => (desk.current === null ? undefined : desk.session?.earlier.get(desk.current));
+
+/** The chosen mask as it is shown. */
+export const shownMask = () => (desk.session?.masks.get(desk.current ?? "") ?? chosenEarlier())?.mask;
 
 /** Whether this page may write. */
 export const isLive = () => desk.session?.mode === "live";
@@ -69,8 +75,8 @@ export function objectAt(x, y) {
   const { session } = desk;
   if (!session) return null;
   let [found, smallest] = [/** @type {string | null} */ (null), Infinity];
-  for (const { id } of session.fold.shown) {
-    const mask = session.masks.get(id)?.mask;
+  const own = session.fold.shown.map(({ id }) => ({ id, mask: session.masks.get(id)?.mask }));
+  for (const { id, mask } of [...own, ...session.standing]) {
     if (!mask) continue;
     const [column, row] = [Math.floor(x) - mask.x, Math.floor(y) - mask.y];
     if (column < 0 || row < 0 || column >= mask.width || row >= mask.height) continue;

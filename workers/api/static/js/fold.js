@@ -29,6 +29,8 @@ export class Instance {
     /** @type {{undoId: string, node: Node}[]} */
     this.undone = [];
     this.history = new Map([[event.seq, this.node.edits]]);
+    /** Category of the stored mask that it was opened from: the first event repeats it. */
+    this.fromCategory = /** @type {number | null} */ (null);
     /** Seq of the newest event that changed the mask. */
     this.maskSeq = event.seq;
   }
@@ -38,8 +40,16 @@ export class Instance {
   get deleted() { return this.node.deleted; }
   get accepted() { return this.node.accepted !== null; }
   /** Whether what stands is not (yet) what was accepted. */
-  get dirty() { return this.node.accepted?.edits !== this.node.edits; }
-  get empty() { return this.node.edits.length === 1 && !this.node.edits[0].payload.mask_id; }
+  get dirty() { return this.node.accepted?.edits !== this.node.edits && !this.untouched; }
+  /** Id of the stored mask that it was opened from. */
+  get from() { return /** @type {string | null} */ (this.node.edits[0].payload.mask_id ?? null); }
+  /** Whether it is still the stored mask that it was opened from, which stands without it. */
+  get untouched() {
+    const { edits, category, unsure } = this.node;
+    return this.from !== null && edits.length === 1 && !unsure && (category === null || category === this.fromCategory);
+  }
+
+  get empty() { return this.node.edits.length === 1 && this.from === null; }
   /** Id of the event that an undo must name. */
   get top() { return this.node.before ? this.node.eventId : null; }
   /** Id of the undo that a redo must name. */
@@ -60,6 +70,7 @@ export class Instance {
   /** @param {LogEvent} event */
   apply(event) {
     const before = this.node;
+    if (event.kind === "category" && this.history.size === 1) this.fromCategory = event.payload.category;
     if (event.kind === "undo" && before.before) {
       this.undone.push({ undoId: event.event_id, node: before });
       this.node = before.before;

@@ -1,7 +1,7 @@
 /** Draws the desk as it stands: layers on the canvas, lists and buttons beside it. */
 
 import { choose, chooseCandidate, chooseCategory, remove } from "./actions.js";
-import { candidates, chosen, colourIndex, desk, isLive, isWaiting, placeOfInstance } from "./desk.js";
+import { candidates, chosen, chosenEarlier, colourIndex, desk, isLive, isWaiting, placeOf, placeOfInstance } from "./desk.js";
 import { colourOf, tint } from "./overlay.js";
 import { $, showBadge, showCandidates, showCategories, showObjects, showOutline } from "./panel.js";
 import { settings } from "./settings.js";
@@ -23,19 +23,43 @@ function thickness() {
   return Math.max(1, Math.round(Math.max(width, height) / 800));
 }
 
-/** @param {Instance} instance @returns {Layer | null} */
-function layerOf(instance) {
-  const shown = desk.session?.masks.get(instance.id);
+/**
+ * @param {string} id Of an object or of an earlier mask.
+ * @param {{sha: string, mask: import("./bytes.js").Mask} | undefined} shown
+ * @param {number | null} index Of its colour.
+ * @returns {Layer | null}
+ */
+function layerOf(id, shown, index) {
   if (!shown) return null;
-  const index = colourIndex(instance);
-  const alpha = Math.min(settings.opacity + (instance.id === desk.current ? AFTER_CHOICE : 0), 1);
+  const alpha = Math.min(settings.opacity + (id === desk.current ? AFTER_CHOICE : 0), 1);
   const key = [shown.sha, index, alpha].join();
-  const known = tinted.get(instance.id);
+  const known = tinted.get(id);
   if (known?.key === key) return known.layer;
   const canvas = tint(shown.mask, colourOf(index), alpha, thickness());
   const layer = canvas && { canvas, x: shown.mask.x, y: shown.mask.y, width: canvas.width, height: canvas.height };
-  tinted.set(instance.id, { key, layer });
+  tinted.set(id, { key, layer });
   return layer;
+}
+
+/** @typedef {{id: string, shown: {sha: string, mask: import("./bytes.js").Mask} | undefined, colour: number | null, place: number | null, state: string}} Item */
+
+/**
+ * Everything that the image has: this session's objects, then what stands from before.
+ * @returns {Item[]}
+ */
+function items() {
+  const { session } = desk;
+  if (!session) return [];
+  const own = session.fold.shown.map((instance) => ({
+    id: instance.id, shown: session.masks.get(instance.id), colour: colourIndex(instance), place: placeOfInstance(instance),
+    state: stateOf(instance),
+  }));
+  const before = session.standing.map((mask, index) => {
+    const place = placeOf(mask.category);
+    const colour = settings.colourBy === "object" ? session.fold.instances.size + index : place;
+    return { id: mask.id, shown: mask, colour, place, state: "from before" };
+  });
+  return [...own, ...before];
 }
 
 /**
@@ -58,6 +82,7 @@ function stateOf(item) {
     counted(item.boxes.length, "box", "boxes"), counted(item.clicks.length, "click", "clicks"),
     counted(item.strokes.length, "stroke", "strokes"), counted(item.outlines.length, "outline", "outlines"),
   ];
+  if (item.untouched) return "from before";
   const state = item.accepted ? (item.dirty ? "changed" : "accepted") : made.filter(Boolean).join(", ");
   return item.unsure ? `${state} · unsure` : state;
 }
@@ -66,24 +91,21 @@ function stateOf(item) {
 export function render() {
   const { session } = desk;
   if (!session) return;
-  const { fold, record, pending } = session;
-  const seen = fold.shown;
+  const { record, pending } = session;
+  const seen = items();
   const instance = chosen();
-  const layers = desk.isHidden ? [] : seen.filter((item) => item.id !== desk.current).flatMap((item) => layerOf(item) ?? []);
-  view.layers = layers;
-  view.active = desk.isHidden || !instance || instance.deleted || instance.empty ? null : layerOf(instance);
+  const layers = new Map(desk.isHidden ? [] : seen.map(({ id, shown, colour }) => [id, layerOf(id, shown, colour)]));
+  view.active = layers.get(desk.current ?? "") ?? null;
+  view.layers = [...layers.values()].flatMap((layer) => (layer === null || layer === view.active ? [] : [layer]));
   view.clicks = /** @type {any} */ (desk.isHidden ? [] : instance?.clicks ?? []);
   view.boxes = /** @type {any} */ (desk.isHidden ? [] : instance?.boxes ?? []);
   view.crosshair = settings.crosshair;
   view.draw();
   if (!isWaiting()) showCandidates(candidates(), instance?.candidate ?? 0, chooseCandidate);
-  showCategories(record.categories, instance?.category ?? desk.category, chooseCategory);
-  showObjects(seen.map((item, index) => {
-    const place = placeOfInstance(item);
+  showCategories(record.categories, instance?.category ?? chosenEarlier()?.category ?? desk.category, chooseCategory);
+  showObjects(seen.map(({ id, place, colour, state }, index) => {
     const name = place === null ? "object" : record.categories[place].name;
-    return {
-      id: item.id, label: `${index + 1} ${name}`, state: stateOf(item), colour: colourIndex(item), chosen: item.id === desk.current,
-    };
+    return { id, label: `${index + 1} ${name}`, state, colour, chosen: id === desk.current };
   }), choose, remove);
   showBadge(session.online ? (pending.length > 0 ? "saving" : "saved") : "offline", pending.length);
   showOutline(view.polygon?.size ?? null, desk.tolerance);
@@ -96,7 +118,8 @@ function buttons() {
   const recent = desk.session?.fold.instances.get(desk.session.fold.recent ?? "");
   $("undo").disabled = !live || !(instance?.top ?? recent?.top ?? view.polygon);
   $("redo").disabled = !live || !(instance?.redoTop ?? recent?.redoTop);
-  for (const id of ["accept", "fill", "largest", "unsure"]) $(id).disabled = !live || !instance || instance.empty;
+  $("accept").disabled = !live || !instance || instance.empty;
+  for (const id of ["fill", "largest", "unsure"]) $(id).disabled = !live || !(chosenEarlier() ?? (instance && !instance.empty));
   if (view.polygon) $("accept").disabled = !live;
   for (const id of ["submit", "skip", "release"]) $(id).disabled = !live;
   $("hide").ariaPressed = String(desk.isHidden);

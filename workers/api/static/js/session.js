@@ -12,6 +12,7 @@ import * as outbox from "./outbox.js";
 /** @typedef {import("./fold.js").LogEvent} LogEvent */
 /** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask, scores: number[]}} Shown Scores of the candidates. */
 /** @typedef {{total: number, stages: Record<string, number>}} Latency Milliseconds: from the event to its mask; on the server. */
+/** @typedef {{id: string, category: number | null, source: string, sha: string, mask: import("./bytes.js").Mask}} Standing */
 /**
  * What a session tells the page.
  * @typedef {object} Listener
@@ -63,6 +64,8 @@ export class Session {
     this.pending = [];
     /** @type {Map<string, Shown>} */
     this.masks = new Map();
+    /** @type {Map<string, Standing>} Masks of the image from before this session, by id. */
+    this.earlier = new Map();
     this.mode = /** @type {"live" | "loading" | "readonly" | "lost" | "ended"} */ ("loading");
     /** @type {any} */
     this.record = record;
@@ -97,7 +100,17 @@ export class Session {
   start() {
     if (this.mode !== "live") return;
     this.#connect();
+    this.#fetchEarlier();
     this.#fetchAccepted().finally(() => this.#fetchMissing());
+  }
+
+  /**
+   * What stands of `earlier`: this session opened none of its objects from it.
+   * @returns {Standing[]}
+   */
+  get standing() {
+    const opened = new Set([...this.fold.instances.values()].map((instance) => instance.from));
+    return [...this.earlier.values()].filter(({ id }) => !opened.has(id));
   }
 
   /** Leave the session as it is. */
@@ -330,6 +343,18 @@ export class Session {
     this.#begun.delete(reply.seq);
     const latency = begun === undefined ? null : { total: performance.now() - begun, stages: reply.latency_ms ?? {} };
     this.listener.mask(instance.id, shown, before, latency);
+  }
+
+  async #fetchEarlier() {
+    try {
+      for (const found of await patiently(() => getAll(`/api/sessions/${this.id}/standing`))) {
+        const { mask_id, category, source, mask_sha256, rle, box_xywh } = found;
+        this.earlier.set(mask_id, { id: mask_id, category, source, sha: mask_sha256, mask: fromRle(rle, box_xywh) });
+      }
+      if (this.earlier.size > 0) this.listener.changed();
+    } catch (error) {
+      this.#fail(error);
+    }
   }
 
   /** Masks that were accepted and not changed since: stored ones, many in a call. */
