@@ -3,6 +3,7 @@
 from typing import Any
 
 from flows.export import export_flow
+from flows.imports import import_flow, store_masks
 from flows.ingest import ingest_flow
 from flows.jobs import current_job, job_scope
 from flows.options import as_flow, as_step
@@ -11,10 +12,12 @@ from flows.retrain import retrain_flow
 from flows.services import open_services
 from flows.triggers import fire_triggers
 from pipeline.campaigns import CampaignSpec, create_campaign
-from pipeline.ingest.annotations import import_annotations
 from schemas.settings import Settings
 
 STEPS = {"ingest": ingest_flow, "precompute": precompute_flow, "retrain": retrain_flow, "export": export_flow}
+"""What a campaign goes through, in this order."""
+KINDS: dict[str, Any] = {**STEPS, "import": import_flow}
+"""Kind of request -> its flow; `campaign` runs the steps."""
 
 
 @as_flow("campaign")
@@ -35,7 +38,7 @@ def campaign_flow(
         name = campaign or make_campaign(create or {})
         results = {step: STEPS[step](name) for step in steps or (["ingest"] if create else list(STEPS))}
         if create and create.get("annotations"):
-            results["import"] = import_masks(name, create["annotations"])
+            results["import"] = store_masks(name, create["annotations"], None, "object", trusted=True, look=False)
         record = job.services.campaign(name)
         facts = {"campaign_id": record.id, "name": record.name, "model_id": record.model_id}
         return job.done(facts | results)
@@ -48,15 +51,6 @@ def make_campaign(create: dict[str, Any]) -> str:
     job.progress(step="create")
     services = job.services
     return create_campaign(services.database, services.storage_url, CampaignSpec.model_validate(create)).id
-
-
-@as_step("import masks")
-def import_masks(campaign: str, annotations: str) -> dict[str, int]:
-    """Register the masks of a COCO file; how many there are, and how many name no image of the campaign."""
-    job = current_job()
-    job.progress(step="import")
-    imported, elsewhere = import_annotations(job.services.database, job.services.campaign(campaign), annotations)
-    return {"imported": imported, "without_image": elsewhere}
 
 
 @as_flow("triggers")

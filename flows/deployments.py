@@ -25,7 +25,7 @@ def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(mi
     """
     from prefect.deployments.runner import EntrypointType
 
-    from flows.campaign import STEPS, campaign_flow, triggers_flow
+    from flows.campaign import KINDS, campaign_flow, triggers_flow
 
     shared: dict[str, Any] = {
         "name": "default",
@@ -33,7 +33,7 @@ def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(mi
         "work_pool_name": pool,
         "entrypoint_type": EntrypointType.MODULE_PATH,
     }
-    flows: list[Any] = [*STEPS.values(), campaign_flow]
+    flows: list[Any] = [*KINDS.values(), campaign_flow]
     by_clock: Any = triggers_flow
     return [*(flow.to_deployment(**shared) for flow in flows), by_clock.to_deployment(**shared, interval=trigger_every)]
 

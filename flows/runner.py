@@ -38,9 +38,9 @@ def run_flow(job: Job) -> dict[str, Any]:
     from flows.prefect_env import start_ephemeral_server
 
     start_ephemeral_server()
-    from flows.campaign import STEPS, campaign_flow
+    from flows.campaign import KINDS, campaign_flow
 
-    flows: dict[str, Callable[..., dict[str, Any]]] = {**STEPS, "campaign": campaign_flow}
+    flows: dict[str, Callable[..., dict[str, Any]]] = {**KINDS, "campaign": campaign_flow}
     return flows[job.request.kind](job.request.campaign_id, **arguments)
 
 

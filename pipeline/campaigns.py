@@ -1,6 +1,6 @@
 """Making a campaign: publish its model's weights by digest into the storage and write the row.
 
-Knows models and storage. Images are registered by `pipeline.ingest.scan` afterwards, masks by `ingest.annotations`.
+Knows models and storage. Images are registered by `pipeline.ingest.scan` afterwards, masks by `pipeline.imports`.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.embeddings.key import key_of_model
-from pipeline.ingest.annotations import read_annotations
+from pipeline.imports.read import categories_of
 from pipeline.models import create_model
 from pipeline.storage import adapters, campaigns
 from pipeline.storage.database import Database
@@ -25,7 +25,7 @@ class CampaignSpec(BaseModel):
     Attributes:
         id: Client-made UUID; creating again with it gives the same campaign.
         images: URL of the source, absolute.
-        annotations: URL of a COCO JSON whose masks and categories are imported.
+        annotations: URL of masks that are imported and count as they are; a COCO file's categories come first.
         model: Model id, pinned with the digest of its weights.
         checkpoint: Path of a .safetensors file on this machine; None: the weights that ship today.
     """
@@ -56,7 +56,7 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
     if known is not None:
         return known
     require_source(spec.images)
-    labels = [*spec.labels, *(read_annotations(spec.annotations).categories.values() if spec.annotations else [])]
+    labels = [*spec.labels, *(categories_of(spec.annotations) if spec.annotations else [])]
     digest, uri = publish_model(storage_url, spec.model, Path(spec.checkpoint) if spec.checkpoint else None)
     model = load_model_by_digest(storage_url, digest)
     fs, _ = open_storage(storage_url)

@@ -147,6 +147,7 @@ class CampaignStatus(BaseModel):
     tasks: dict[str, int]
     embeddings: int
     masks: int
+    proposals: int
     masks_by_category: dict[str, int]
     clicks: int
     clicks_per_mask: float | None

@@ -10,6 +10,7 @@ from schemas.models import checked_model_id
 
 Step = Literal["ingest", "precompute", "retrain", "export"]
 Format = Literal["coco", "parquet", "png"]
+ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
 ADAPTER_KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
 
@@ -22,6 +23,16 @@ class Ingest(_Payload):
     """`images`: another source than the campaign's own."""
 
     images: str | None = None
+
+
+class Import(_Payload):
+    """Masks at `source`; `format` None: by what is there. `look`: only count. Not `trusted`: they are proposals."""
+
+    source: str
+    format: ImportFormat | None = None
+    category: str = Field(default="object", min_length=1, max_length=200)
+    trusted: bool = False
+    look: bool = False
 
 
 class Precompute(_Payload):
@@ -66,6 +77,7 @@ class Campaign(_Payload):
 
 PAYLOADS: dict[str, type[_Payload]] = {
     "ingest": Ingest,
+    "import": Import,
     "precompute": Precompute,
     "retrain": Retrain,
     "export": Export,

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from flows.client import find_server
+from flows.commands.imports import imported
 from flows.commands.jobs import follow, run_here, run_job
 from flows.commands.options import Nouns, command, group, settings_of
 from flows.commands.terminal import Terminal, table
@@ -23,7 +24,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--images", metavar="URL", required=True, help="folder, glob or bucket prefix")
     parser.add_argument("--labels", metavar="a,b,c", default="", help="category names")
-    parser.add_argument("--annotations", metavar="COCO.json", help="masks to import; its categories are added")
+    parser.add_argument("--annotations", metavar="FILE", help="masks that count as they are (see `import`)")
     parser.add_argument("--model", metavar="ID", default="default", help="model to pin (default: the shipped one)")
     parser.add_argument(
         "--checkpoint", metavar="FILE", type=Path, help="its weights (.safetensors; see `model convert`)"
@@ -75,7 +76,7 @@ def create(args: argparse.Namespace) -> int:
             result = follow(server, terminal, server.call("POST", "/api/campaigns", spec)["request"]["id"])
     lines = [f"Campaign {result['name']} with model {result['model_id']}.", *_ingested(result["ingest"])]
     if "import" in result:
-        lines.append("{imported} masks imported, {without_image} are of other images.".format(**result["import"]))
+        lines += imported(result["import"])
     terminal.result(result, lines)
     return 0
 
@@ -136,6 +137,7 @@ def status(args: argparse.Namespace) -> int:
     with reading(settings_of(args)) as database, database.connect() as conn:
         figures = campaigns.campaign_status(conn, campaigns.get_campaign(conn, args.name).id)
     record = figures.campaign
+    proposals = f" (and {figures.proposals} proposals)" if figures.proposals else ""
     lines = [
         f"{record.name}: {record.state}, model {record.model_id}, adapter {(record.live_adapter or 'none')[:12]} "
         f"(version {record.live_version})",
@@ -143,7 +145,8 @@ def status(args: argparse.Namespace) -> int:
         f"{len(figures.quarantined)} quarantined",
         f"embeddings  {figures.embeddings}",
         "tasks       " + (", ".join(f"{n} {state}" for state, n in figures.tasks.items()) or "none"),
-        f"masks       {figures.masks}" + "".join(f", {n} {name}" for name, n in figures.masks_by_category.items()),
+        f"masks       {figures.masks}{proposals}"
+        + "".join(f", {n} {name}" for name, n in figures.masks_by_category.items()),
         f"clicks      {figures.clicks}"
         + (f" ({figures.clicks_per_mask:.2f} per mask)" if figures.clicks_per_mask is not None else ""),
     ]

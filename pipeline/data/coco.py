@@ -197,7 +197,7 @@ def _read_images(document: dict[str, Any], folder: Path, path: Path) -> dict[int
     for index, entry in enumerate(_entries(document, "images", path)):
         where = f"{path}: images[{index}]"
         image_id, width, height = (_whole(entry, key, where) for key in ("id", "width", "height"))
-        name = entry.get("file_name")
+        name = entry.get("file_name", _name_in_url(entry.get("coco_url")))  # LVIS has only the latter
         if (
             not isinstance(name, str)
             or not name
@@ -214,6 +214,10 @@ def _read_images(document: dict[str, Any], folder: Path, path: Path) -> dict[int
         split = entry.get("split")
         images[image_id] = CocoImage(image_id, folder / name, width, height, split if isinstance(split, str) else None)
     return images
+
+
+def _name_in_url(url: object) -> str | None:
+    return PurePosixPath(url).name if isinstance(url, str) else None
 
 
 def _read_categories(document: dict[str, Any], path: Path) -> dict[int, str]:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.adapters import list_adapters
-from pipeline.storage.masks import is_current
+from pipeline.storage.masks import count_proposals, is_current
 from pipeline.storage.numbers import next_number
 from pipeline.storage.requests import list_requests
 from pipeline.storage.sql import one, require_id
@@ -177,6 +177,7 @@ def campaign_status(conn: Connection, campaign_id: str) -> CampaignStatus:
         tasks=tasks,
         embeddings=embeddings,
         masks=masks,
+        proposals=count_proposals(conn, campaign.id),
         masks_by_category=by_category,
         clicks=clicks,
         clicks_per_mask=mean_clicks,

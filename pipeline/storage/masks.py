@@ -4,9 +4,10 @@ Current is the mask of an accepted instance of a submitted session (or an import
 an instance opened from it and then accepted or deleted.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, insert, or_, select
 from sqlalchemy.orm import aliased
 
 from pipeline.storage.numbers import next_number
@@ -20,8 +21,19 @@ from schemas.tables import Annotator, Image, Instance, MaskRow, Session
 
 def is_current() -> ColumnElement[bool]:
     """The condition on `instances` outer-joined with `sessions`."""
+    done = or_(Instance.session_id.is_(None), Session.state == "submitted")
+    return and_(Instance.state == "accepted", done, ~_is_replaced())
+
+
+def is_proposed() -> ColumnElement[bool]:
+    """The condition, on the same join, for imported masks that nobody has accepted or deleted yet."""
+    waits = and_(Instance.session_id.is_(None), Instance.state == "open", Instance.mask_id.is_not(None))
+    return and_(waits, ~_is_replaced())
+
+
+def _is_replaced() -> ColumnElement[bool]:
     later, its_session = aliased(Instance), aliased(Session)
-    replaced = exists(
+    return exists(
         select(later.id)
         .join(its_session, its_session.id == later.session_id)
         .where(
@@ -30,8 +42,6 @@ def is_current() -> ColumnElement[bool]:
             its_session.state == "submitted",
         )
     )
-    done = or_(Instance.session_id.is_(None), Session.state == "submitted")
-    return and_(Instance.state == "accepted", done, ~replaced)
 
 
 def get_mask(conn: Connection, mask_id: str) -> MaskRecord:
@@ -50,15 +60,38 @@ def current_masks(
     conn: Connection, campaign_id: str, *, image_id: str | None = None, after: int = 0, limit: int | None = None
 ) -> list[MaskRecord]:
     """Current masks numbered above `after`, by number."""
-    query = (
-        mask_query()
-        .join(Instance, Instance.mask_id == MaskRow.id)
-        .outerjoin(Session, Session.id == Instance.session_id)
-        .where(MaskRow.campaign_id == campaign_id, MaskRow.number > after, is_current())
-    )
+    query = _with_instance(campaign_id).where(MaskRow.number > after, is_current())
     if image_id is not None:
         query = query.where(MaskRow.image_id == image_id)
     return [mask_record(row) for row in conn.execute(query.order_by(MaskRow.number).limit(limit))]
+
+
+def proposed_masks(
+    conn: Connection, campaign_id: str, image_id: str, *, after: int = 0, limit: int | None = None
+) -> list[MaskRecord]:
+    """Proposals for an image numbered above `after`, by number: they count once somebody has accepted them."""
+    query = _with_instance(campaign_id).where(MaskRow.image_id == image_id, MaskRow.number > after, is_proposed())
+    return [mask_record(row) for row in conn.execute(query.order_by(MaskRow.number).limit(limit))]
+
+
+def count_proposals(conn: Connection, campaign_id: str) -> int:
+    """How many proposals of a campaign nobody has accepted or deleted yet."""
+    query = _with_instance(campaign_id).where(is_proposed()).with_only_columns(func.count())
+    return int(conn.execute(query).scalar_one())
+
+
+def known_masks(conn: Connection, mask_ids: Sequence[str]) -> set[str]:
+    """Which of these ids are stored masks'."""
+    return set(conn.execute(select(MaskRow.id).where(MaskRow.id.in_(mask_ids))).scalars())
+
+
+def _with_instance(campaign_id: str) -> Select[Any]:
+    return (
+        mask_query()
+        .join(Instance, Instance.mask_id == MaskRow.id)
+        .outerjoin(Session, Session.id == Instance.session_id)
+        .where(MaskRow.campaign_id == campaign_id)
+    )
 
 
 def session_masks(conn: Connection, session_id: str, after: int = 0, *, limit: int | None = None) -> list[MaskRecord]:
@@ -79,8 +112,12 @@ def import_mask(
     mask_sha256: str,
     area: int,
     bbox: tuple[int, int, int, int],
+    is_trusted: bool = True,
 ) -> MaskRecord:
     """Store a mask that came from a file; the same id again gives the same mask.
+
+    Args:
+        is_trusted: It counts as it is; else it is a proposal, which counts once somebody has accepted it.
 
     Raises:
         NotFoundError: There is no such image.
@@ -121,7 +158,7 @@ def import_mask(
             id=instance_id,
             campaign_id=campaign_id,
             image_id=image_id,
-            state="accepted",
+            state="accepted" if is_trusted else "open",
             category_number=category_number,
             unsure=False,
             mask_id=mask_id,

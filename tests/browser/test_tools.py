@@ -2,19 +2,24 @@
 
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.masks.rle import rle_to_mask
-from pipeline.storage.masks import current_masks
+from pipeline.masks.boxes import mask_box_xywh
+from pipeline.masks.digest import mask_digest
+from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.storage.images import images_of
+from pipeline.storage.masks import count_proposals, current_masks, import_mask
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work
 
 pytestmark = pytest.mark.browser
 
 CORNERS = [(30.0, 20.0), (70.0, 20.0), (70.0, 50.0), (30.0, 50.0)]
+PLACES = ((0, 0), (0, 4), (3, 0), (3, 4), (0, 2))
 _OUTLINES = """async (masks) => {
   const { trace, simplify, fill, distanceTo } = await import("./js/contour.js");
   return masks.map(({ height, width, pixels, tolerance }) => {
@@ -194,6 +199,50 @@ def test_masks_of_an_earlier_session_are_corrected_left_or_deleted(desk: Desk) -
         masks = current_masks(conn, CAMPAIGN)
     assert sorted(rle_to_mask(mask.rle)[60, 100] for mask in masks) == [False, True]
     assert [mask.category_number for mask in masks] == [2, 2]
+
+
+def test_proposals_are_accepted_one_by_one_corrected_deleted_or_all_at_once(desk: Desk) -> None:
+    rows, columns = np.mgrid[:120, :160]
+    boxes = [
+        (rows // 30 == row) & (columns // 30 == column) for row, column in ((0, 0), (0, 4), (3, 0), (3, 4), (0, 2))
+    ]
+    with desk.gateway.services.database.begin() as conn:
+        (first, *_) = images_of(conn, CAMPAIGN)
+        for index, mask in enumerate(boxes):
+            import_mask(
+                conn, mask_id=str(uuid4()), instance_id=str(uuid4()), image_id=first.id, category_number=1 + index % 2,
+                rle=mask_to_rle(mask), mask_sha256=mask_digest(mask), area=int(mask.sum()), bbox=mask_box_xywh(mask),
+                is_trusted=False,
+            )  # fmt: skip
+    desk.begin()
+    proposals = desk.page.locator("#objects li", has_text="proposal")
+    proposals.nth(4).wait_for()
+    desk.click((45.0 - 30, 15.0))
+    desk.page.keyboard.press("Enter")  # as it is
+    proposals.nth(4).wait_for(state="detached")
+    desk.click((135.0, 15.0))
+    desk.page.keyboard.press("b")
+    desk.drag((110, 15), (112, 15))  # with a little more
+    desk.page.keyboard.press("Escape")
+    desk.page.wait_for_function("async () => !(await import('./js/desk.js')).isWaiting()")
+    desk.page.keyboard.press("Enter")
+    desk.click((15.0, 105.0))
+    desk.page.keyboard.press("Delete")
+    desk.wait(lambda: proposals.count() == 2)
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.locator("#note", has_text="2 proposals are not accepted").wait_for()
+    desk.page.get_by_role("button", name="Accept 2 proposals").click()
+    desk.wait(lambda: desk.page.locator("#objects li", has_text="accepted").count() == 4)
+    desk.wait_saved()
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        masks = current_masks(conn, CAMPAIGN)
+        assert count_proposals(conn, CAMPAIGN) == 0
+    stored = {mask.mask_sha256: mask.category_number for mask in masks}
+    assert [stored.get(mask_digest(boxes[index])) for index in range(5)] == [1, None, None, 2, 1]
+    (grown,) = [rle_to_mask(m.rle) for m in masks if m.mask_sha256 not in {mask_digest(box) for box in boxes}]
+    assert grown[boxes[1]].all() and grown[15, 108] and grown.sum() > boxes[1].sum()
 
 
 def test_unsure_is_flagged_and_taken_back(desk: Desk) -> None:

@@ -17,8 +17,15 @@ from workers.api.deps import CallerDep, ServicesDep, envelope
 
 router = APIRouter(tags=["requests"])
 
-SCOPES = {"ingest": "admin", "precompute": "train", "retrain": "train", "export": "export", "campaign": "admin"}
-PLACES = {"ingest": "images", "export": "to"}
+SCOPES = {
+    "ingest": "admin",
+    "import": "admin",
+    "precompute": "train",
+    "retrain": "train",
+    "export": "export",
+    "campaign": "admin",
+}
+PLACES = {"ingest": "images", "import": "source", "export": "to"}
 MAX_PAYLOAD_BYTES = 20_000
 MAX_DEPTH = 10
 

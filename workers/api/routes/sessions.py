@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
-from pipeline.storage.masks import current_masks, session_masks
+from pipeline.storage.masks import current_masks, proposed_masks, session_masks
 from pipeline.storage.sessions import get_session, reopen_session, session_events
 from schemas.campaigns import SessionRecord
 from schemas.catalogue import MaskRecord
@@ -109,20 +109,24 @@ async def masks(
 async def standing(
     session_id: str, services: ServicesDep, caller: CallerDep, after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0
 ) -> dict[str, Any]:
-    """Current masks of the session's image that come from elsewhere: earlier sessions, imports, prelabels.
+    """Masks of the session's image that come from elsewhere: current ones, and proposals that wait to be accepted.
 
     An `open` with a `mask_id` corrects one: accepted or deleted and submitted, the new instance takes its place.
     """
     live = await _readable(services, caller, session_id)
 
     def load(conn: Connection) -> dict[str, Any]:
-        found = current_masks(conn, live.record.campaign_id, image_id=live.image.id, after=after, limit=PAGE)
+        campaign, image = live.record.campaign_id, live.image.id
+        standing = current_masks(conn, campaign, image_id=image, after=after, limit=PAGE)
+        proposed = proposed_masks(conn, campaign, image, after=after, limit=PAGE)
+        found = sorted([*standing, *proposed], key=lambda mask: mask.number)[:PAGE]
         following = f"/api/sessions/{session_id}/standing?after={found[-1].number}" if len(found) == PAGE else None
+        proposals = {mask.id for mask in proposed}
         results = [
             {
                 "mask_id": mask.id,
                 "category": mask.category_number,
-                "source": mask.source,
+                "is_proposal": mask.id in proposals,
                 "annotator": mask.pseudonym,
                 **_stored(mask),
             }

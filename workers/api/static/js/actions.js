@@ -186,7 +186,10 @@ export const actions = {
     }
     const instance = chosen();
     const { session } = desk;
-    if (!session || !instance || instance.empty || !isLive()) return;
+    const earlier = chosenEarlier();
+    if (!session || !isLive()) return;
+    if (earlier) acceptAsItIs(session, earlier);
+    if (!instance || instance.empty) return;
     const shown = session.masks.get(instance.id);
     if (!shown || session.isBehind(instance)) {
       showNote("info", `${NOT_HERE} Accept it when you see it.`);
@@ -199,13 +202,23 @@ export const actions = {
       desk.changed();
     }
   },
+  /** Accept every proposal that nobody has touched. */
+  all() {
+    const { session } = desk;
+    if (!session || !isLive()) return;
+    for (const mask of session.standing) if (mask.isProposal) acceptAsItIs(session, mask);
+  },
   submit() {
     if (!desk.session || !isLive()) return;
+    const proposals = desk.session.standing.filter(({ isProposal }) => isProposal).length;
     const open = desk.session.fold.shown.find((instance) => instance.dirty);
     if (open) {
       desk.current = open.id;
       desk.changed();
       showNote("info", "This object is not accepted. Accept it (Enter) or delete it (Delete), then submit.");
+    } else if (proposals > 0 && !confirmed("submit", `${proposals} ${proposals === 1 ? "proposal is" : "proposals are"} not ` +
+      "accepted and will not count. Submit again if that is right.")) {
+      return;
     } else if (desk.session.fold.shown.length + desk.session.standing.length > 0 || confirmed("submit", "There is no object. Submit again if that is right.")) {
       desk.session.add("submit", null);
     }
@@ -282,6 +295,22 @@ export const actions = {
     if (wanted) chooseCategory(wanted.number);
   },
 };
+
+/**
+ * Accept a mask from before this session without a change. One that counts already only stands.
+ * @param {import("./session.js").Session} session
+ * @param {import("./session.js").Standing} mask
+ */
+function acceptAsItIs(session, mask) {
+  if (mask.isProposal) {
+    desk.current = mask.id;
+    const id = begin(session);
+    const seq = session.fold.instances.get(id)?.maskSeq;
+    session.add("accept", id, { seq, mask_sha256: mask.sha, category: mask.category ?? desk.category });
+  }
+  desk.current = null;
+  desk.changed();
+}
 
 /**
  * Undo what was done to an object: the mask that it was opened from stands.

@@ -45,8 +45,8 @@ export class Instance {
   get from() { return /** @type {string | null} */ (this.node.edits[0].payload.mask_id ?? null); }
   /** Whether it is still the stored mask that it was opened from, which stands without it. */
   get untouched() {
-    const { edits, category, unsure } = this.node;
-    return this.from !== null && edits.length === 1 && !unsure && (category === null || category === this.fromCategory);
+    const { edits, category, unsure, accepted } = this.node;
+    return this.from !== null && accepted === null && edits.length === 1 && !unsure && (category === null || category === this.fromCategory);
   }
 
   get empty() { return this.node.edits.length === 1 && this.from === null; }

@@ -7,7 +7,7 @@ import { settings } from "./settings.js";
 
 /** What each action is called in the list of keys, in its order. */
 export const LABELS = /** @type {Partial<Record<Action, string>>} */ ({
-  accept: "accept the object, begin the next one", submit: "submit the image", skip: "skip the image, with a reason",
+  accept: "accept the object, begin the next one", all: "accept all proposals", submit: "submit the image", skip: "skip the image, with a reason",
   undo: "undo", redo: "redo", remove: "delete the object", cancel: "drop what is being drawn, the tool, the object",
   box: "drag boxes", brush: "brush", eraser: "eraser", smaller: "smaller brush", larger: "larger brush",
   polygon: "outline with corners", fill: "fill holes", largest: "keep the largest part", sign: "left button says no, or yes again",
@@ -18,7 +18,7 @@ export const LABELS = /** @type {Partial<Record<Action, string>>} */ ({
 
 /** @type {Partial<Record<Action, string[]>>} */
 const OURS = {
-  accept: ["Enter", "N"], submit: ["Ctrl+Enter"], skip: ["Ctrl+Space"], undo: ["Ctrl+Z"], redo: ["Ctrl+Shift+Z", "Ctrl+Y"],
+  accept: ["Enter", "N"], all: ["Shift+A"], submit: ["Ctrl+Enter"], skip: ["Ctrl+Space"], undo: ["Ctrl+Z"], redo: ["Ctrl+Shift+Z", "Ctrl+Y"],
   remove: ["Delete", "Backspace"], cancel: ["Escape"], box: ["R"], brush: ["B"], eraser: ["E"], smaller: ["["], larger: ["]"],
   polygon: ["P"], fill: ["F"], largest: ["L"], sign: ["X"], unsure: ["U"], find: ["/"], hide: ["H"], inside: ["."], outside: [","],
   fit: ["0"], nearer: ["+", "="], farther: ["-"], help: ["?", "F1"],

@@ -57,7 +57,7 @@ function items() {
   const before = session.standing.map((mask, index) => {
     const place = placeOf(mask.category);
     const colour = settings.colourBy === "object" ? session.fold.instances.size + index : place;
-    return { id: mask.id, shown: mask, colour, place, state: "from before" };
+    return { id: mask.id, shown: mask, colour, place, state: mask.isProposal ? "proposal" : "from before" };
   });
   return [...own, ...before];
 }
@@ -82,7 +82,7 @@ function stateOf(item) {
     counted(item.boxes.length, "box", "boxes"), counted(item.clicks.length, "click", "clicks"),
     counted(item.strokes.length, "stroke", "strokes"), counted(item.outlines.length, "outline", "outlines"),
   ];
-  if (item.untouched) return "from before";
+  if (item.untouched) return desk.session?.earlier.get(item.from ?? "")?.isProposal ? "proposal" : "from before";
   const state = item.accepted ? (item.dirty ? "changed" : "accepted") : made.filter(Boolean).join(", ");
   return item.unsure ? `${state} · unsure` : state;
 }
@@ -118,10 +118,14 @@ function buttons() {
   const recent = desk.session?.fold.instances.get(desk.session.fold.recent ?? "");
   $("undo").disabled = !live || !(instance?.top ?? recent?.top ?? view.polygon);
   $("redo").disabled = !live || !(instance?.redoTop ?? recent?.redoTop);
-  $("accept").disabled = !live || !instance || instance.empty;
+  $("accept").disabled = !live || !(chosenEarlier() ?? (instance && !instance.empty));
   for (const id of ["fill", "largest", "unsure"]) $(id).disabled = !live || !(chosenEarlier() ?? (instance && !instance.empty));
   if (view.polygon) $("accept").disabled = !live;
   for (const id of ["submit", "skip", "release"]) $(id).disabled = !live;
+  const proposals = desk.session?.standing.filter(({ isProposal }) => isProposal).length ?? 0;
+  $("all").hidden = proposals === 0;
+  $("all").disabled = !live;
+  $("all").textContent = `Accept ${proposals} ${proposals === 1 ? "proposal" : "proposals"}`;
   $("hide").ariaPressed = String(desk.isHidden);
   $("sign").ariaPressed = String(desk.isNegative);
   $("unsure").ariaPressed = String(instance?.unsure ?? false);

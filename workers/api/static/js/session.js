@@ -12,7 +12,7 @@ import * as outbox from "./outbox.js";
 /** @typedef {import("./fold.js").LogEvent} LogEvent */
 /** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask, scores: number[]}} Shown Scores of the candidates. */
 /** @typedef {{total: number, stages: Record<string, number>}} Latency Milliseconds: from the event to its mask; on the server. */
-/** @typedef {{id: string, category: number | null, source: string, sha: string, mask: import("./bytes.js").Mask}} Standing */
+/** @typedef {{id: string, category: number | null, isProposal: boolean, sha: string, mask: import("./bytes.js").Mask}} Standing */
 /**
  * What a session tells the page.
  * @typedef {object} Listener
@@ -348,8 +348,8 @@ export class Session {
   async #fetchEarlier() {
     try {
       for (const found of await patiently(() => getAll(`/api/sessions/${this.id}/standing`))) {
-        const { mask_id, category, source, mask_sha256, rle, box_xywh } = found;
-        this.earlier.set(mask_id, { id: mask_id, category, source, sha: mask_sha256, mask: fromRle(rle, box_xywh) });
+        const { mask_id, category, is_proposal: isProposal, mask_sha256, rle, box_xywh } = found;
+        this.earlier.set(mask_id, { id: mask_id, category, isProposal, sha: mask_sha256, mask: fromRle(rle, box_xywh) });
       }
       if (this.earlier.size > 0) this.listener.changed();
     } catch (error) {

@@ -1,0 +1,58 @@
+"""import: masks that other tools made."""
+
+import argparse
+from typing import Any
+
+from flows.commands.jobs import run_job
+from flows.commands.options import Nouns, command, settings_of
+from flows.commands.terminal import Terminal, table
+from flows.commands.work import absolute_url
+from schemas.requests import ImportFormat
+
+FORMATS = ImportFormat.__args__  # type: ignore[attr-defined]
+
+
+def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
+    """Add the command."""
+    parser = command(nouns, common, "import", import_, "take over masks from files of other tools, to correct them")
+    parser.add_argument("name", metavar="NAME", help="campaign")
+    parser.add_argument("source", metavar="URL", help="file or folder; images are found by their names")
+    parser.add_argument("--format", choices=FORMATS, help="what it is (default: by what is there)")
+    parser.add_argument("--category", default="object", metavar="NAME", help="of an instance-map's instances (object)")
+    parser.add_argument(
+        "--trusted", action="store_true", help="they count as they are (default: once somebody has accepted them)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what is there")
+
+
+def import_(args: argparse.Namespace) -> int:
+    """Store masks, or only count them."""
+    settings, terminal = settings_of(args), Terminal.of(args)
+    payload = {
+        "source": absolute_url(args.source),
+        "format": args.format,
+        "category": args.category,
+        "trusted": args.trusted,
+        "look": args.dry_run,
+    }
+    result = run_job(settings, terminal, "import", args.name, payload)
+    lines = imported(result)
+    if args.dry_run:
+        lines.append("Nothing was stored: leave --dry-run out to store them.")
+    terminal.result(result, lines)
+    return 0
+
+
+def imported(report: dict[str, Any]) -> list[str]:
+    """What an import found, as lines."""
+    total = sum(report["masks"].values())
+    lines = [
+        f"{total} masks on {report['images']} images, {report['stored']} of them new; "
+        f"least IoU with what is stored {report['round_trip_iou']:.4f}."
+    ]
+    if report["masks"]:
+        lines += table(("CATEGORY", "MASKS"), [(name, str(count)) for name, count in report["masks"].items()])
+    for reason, count in report["dropped"].items():
+        lines.append(f"left out {count}: {reason}")
+        lines += [f"    {where}" for where in report["examples"][reason]]
+    return lines

@@ -1,0 +1,61 @@
+"""Flow: masks that other tools made become a campaign's, as proposals to correct or as truth."""
+
+from typing import Any
+
+from flows.jobs import current_job, job_scope
+from flows.options import as_flow, as_step
+from pipeline.imports import Names, import_masks, read_source
+from pipeline.storage import images
+from schemas.requests import ImportFormat
+
+
+@as_flow("import")
+def import_flow(
+    campaign: str,
+    source: str,
+    format: ImportFormat | None = None,
+    category: str = "object",
+    trusted: bool = False,
+    look: bool = False,
+) -> dict[str, Any]:
+    """Read annotations and store their masks.
+
+    Args:
+        campaign: Name or id.
+        source: File or folder, on any storage.
+        format: One of `pipeline.imports.FORMATS`; None: by what is there.
+        category: Of the instances of instance maps.
+        trusted: They count as they are; else once somebody has accepted them.
+        look: Only count what is there.
+
+    Returns:
+        See `pipeline.imports.store.ImportReport`.
+    """
+    asked = {"source": source, "format": format, "category": category, "trusted": trusted, "look": look}
+    with job_scope("import", campaign, asked) as job:
+        return job.done(store_masks(campaign, source, format, category, trusted, look))
+
+
+@as_step("store masks")
+def store_masks(
+    campaign: str, source: str, format: ImportFormat | None, category: str, trusted: bool, look: bool
+) -> dict[str, Any]:
+    """Read, count, store; safe to run twice, since what is stored is known by its id."""
+    job = current_job()
+    record = job.services.campaign(campaign)
+    with job.services.database.connect() as conn:
+        names = Names(images.images_of(conn, record.id))
+
+    def on_batch(done: int) -> None:
+        job.check()
+        job.progress(step="import", done=done)
+
+    report = import_masks(
+        job.services.database,
+        record,
+        lambda: read_source(source, names, format, category),
+        is_trusted=trusted,
+        is_look=look,
+        on_batch=on_batch,
+    )
+    return report.model_dump(mode="json")

@@ -1,0 +1,10 @@
+"""Annotations that other tools made, as masks of a campaign: one reader per format, one way to store what they find.
+
+A reader yields what it found and what it left out, with the reason; nothing is stored before everything was read once.
+"""
+
+from pipeline.imports.found import Dropped, Found, Names
+from pipeline.imports.read import FORMATS, read_source
+from pipeline.imports.store import import_masks
+
+__all__ = ["FORMATS", "Dropped", "Found", "Names", "import_masks", "read_source"]

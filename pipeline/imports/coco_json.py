@@ -1,0 +1,47 @@
+"""COCO and LVIS files: polygons, RLE compressed or not; crowd regions are left out."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.data.coco import CocoDataset, CocoSample, read_coco
+from pipeline.imports.found import NO_IMAGE, Dropped, Found, Item, Items, Names
+from schemas.errors import BadAnnotationsError
+
+
+def read_coco_bytes(data: bytes) -> CocoDataset:
+    """A COCO file's content; its images' paths are their file names.
+
+    Raises:
+        BadAnnotationsError: It is malformed.
+    """
+    with TemporaryDirectory() as folder:
+        local = Path(folder) / "annotations.json"
+        local.write_bytes(data)
+        return read_coco(local, "")
+
+
+def read(data: bytes, names: Names) -> Items:
+    """The instances of a file.
+
+    Raises:
+        BadAnnotationsError: It is no COCO file, or its images, categories or ids are malformed.
+    """
+    for sample in read_coco_bytes(data).samples:
+        yield _item(sample, names)
+
+
+def _item(sample: CocoSample, names: Names) -> Item:
+    where = f"annotation {sample.annotation_id}"
+    if sample.is_crowd:
+        return Dropped("it is a crowd region, no single object", where)
+    image = names.find(str(sample.image.path))
+    if image is None:
+        return Dropped(NO_IMAGE, f"{where}, {sample.image.path}")
+    size = (sample.image.height, sample.image.width)
+    if size != (image.height, image.width):
+        stated = f"{size[0]}x{size[1]}, the image has {image.height}x{image.width} (height x width)"
+        return Dropped("it is for an image of another size", f"{where}, {sample.image.path}: {stated}")
+    try:
+        return Found(image, sample.category, f"coco/{sample.annotation_id}", sample.rle())
+    except BadAnnotationsError as error:
+        return Dropped("the segmentation is malformed", error.message)

@@ -1,0 +1,74 @@
+"""CVAT's XML for images: polygons, and masks in its own run-length code (rows of their box, background first)."""
+
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import numpy as np
+
+from pipeline.imports.found import NO_IMAGE, Dropped, Found, Item, Items, Names
+from pipeline.masks.polygons import polygons_to_rle
+from pipeline.masks.rle import mask_to_rle
+from schemas.campaigns import ImageRecord
+from schemas.errors import BadAnnotationsError, BadInputError
+from schemas.masks import Rle
+
+_SHAPES = ("polygon", "mask", "box", "polyline", "points", "ellipse", "cuboid", "skeleton")
+
+
+def read(data: bytes, names: Names) -> Items:
+    """The polygons and masks of all images.
+
+    Raises:
+        BadAnnotationsError: It is no such file, or declares entities (which may blow up when they are expanded).
+    """
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise BadAnnotationsError("The XML declares a document type or entities; CVAT's does not. It is not read.")
+    try:
+        root = ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise BadAnnotationsError(f"The file is not XML: {error}.") from error
+    if root.tag != "annotations":
+        raise BadAnnotationsError("The file is no CVAT export: expected <annotations>. Export as 'CVAT for images'.")
+    for element in root.iter("image"):
+        name = element.get("name", "")
+        shapes = [shape for shape in element if shape.tag in _SHAPES]
+        image = names.find(name)
+        if image is None:
+            yield from (Dropped(NO_IMAGE, name) for _ in shapes)
+            continue
+        stated = (element.get("height"), element.get("width"))
+        for number, shape in enumerate(shapes):
+            where = f"{name}, {shape.tag} {number}"
+            if stated != (str(image.height), str(image.width)):
+                yield Dropped("it is for an image of another size", f"{where}: {stated[0]}x{stated[1]}")
+            else:
+                yield _item(shape, image, where)
+
+
+def _item(shape: Any, image: ImageRecord, where: str) -> Item:
+    if shape.tag not in ("polygon", "mask"):
+        return Dropped(f"a {shape.tag} is no mask", where)
+    try:
+        rle = _polygon(shape, image) if shape.tag == "polygon" else _mask(shape, image)
+        return Found(image, shape.get("label") or "object", f"cvat/{where}", rle)
+    except (BadInputError, ValueError) as error:
+        return Dropped("the mask is malformed", f"{where}: {error}")
+
+
+def _polygon(shape: Any, image: ImageRecord) -> Rle:
+    flat = [float(number) for point in shape.get("points", "").split(";") for number in point.split(",")]
+    return polygons_to_rle([flat], (image.height, image.width))
+
+
+def _mask(shape: Any, image: ImageRecord) -> Rle:
+    left, top, width, height = (int(shape.get(name, "-1")) for name in ("left", "top", "width", "height"))
+    inside = min(left, top) >= 0 and left + width <= image.width and top + height <= image.height
+    if not inside or width < 1 or height < 1:
+        raise BadInputError("its box leaves the image.")
+    runs = np.array([int(run) for run in shape.get("rle", "").split(",")], np.int64)
+    if runs.min() < 0 or runs.max() > width * height or runs.sum() != width * height:
+        raise BadInputError("its runs do not fill its box.")
+    values = np.arange(runs.size) % 2 == 1
+    mask = np.zeros((image.height, image.width), np.bool_)
+    mask[top : top + height, left : left + width] = np.repeat(values, runs).reshape(height, width)
+    return mask_to_rle(mask)

@@ -1,0 +1,81 @@
+"""Which format a source has, and its reader."""
+
+import json
+from typing import Literal, get_args
+
+from pipeline.imports import coco_json, cvat, label_maps, label_studio, yolo
+from pipeline.imports.found import Items, Names
+from pipeline.imports.source import Source
+from schemas.errors import BadAnnotationsError
+from schemas.requests import ImportFormat
+
+FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
+_SingleFile = Literal["coco", "label-studio", "cvat"]
+_ENDINGS = {"coco": ".json", "label-studio": ".json", "cvat": ".xml"}
+
+
+def read_source(url: str, names: Names, given: ImportFormat | None = None, category: str = "object") -> Items:
+    """What a file or folder holds.
+
+    Args:
+        url: A path, or a URL of any storage.
+        names: The campaign's images.
+        given: The format; None: by what is there.
+        category: Of the instances of instance maps, which name none.
+
+    Raises:
+        BadAnnotationsError: There is nothing, or not of this format; or no format can be told.
+        TooLargeError: A file is too large.
+    """
+    source = Source(url)
+    format_ = given or guess(source)
+    if format_ == "yolo-seg":
+        return yolo.read(source, names)
+    if format_ == "label-map":
+        return label_maps.read_classes(source, names)
+    if format_ == "instance-map":
+        return label_maps.read_instances(source, names, category)
+    data = source.read(_only_file(source, format_))
+    return {"coco": coco_json.read, "label-studio": label_studio.read, "cvat": cvat.read}[format_](data, names)
+
+
+def categories_of(url: str) -> list[str]:
+    """The categories that a COCO file lists, in its order; other formats name them only with their masks.
+
+    Raises:
+        BadAnnotationsError: There is nothing, it is malformed, or its format cannot be told.
+    """
+    source = Source(url)
+    if guess(source) != "coco":
+        return []
+    return list(coco_json.read_coco_bytes(source.read(_only_file(source, "coco"))).categories.values())
+
+
+def guess(source: Source) -> ImportFormat:
+    """The format of a source.
+
+    Raises:
+        BadAnnotationsError: None of them, or it could be several.
+    """
+    if source.of_type(".xml"):
+        return "cvat"
+    if source.of_type(".json"):
+        try:
+            document = json.loads(source.read(_only_file(source, "coco")))
+        except (ValueError, RecursionError) as error:
+            raise BadAnnotationsError(f"{source.url!r} is not JSON: {error}.") from error
+        return "label-studio" if isinstance(document, list) else "coco"
+    if any(name.endswith(("data.yaml", "data.yml")) for name in source.files):
+        return "yolo-seg"
+    raise BadAnnotationsError(
+        f"The format of {source.url!r} cannot be told. Name it with --format: {', '.join(FORMATS)}."
+    )
+
+
+def _only_file(source: Source, format_: _SingleFile) -> str:
+    found = source.of_type(_ENDINGS[format_]) if source.is_folder else source.files
+    if len(found) != 1:
+        raise BadAnnotationsError(
+            f"{source.url!r} has {len(found)} {_ENDINGS[format_]} files; {format_} is one. Name the file."
+        )
+    return found[0]

@@ -1,0 +1,54 @@
+"""The files of an import: a single file or a folder, on any storage."""
+
+from pathlib import PurePosixPath
+
+from pipeline.storage.files import join, open_storage, read_bytes, with_retry
+from schemas.errors import BadAnnotationsError, TooLargeError
+
+MAX_BYTES = 2_000_000_000
+"""Of one file."""
+
+
+class Source:
+    """What lies at a URL.
+
+    Attributes:
+        url: As given.
+        files: Paths of its files below it, sorted; for a single file, its name.
+
+    Raises:
+        BadAnnotationsError: There is nothing, or it cannot be listed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, path = open_storage(url)
+        try:
+            self.is_folder = bool(with_retry(self._fs, lambda: self._fs.isdir(path)))
+            found = with_retry(self._fs, lambda: self._fs.find(path)) if self.is_folder else [path]
+            if not found or not (self.is_folder or with_retry(self._fs, lambda: self._fs.isfile(path))):
+                raise BadAnnotationsError(f"There are no annotations at {url!r}. Give a file or a folder.")
+        except OSError as error:
+            raise BadAnnotationsError(f"The annotations {url!r} cannot be read: {error}.") from error
+        self._root = path if self.is_folder else str(PurePosixPath(path).parent)
+        self.files = sorted(str(name)[len(self._root.rstrip("/")) + 1 :] for name in found)
+
+    def of_type(self, *suffixes: str) -> list[str]:
+        """Its files with one of these endings, such as ".png"."""
+        return [name for name in self.files if PurePosixPath(name).suffix.lower() in suffixes]
+
+    def read(self, name: str) -> bytes:
+        """A file.
+
+        Raises:
+            BadAnnotationsError: It cannot be read.
+            TooLargeError: It is over the limit.
+        """
+        path = join(self._root, name)
+        try:
+            size = int(with_retry(self._fs, lambda: self._fs.size(path)) or 0)
+            if size > MAX_BYTES:
+                raise TooLargeError(f"{name} has {size} bytes, at most {MAX_BYTES} are read. Split it.")
+            return read_bytes(self._fs, path)
+        except OSError as error:
+            raise BadAnnotationsError(f"{name} in {self.url!r} cannot be read: {error}.") from error

@@ -1,0 +1,134 @@
+"""Store what a reader found, and count it: a look first, then every mask once, however often it is done."""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.imports.found import EMPTY, Dropped, Found, Items
+from pipeline.masks.boxes import mask_box_xywh
+from pipeline.masks.digest import mask_digest
+from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.storage import campaigns, masks
+from pipeline.storage.database import Database
+from pipeline.storage.sql import batches
+from schemas.campaigns import CampaignRecord
+from schemas.errors import BadInputError
+
+EXAMPLES = 5
+"""Entries named for each reason."""
+
+
+class ImportReport(BaseModel):
+    """What an import found.
+
+    Attributes:
+        masks: By category.
+        images: How many images they are on.
+        dropped: How many entries were left out, by reason.
+        examples: Some of them, by reason.
+        stored: Masks that were not there before; 0 for a look.
+        round_trip_iou: Least IoU of a mask with what is stored of it; 1 but for a fault.
+    """
+
+    masks: dict[str, int] = {}
+    images: int = 0
+    dropped: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
+    stored: int = 0
+    round_trip_iou: float = 1.0
+
+
+def import_masks(
+    database: Database,
+    campaign: CampaignRecord,
+    read: Callable[[], Items],
+    *,
+    is_trusted: bool,
+    is_look: bool = False,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> ImportReport:
+    """Register masks of the campaign's images. Doing it again adds nothing.
+
+    Everything is read once before anything is stored, so that a source that cannot be read leaves nothing behind.
+
+    Args:
+        database: Catalogue.
+        campaign: Categories that it lacks are added.
+        read: Gives the source's items from the start; called twice.
+        is_trusted: The masks count as they are, in training and exports; else they are proposals, which count once
+            somebody has accepted them.
+        is_look: Only count.
+        on_batch: Called with the number of masks stored or looked at; may raise to stop, what is stored stays.
+
+    Raises:
+        BadAnnotationsError: The source is malformed.
+    """
+    report = ImportReport()
+    counts, images = Counter[str](), set[str]()
+    for batch in batches(read()):
+        for row in _checked(batch, campaign.id, report):
+            counts[row["category"]] += 1
+            images.add(row["image_id"])
+        on_batch(counts.total())
+    report.masks, report.images = dict(sorted(counts.items())), len(images)
+    if is_look:
+        return report
+    with database.begin() as conn:
+        records = campaigns.add_categories(conn, campaign.id, report.masks)
+    numbers = {record.name: record.number for record in records}
+    done = 0
+    for batch in batches(read()):
+        rows = _checked(batch, campaign.id, ImportReport())  # decoded before the transaction begins
+        with database.begin() as conn:
+            known = masks.known_masks(conn, [row["mask_id"] for row in rows])
+            for row in rows:
+                number = numbers[row.pop("category")]
+                if row["mask_id"] not in known:
+                    masks.import_mask(conn, category_number=number, is_trusted=is_trusted, **row)
+                    report.stored += 1
+        done += len(rows)
+        on_batch(done)
+    return report
+
+
+def _checked(batch: Sequence[Found | Dropped], campaign_id: str, report: ImportReport) -> list[dict[str, Any]]:
+    """What `import_mask` needs of each mask; what is left out goes to the report."""
+    rows = []
+    for item in batch:
+        made = item if isinstance(item, Dropped) else _row(item, campaign_id, report)
+        if isinstance(made, Dropped):
+            report.dropped[made.reason] = report.dropped.get(made.reason, 0) + 1
+            examples = report.examples.setdefault(made.reason, [])
+            if len(examples) < EXAMPLES:
+                examples.append(made.where[:300])
+        else:
+            rows.append(made)
+    return rows
+
+
+def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any] | Dropped:
+    where = f"{found.key}, {found.image.file_name}"
+    try:
+        mask = rle_to_mask(found.rle)
+    except BadInputError as error:
+        return Dropped("the mask is malformed", f"{where}: {error.message}")
+    if not mask.any():
+        return Dropped(EMPTY, where)
+    rle = mask_to_rle(mask)
+    again = rle_to_mask(rle)
+    report.round_trip_iou = min(report.round_trip_iou, float((mask & again).sum() / (mask | again).sum()))
+    digest = mask_digest(mask)
+    name = f"{campaign_id}/{found.image.id}/{found.key}/{digest}"
+    return {
+        "mask_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mask/{name}")),
+        "instance_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"instance/{name}")),
+        "image_id": found.image.id,
+        "category": found.category,
+        "rle": rle,
+        "mask_sha256": digest,
+        "area": int(mask.sum()),
+        "bbox": mask_box_xywh(mask),
+    }

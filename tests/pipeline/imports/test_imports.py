@@ -1,0 +1,335 @@
+"""Every format gives the masks that were put into it, names what it leaves out, and stores each mask once."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco
+
+from pipeline.imports import Dropped, Found, Names, import_masks, read_source
+from pipeline.imports.label_studio import decode_brush
+from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.storage.campaigns import get_campaign, list_categories
+from pipeline.storage.database import Database
+from pipeline.storage.images import images_of
+from pipeline.storage.masks import count_proposals, current_masks, proposed_masks
+from schemas.campaigns import ImageRecord
+from schemas.errors import BadAnnotationsError, BadInputError
+from tests.pipeline.storage.catalogues import Catalogue
+
+HEIGHT, WIDTH = 40, 60
+Mask = NDArray[np.bool_]
+
+
+def image(number: int, name: str) -> ImageRecord:
+    return ImageRecord(
+        id=str(number), campaign_id="c", number=number, uri=name, file_name=name, sha256="0" * 64, width=WIDTH,
+        height=HEIGHT, holdout=False,
+    )  # fmt: skip
+
+
+NAMES = Names([image(1, "a/one.jpg"), image(2, "b/two, 'odd'.jpg"), image(3, "a/same.jpg"), image(4, "b/same.jpg")])
+
+
+def disc(x: int, y: int, radius: int) -> Mask:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return np.asarray((rows - y) ** 2 + (columns - x) ** 2 <= radius**2)
+
+
+MASKS = {"cat": disc(20, 20, 9), "a 'dog', <b>": disc(40, 15, 7)}
+
+
+def found(url: Path, **options: Any) -> tuple[list[Found], list[Dropped]]:
+    items = list(read_source(str(url), NAMES, **options))
+    return [item for item in items if isinstance(item, Found)], [item for item in items if isinstance(item, Dropped)]
+
+
+def agree(masks: list[Found], least: float) -> None:
+    """The two masks, each under its category, on the first image."""
+    assert [item.category for item in masks] == list(MASKS)
+    for item in masks:
+        mask, truth = rle_to_mask(item.rle), MASKS[item.category]
+        assert item.image.number == 1
+        assert (mask & truth).sum() / (mask | truth).sum() >= least
+
+
+def outline(mask: Mask) -> list[list[float]]:
+    contour, *_ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    return [[float(x) + 0.5, float(y) + 0.5] for x, y in contour.reshape(-1, 2)]
+
+
+def coco_document(**changes: Any) -> dict[str, Any]:
+    rles = [coco.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in MASKS.values()]
+    annotations = [
+        {"id": n, "image_id": 7, "category_id": n, "iscrowd": 0,
+         "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
+        for n, rle in enumerate(rles, 1)
+    ]  # fmt: skip
+    return {
+        "images": [{"id": 7, "file_name": "a/one.jpg", "width": WIDTH, "height": HEIGHT}],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(MASKS, 1)],
+        "annotations": annotations,
+        **changes,
+    }
+
+
+def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    document = coco_document()
+    rle, first = document["annotations"][0]["segmentation"], document["annotations"][0]
+    runs = coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).flatten(order="F")
+    changes = np.flatnonzero(np.diff(runs)) + 1
+    plain = np.diff(np.concatenate([[0], changes, [runs.size]])).tolist()
+    document["images"].append({"id": 8, "file_name": "elsewhere.jpg", "width": WIDTH, "height": HEIGHT})
+    document["images"].append({"id": 9, "file_name": "b/same.jpg", "width": 2 * WIDTH, "height": HEIGHT})
+    document["annotations"][0] = {**first, "segmentation": {"size": rle["size"], "counts": plain}}
+    document["annotations"] += [
+        {**first, "id": 3, "iscrowd": 1},
+        {**first, "id": 4, "image_id": 8},
+        {**first, "id": 5, "image_id": 9},
+        {**first, "id": 6, "segmentation": {"size": rle["size"], "counts": [10**10]}},
+        {**first, "id": 7, "segmentation": [[1, 2, 3]]},
+        {**first, "id": 8, "segmentation": [[1e9, 0, 0, 1e9, 5, 5]]},
+    ]
+    path = tmp_path / "any name.json"
+    path.write_text(json.dumps(document))
+    masks, dropped = found(path)
+    agree(masks, 1.0)
+    assert Counter(item.reason for item in dropped) == {
+        "it is a crowd region, no single object": 1,
+        "its image is not in the campaign": 1,
+        "it is for an image of another size": 1,
+        "the segmentation is malformed": 3,
+    }
+
+
+def test_lvis_names_its_images_by_url(tmp_path: Path) -> None:
+    document = coco_document()
+    del document["images"][0]["file_name"]
+    document["images"][0]["coco_url"] = "http://images.cocodataset.org/train2017/one.jpg"
+    (tmp_path / "lvis.json").write_text(json.dumps(document))
+    agree(found(tmp_path / "lvis.json")[0], 1.0)
+
+
+def test_yolo_lines_become_masks(tmp_path: Path) -> None:
+    labels = tmp_path / "labels" / "train"
+    labels.mkdir(parents=True)
+    (tmp_path / "data.yaml").write_text("names:\n" + "".join(f"  {n}: {json.dumps(c)}\n" for n, c in enumerate(MASKS)))
+    lines = [
+        " ".join([str(n), *(f"{x / WIDTH:.6f} {y / HEIGHT:.6f}" for x, y in outline(mask))])
+        for n, mask in enumerate(MASKS.values())
+    ]
+    (labels / "one.txt").write_text("\n".join([*lines, "0 0.5 0.5 0.1 0.1", "0 nan 1 2 3 4 5", "x"]))
+    (labels / "same.txt").write_text(lines[0])  # two images have this name
+    masks, dropped = found(tmp_path)
+    agree(masks, 0.85)  # polygons through the middles of the border's pixels
+    assert sorted(item.reason for item in dropped) == [
+        "it is a box, no mask",
+        "its image is not in the campaign",
+        "the line is malformed",
+        "the line is malformed",
+    ]
+
+
+def test_label_maps_give_a_mask_per_class_or_per_instance(tmp_path: Path) -> None:
+    first, second = MASKS.values()
+    classes = np.where(first, 1, np.where(second, 2, 0)).astype(np.uint8)
+    classes[0] = 255
+    picture = Image.fromarray(classes, mode="P")
+    picture.putpalette([255 - n // 3 for n in range(768)])
+    picture.save(tmp_path / "one.png")
+    (tmp_path / "classes.txt").write_text("background\n" + "\n".join(MASKS))
+    (tmp_path / "notes.md").write_text("nothing")
+    Image.fromarray(np.ones((3, 3), np.uint8)).save(tmp_path / "two, 'odd'.png")
+    masks, dropped = found(tmp_path, given="label-map")
+    agree(masks, 1.0)
+    assert [item.reason for item in dropped] == ["it is for an image of another size"]
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    Image.fromarray(np.where(first, 700, np.where(second, 40_000, 0)).astype(np.uint16)).save(deep / "one.png")
+    instances, _ = found(deep, given="instance-map", category="cell")
+    assert [(item.category, int(rle_to_mask(item.rle).sum())) for item in instances] == [
+        ("cell", first.sum()),
+        ("cell", second.sum()),
+    ]
+    (deep / "one.png").write_bytes(b"no png")
+    with pytest.raises(BadAnnotationsError, match=r"one\.png"):
+        found(deep, given="instance-map")
+
+
+def cvat_document(shapes: str) -> str:
+    size = f'width="{WIDTH}" height="{HEIGHT}"'
+    return f'<annotations><version>1.1</version><image id="0" name="a/one.jpg" {size}>{shapes}</image></annotations>'
+
+
+def test_cvat_gives_masks_in_its_own_code_and_polygons(tmp_path: Path) -> None:
+    (first, mask), (second, other) = MASKS.items()
+    rows, columns = np.nonzero(mask)
+    top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+    flat = mask[top:bottom, left:right].ravel()
+    bounds = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
+    runs = ", ".join(str(run) for run in ([0] if flat[0] else []) + np.diff(bounds).tolist())
+    box = f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
+    points = ";".join(f"{x},{y}" for x, y in outline(other))
+    shapes = (
+        f'<mask label={quoteattr(first)} rle="{runs}" {box}/>'
+        f'<polygon label={quoteattr(second)} points="{points}"/>'
+        f'<box label="cat" xtl="1" ytl="1" xbr="5" ybr="5"/><mask label="cat" rle="7" {box}/>'
+        f'<polygon label="cat" points="1,2;x"/>'
+    )
+    path = tmp_path / "annotations.xml"
+    path.write_text(cvat_document(shapes))
+    masks, dropped = found(path)
+    agree(masks, 0.85)  # polygons through the middles of the border's pixels
+    assert np.array_equal(rle_to_mask(masks[0].rle), mask)
+    assert [item.reason for item in dropped] == ["a box is no mask", *["the mask is malformed"] * 2]
+    path.write_text('<!DOCTYPE x [<!ENTITY a "aaaa">]>' + cvat_document("&a;"))
+    with pytest.raises(BadAnnotationsError, match="entities"):
+        found(path)
+
+
+def encode_brush(values: NDArray[np.uint8]) -> list[int]:
+    """Label Studio's code with counts of 3, 4, 8 and 16 bits, runs where it pays."""
+    lengths = [3, 4, 8, 16]
+    bits = f"{values.size:032b}{7:05b}" + "".join(f"{length - 1:04b}" for length in lengths)
+    at = 0
+    while at < values.size:
+        same = 1
+        while at + same < values.size and same < 2**16 and values[at + same] == values[at]:
+            same += 1
+        repeated = same > 2
+        count = same if repeated else min(2, values.size - at)
+        choice = next(n for n, length in enumerate(lengths) if count <= 2**length)
+        bits += f"{int(repeated)}{choice:02b}{count - 1:0{lengths[choice]}b}"
+        bits += "".join(f"{value:08b}" for value in (values[at : at + 1] if repeated else values[at : at + count]))
+        at += count
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=300), st.integers(1, 40))
+def test_brush_code_is_read_back(values: list[int], times: int) -> None:
+    pixels = np.repeat(np.array(values, np.uint8), times)
+    code = encode_brush(pixels)
+    assert np.array_equal(decode_brush(code, pixels.size), pixels)
+    with pytest.raises(BadInputError):
+        decode_brush(code, pixels.size + 1)
+    with pytest.raises(BadInputError):
+        decode_brush(code[:-2], pixels.size)
+
+
+def test_label_studio_gives_brush_masks_and_polygons(tmp_path: Path) -> None:
+    (first, mask), (second, other) = MASKS.items()
+    rgba = np.repeat((mask * 255).astype(np.uint8)[:, :, None], 4, axis=2)
+    size = {"original_width": WIDTH, "original_height": HEIGHT}
+    points = [[100 * x / WIDTH, 100 * y / HEIGHT] for x, y in outline(other)]
+    results = [
+        {"id": "r1", "type": "brushlabels", **size,
+         "value": {"format": "rle", "rle": encode_brush(rgba.ravel()), "brushlabels": [first]}},
+        {"id": "r2", "type": "polygonlabels", **size, "value": {"points": points, "polygonlabels": [second]}},
+        {"id": "r3", "type": "rectanglelabels", **size, "value": {}},
+        {"id": "r4", "type": "brushlabels", **size, "value": {"rle": [0, 0, 0, 9], "brushlabels": ["cat"]}},
+    ]  # fmt: skip
+    tasks = [
+        {"id": 1, "data": {"image": "/data/upload/3/0a1b2c3d-one.jpg"}, "annotations": [{"result": results}]},
+        {"id": 2, "data": {"image": "/data/local-files/?d=nowhere.jpg"}, "annotations": [{"result": results}]},
+        {"id": 3, "data": {"image": "a/one.jpg"}, "annotations": [{"was_cancelled": True, "result": results}]},
+    ]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(tasks))
+    masks, dropped = found(path)
+    agree(masks, 0.85)  # polygons through the middles of the border's pixels
+    assert np.array_equal(rle_to_mask(masks[0].rle), mask)
+    assert [item.reason for item in dropped] == [
+        "a rectanglelabels is no mask",
+        "the mask is malformed",
+        "its image is not in the campaign",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.json", b"{"),
+        ("x.json", b"3"),
+        ("x.json", b"[1, 2]"),
+        ("x.json", b'{"images": []}'),
+        ("x.xml", b"<annotations>"),
+        ("x.xml", b"<dataset/>"),
+        ("x.bin", b"\0\1"),
+        ("data.yaml", b"names: 3"),
+        ("data.yaml", b"names: [unclosed"),
+    ],
+)
+def test_what_is_no_annotation_file_is_refused_in_words(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadAnnotationsError):
+        found(tmp_path)
+
+
+def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadAnnotationsError, match="no annotations"):
+        found(tmp_path / "missing.json")
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(BadAnnotationsError, match=r"2 \.json files"):
+        found(tmp_path)
+
+
+def of_campaign(catalogue: Catalogue, masks: list[Mask]) -> Callable[[], Any]:
+    with catalogue.database.connect() as conn:
+        first = images_of(conn, catalogue.campaign_id)[0]
+    items = [Found(first, f"class {n}", f"k{n}", mask_to_rle(mask)) for n, mask in enumerate(masks)]
+    return lambda: iter([*items, Dropped("no reason", "here")])
+
+
+def test_masks_are_stored_once_as_proposals_or_as_truth(database: Database) -> None:
+    catalogue = Catalogue(database, images=2)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    masks = [np.eye(4, dtype=np.bool_), np.ones((4, 4), np.bool_), np.zeros((4, 4), np.bool_)]
+    read = of_campaign(catalogue, masks)
+    look = import_masks(database, campaign, read, is_trusted=False, is_look=True)
+    assert (look.masks, look.stored, look.images) == ({"class 0": 1, "class 1": 1}, 0, 1)
+    assert look.dropped == {"no reason": 1, "the mask is empty": 1} and math.isclose(look.round_trip_iou, 1.0)
+    with database.connect() as conn:
+        assert count_proposals(conn, campaign.id) == 0
+    assert import_masks(database, campaign, read, is_trusted=False).stored == 2
+    assert import_masks(database, campaign, read, is_trusted=False).stored == 0
+    with database.connect() as conn:
+        assert count_proposals(conn, campaign.id) == 2 and current_masks(conn, campaign.id) == []
+        first = images_of(conn, campaign.id)[0]
+        proposed = proposed_masks(conn, campaign.id, first.id)
+        assert [np.array_equal(rle_to_mask(m.rle), t) for m, t in zip(proposed, masks, strict=False)] == [True, True]
+        assert {"class 0", "class 1"} <= {category.name for category in list_categories(conn, campaign.id)}
+    truth = of_campaign(catalogue, [~np.eye(4, dtype=np.bool_)])
+    assert import_masks(database, campaign, truth, is_trusted=True).stored == 1
+    with database.connect() as conn:
+        assert len(current_masks(conn, campaign.id)) == 1 and count_proposals(conn, campaign.id) == 2
+
+
+def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
+    catalogue = Catalogue(database, images=1)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    good = of_campaign(catalogue, [np.ones((4, 4), np.bool_)])
+
+    def broken() -> Any:
+        yield from good()
+        raise BadAnnotationsError("the rest is gone")
+
+    with pytest.raises(BadAnnotationsError):
+        import_masks(database, campaign, broken, is_trusted=True)
+    with database.connect() as conn:
+        assert current_masks(conn, campaign.id) == []
+        assert "class 0" not in {category.name for category in list_categories(conn, campaign.id)}
