@@ -97,3 +97,16 @@ class CampaignStatistics(_Figures):
     by_category: list[CategoryWork]
     by_annotator: list[AnnotatorWork]
     latency: ClickLatency
+
+
+class CampaignProgress(_Figures):
+    """A campaign's tasks by state; states without any are left out."""
+
+    campaign_id: str
+    tasks: dict[str, int]
+
+
+class ProgressList(_Figures):
+    """Every campaign that has tasks."""
+
+    results: list[CampaignProgress]

@@ -16,6 +16,7 @@ from pipeline.storage.campaigns import get_campaign
 from schemas.statistics import (
     AdapterWork,
     AnnotatorWork,
+    CampaignProgress,
     CampaignStatistics,
     CategoryWork,
     ClickLatency,
@@ -24,7 +25,7 @@ from schemas.statistics import (
     Work,
     WorkPoint,
 )
-from schemas.tables import Adapter, Annotator, EventResult, EventRow, Instance, MaskRow, Session
+from schemas.tables import Adapter, Annotator, EventResult, EventRow, Instance, MaskRow, Session, Task
 
 AWAY_S = 900
 """A mask that took longer says when somebody went to lunch, not how long a mask takes."""
@@ -74,6 +75,15 @@ def campaign_statistics(conn: Connection, campaign_id: str, *, with_names: bool 
         by_annotator=_by_annotator(conn, work, with_names),
         latency=_latency(conn, campaign.id, period_s),
     )
+
+
+def progress_of_all(conn: Connection) -> list[CampaignProgress]:
+    """Tasks by state of every campaign that has any."""
+    query = select(Task.campaign_id, Task.state, func.count()).group_by(Task.campaign_id, Task.state)
+    tasks: dict[str, dict[str, int]] = defaultdict(dict)
+    for campaign_id, state, count in conn.execute(query.order_by(Task.campaign_id, Task.state)):
+        tasks[campaign_id][state] = count
+    return [CampaignProgress(campaign_id=campaign_id, tasks=counts) for campaign_id, counts in tasks.items()]
 
 
 def period_for(span_s: float) -> int:

@@ -9,7 +9,7 @@ from sqlalchemy import insert
 from pipeline.storage.adapters import register_adapter
 from pipeline.storage.click_log import record_results
 from pipeline.storage.effects import Effects, InstanceChange
-from pipeline.storage.statistics import EDGES_MS, campaign_statistics, percentile_of, period_for
+from pipeline.storage.statistics import EDGES_MS, campaign_statistics, percentile_of, period_for, progress_of_all
 from schemas.catalogue import EventResultRecord
 from schemas.errors import NotFoundError
 from schemas.statistics import CampaignStatistics
@@ -145,6 +145,15 @@ def test_other_campaigns_and_imported_masks_do_not_count(catalogue: Catalogue) -
     other = Catalogue(catalogue.database, images=1)
     assert statistics(other).total.masks == 0
     assert statistics(catalogue).total.masks == 1
+
+
+def test_progress_counts_the_tasks_of_every_campaign(catalogue: Catalogue) -> None:
+    other = Catalogue(catalogue.database, images=1)
+    catalogue.label(catalogue.claim())
+    catalogue.claim()
+    with catalogue.database.connect() as conn:
+        found = {one.campaign_id: one.tasks for one in progress_of_all(conn)}
+    assert found == {catalogue.campaign_id: {"done": 1, "leased": 1, "new": 3}, other.campaign_id: {"new": 1}}
 
 
 def test_click_latency_is_a_histogram_over_all_stages(catalogue: Catalogue) -> None:

@@ -67,6 +67,9 @@ def test_statistics_tell_what_was_done(http: httpx.Client) -> None:
     assert [a["name"] for a in found["by_annotator"]] == ["ann"]
     assert found["latency"]["clicks"] == 2 and found["latency"]["p50_ms"] > 0
     assert code_of(http.get("/api/campaigns/nothing/statistics")) == "not_found"
+    assert http.get("/api/progress").json()["results"] == [
+        {"campaign_id": CAMPAIGN, "tasks": {"done": 2, "new": 5, "skipped": 1}}
+    ]
 
 
 def test_images_are_browsed_with_their_masks(http: httpx.Client) -> None:
