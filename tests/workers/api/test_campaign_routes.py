@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,12 @@ def test_files_of_an_export_in_the_storage_are_handed_out(gateway: Gateway, http
     assert (got.status_code, got.content) == (200, Path(to, "coco/instances.json").read_bytes())
     assert got.headers["content-disposition"] == "attachment; filename*=utf-8''instances.json"
     assert http.get(f"/api/requests/{request_id}/files/manifest.json").json()["format"] == "clickloop-snapshot"
+    archive = http.get(f"/api/requests/{request_id}/archive")
+    with tarfile.open(fileobj=io.BytesIO(archive.content)) as tar:
+        unpacked = {name.partition("/")[2]: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+    assert unpacked == {
+        path.relative_to(to).as_posix(): path.read_bytes() for path in Path(to).rglob("*") if path.is_file()
+    }
 
 
 @pytest.mark.parametrize(
@@ -162,6 +169,7 @@ def test_a_link_out_of_the_storage_is_not_followed(gateway: Gateway, http: httpx
     Path(to, "coco/instances.json").unlink()
     Path(to, "coco/instances.json").symlink_to(tmp_path / "secret")
     assert code_of(http.get(f"/api/requests/{request_id}/files/coco/instances.json")) == "forbidden"
+    assert code_of(http.get(f"/api/requests/{request_id}/archive")) == "forbidden"
 
 
 def test_requests_that_wait_or_run_are_listed_alone(gateway: Gateway, http: httpx.Client) -> None:
@@ -185,7 +193,7 @@ def test_rights(tmp_path: Path) -> None:
             image = http.get(f"{BASE}/images").json()["results"][0]
         with abroad.services.database.begin() as conn:
             tokens = {scope: create_token(conn, scope, [scope])[1] for scope in ("label", "review", "export")}
-        paths = [f"{BASE}/browse", f"{BASE}/browse/{image['id']}", f"/api/requests/{request_id}/files/manifest.json"]
+        paths = [f"{BASE}/browse", f"{BASE}/browse/{image['id']}", f"/api/requests/{request_id}/archive"]
         expected = {"label": [403, 403, 403], "review": [200, 200, 403], "export": [403, 403, 200]}
         for scope, statuses in expected.items():
             with abroad.http("x", tokens[scope]) as http:

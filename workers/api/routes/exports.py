@@ -1,6 +1,7 @@
 """Finished exports of a campaign, and their files where they lie in a place that this gateway may read from."""
 
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from workers.api.work import in_thread
 router = APIRouter(tags=["exports"])
 
 MAX_FILES = 20
+"""Of one export that are listed; the archive has all."""
 MAX_EXPORTS = 50
 BLOCK_BYTES = 1 << 20
 
@@ -54,6 +56,39 @@ async def download(request_id: str, path: str, services: ServicesDep, caller: Ca
         "Cache-Control": "private, no-store",
     }
     return StreamingResponse(blocks, media_type="application/octet-stream", headers=headers)
+
+
+@router.get("/api/requests/{request_id}/archive")
+async def archive(request_id: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
+    """All files of a finished export as one tar, made while it is sent."""
+    caller.need("export")
+    request = await services.read(lambda conn: get_request(conn, request_id))
+    folder, _ = _place(request)
+    if request.kind != "export" or not folder:
+        raise NotFoundError(f"Request {request_id} is no finished export.")
+    name = f"snapshot-{(request.result or {}).get('snapshot', 0)}"
+    files = [(f"{folder}/{file.path}", f"{name}/{file.path}") for file in _files(request)]
+    for url, _ in files:
+        _check(services, url)
+    blocks = in_tar(files, request.updated_at.timestamp())
+    headers = {"Content-Disposition": f'attachment; filename="{name}.tar"', "Cache-Control": "private, no-store"}
+    return StreamingResponse(blocks, media_type="application/x-tar", headers=headers)
+
+
+def in_tar(files: Sequence[tuple[str, str]], modified: float) -> Iterator[bytes]:
+    """A tar of (url, name in it), block by block.
+
+    Raises:
+        NotFoundError: A file cannot be read any more; what was sent is then cut off, which unpacking tells.
+    """
+    for url, name in files:
+        size, blocks = _open(url)
+        facts = tarfile.TarInfo(name)
+        facts.size, facts.mtime, facts.mode = size, modified, 0o644
+        yield facts.tobuf(tarfile.PAX_FORMAT)
+        yield from blocks
+        yield b"\0" * (-size % tarfile.BLOCKSIZE)
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 def _record(services: Services, request: RequestRecord) -> ExportRecord:

@@ -12,7 +12,10 @@ const base = (campaign) => `/api/campaigns/${encodeURIComponent(campaign.id)}`;
 /** @param {Campaign} campaign @param {string} id @param {string} kind @param {object} payload */
 const request = (campaign, id, kind, payload) => post(`${base(campaign)}/requests`, { id, kind, payload });
 
-/** Leave out what was not filled in. @param {Record<string, any>} values */
+/**
+ * Leave out what was not filled in.
+ * @param {Record<string, any>} values
+ */
 const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null && value !== "" && value !== undefined));
 
 export function createCampaign() {
@@ -123,7 +126,7 @@ export function cancelJob(job) {
   });
 }
 
-/** @returns {Promise<any>} A claim on the next image (task null: nothing is left). @param {Campaign} campaign */
+/** @param {Campaign} campaign @returns {Promise<any>} A claim on the next image (task null: nothing is left). */
 export const claimNext = (campaign) => post(`${base(campaign)}/claim`, { claim_id: uuid4() });
 
 /**

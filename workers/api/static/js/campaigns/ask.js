@@ -60,6 +60,7 @@ export function ask({ title, text = "", fields = [], go, grave = false, run }) {
   $("ask-title").textContent = title;
   $("ask-text").textContent = text;
   $("ask-fields").replaceChildren(...fields.map(fieldOf));
+  $("ask-fields").classList.toggle("many", fields.length > 4);
   $("ask-error").textContent = "";
   const button = $("ask-go");
   button.textContent = go;

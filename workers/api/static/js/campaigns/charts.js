@@ -6,9 +6,10 @@
 import { make } from "./dom.js";
 
 const NS = "http://www.w3.org/2000/svg";
-const WIDTH = 480;
-const HEIGHT = 200;
-const EDGE = { left: 44, right: 12, top: 12, bottom: 26 };
+const HEIGHT = 170;
+const EDGE = { right: 8, top: 10, bottom: 24 };
+/** Pixels that a character of a label takes, at most. */
+const CHARACTER = 6.6;
 const MAX_BARS = 12;
 const STEPS_S = [300, 900, 1800, 3600, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800, 1_209_600, 2_592_000, 7_776_000, 31_536_000];
 
@@ -41,58 +42,70 @@ export function ticksOf(low, high, wanted = 4) {
   }
 }
 
-/** @param {number} seconds @param {number} stepS @param {boolean} days Whether the plot spans several. */
-function timeText(seconds, stepS, days) {
-  const date = new Date(seconds * 1000);
-  /** @type {Intl.DateTimeFormatOptions} */
-  const day = { day: "numeric", month: "short", ...(stepS > 5_000_000 ? { year: "2-digit" } : {}) };
+/** @param {number} seconds @param {"hour" | "day" | "month" | "all"} exactness @returns {string} In the reader's zone. */
+function timeText(seconds, exactness) {
   /** @type {Intl.DateTimeFormatOptions} */
   const hour = { hour: "2-digit", minute: "2-digit" };
-  return date.toLocaleString("en-GB", stepS >= 86_400 ? day : days ? { ...day, ...hour } : hour);
+  /** @type {Intl.DateTimeFormatOptions} */
+  const day = { day: "numeric", month: "short" };
+  /** @type {Record<typeof exactness, Intl.DateTimeFormatOptions>} */
+  const options = { hour, day, month: { month: "short", year: "2-digit" }, all: { ...day, ...hour } };
+  return new Date(seconds * 1000).toLocaleString("en-GB", options[exactness]);
 }
 
-/** @param {number} from @param {number} to @returns {{at: number, text: string}[]} */
-function timeTicks(from, to) {
-  const days = new Date(from * 1000).toDateString() !== new Date(to * 1000).toDateString();
-  const most = days ? 4 : 6;
-  const step = STEPS_S.find((size) => (to - from) / size <= most) ?? (to - from) / most;
+/** @param {number} from @param {number} to @param {number} width Pixels. @returns {{at: number, text: string}[]} */
+function timeTicks(from, to, width) {
+  const step = STEPS_S.find((seconds) => (to - from) / seconds <= width / 48) ?? (to - from) / 4;
   const zone = new Date(from * 1000).getTimezoneOffset() * 60;
   const ticks = [];
   for (let at = Math.ceil((from - zone) / step) * step + zone; at <= to; at += step) {
-    ticks.push({ at, text: timeText(at, step, days) });
+    const isMidnight = (at - zone) % 86_400 === 0;
+    ticks.push({ at, text: timeText(at, step > 5_000_000 ? "month" : step >= 86_400 || isMidnight ? "day" : "hour") });
   }
   return ticks;
 }
 
-/** @param {number[]} ticks @param {(value: number) => number} y @param {Format} format */
-function horizontals(ticks, y, format) {
+/** @param {number[]} ticks @param {Format} format @returns {number} Pixels left of the plot for their labels. */
+const roomFor = (ticks, format) => Math.max(...ticks.map((tick) => format(tick).length)) * CHARACTER + 10;
+
+/** @param {number[]} ticks @param {(value: number) => number} y @param {Format} format @param {number} width @param {number} left */
+function horizontals(ticks, y, format, width, left) {
   return ticks.flatMap((tick) => [
-    svg("line", { class: "rule", x1: EDGE.left, x2: WIDTH - EDGE.right, y1: y(tick), y2: y(tick) }),
-    svg("text", { class: "tick", x: EDGE.left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick)),
+    svg("line", { class: "rule", x1: left, x2: width - EDGE.right, y1: y(tick), y2: y(tick) }),
+    svg("text", { class: "tick", x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick)),
   ]);
 }
 
 /**
  * @param {string} title
  * @param {string} said The plot in words.
- * @param {SVGElement | null} plot Null: there is nothing to plot.
+ * @param {((width: number) => SVGElement) | null} draw At a width in pixels; null: there is nothing to plot.
  * @param {string[]} heads
  * @param {string[][]} rows
  * @param {string[]} [names] Of several series.
  * @returns {HTMLElement}
  */
-function figure(title, said, plot, heads, rows, names = []) {
-  if (!plot) {
-    return make("figure", { className: "plot" }, make("figcaption", { textContent: title }), make("p", { className: "quiet", textContent: "Nothing to show yet." }));
-  }
-  plot.setAttribute("role", "img");
-  plot.setAttribute("aria-label", said);
+function figure(title, said, draw, heads, rows, names = []) {
+  const caption = make("figcaption", { textContent: title });
+  if (!draw) return make("figure", { className: "plot" }, caption, make("p", { className: "quiet", textContent: "Nothing to show yet." }));
+  const area = make("div", {});
+  let drawn = 0;
+  new ResizeObserver(([entry]) => { // redrawn rather than stretched: text keeps its size
+    const width = Math.round(entry.contentRect.width);
+    if (width < 50 || width === drawn) return;
+    drawn = width;
+    const plot = draw(width);
+    plot.setAttribute("class", "chart");
+    plot.setAttribute("width", String(width));
+    plot.setAttribute("role", "img");
+    plot.setAttribute("aria-label", said);
+    area.replaceChildren(plot);
+  }).observe(area);
   const legend = names.length > 1 && make("ul", { className: "legend" }, ...names.map((name, index) =>
     make("li", {}, make("span", { className: `key series-${index}` }), name)));
   const cells = rows.map((row) => make("tr", {}, ...row.map((cell, index) =>
     make(index === 0 ? "th" : "td", index === 0 ? { scope: "row", textContent: cell } : { textContent: cell }))));
-  return make("figure", { className: "plot" },
-    make("figcaption", { textContent: title }), legend, plot,
+  return make("figure", { className: "plot" }, caption, legend, area,
     make("details", {}, make("summary", { textContent: "Values", "aria-label": `Values of: ${title}` }),
       make("div", { className: "scroll" }, make("table", {},
         make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", textContent: head })))),
@@ -112,27 +125,33 @@ export function overTime({ title, series, periodS, format, bars = false }) {
   const to = Math.max(...all.map((point) => point.at)) + periodS;
   const ticks = ticksOf(0, Math.max(...all.map((point) => point.value), 1e-9));
   const top = ticks[ticks.length - 1];
-  const x = (/** @type {number} */ at) => EDGE.left + ((at - from) / (to - from)) * (WIDTH - EDGE.left - EDGE.right);
   const y = (/** @type {number} */ value) => HEIGHT - EDGE.bottom - (value / top) * (HEIGHT - EDGE.top - EDGE.bottom);
-  const plot = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart" }, ...horizontals(ticks, y, format));
-  for (const { at, text } of timeTicks(from, to)) {
-    const anchor = x(at) > WIDTH - 40 ? "end" : x(at) < EDGE.left + 30 ? "start" : "middle";
-    plot.append(svg("line", { class: "rule", x1: x(at), x2: x(at), y1: HEIGHT - EDGE.bottom, y2: HEIGHT - EDGE.bottom + 4 }),
-      svg("text", { class: "tick", x: x(at), y: HEIGHT - 8, "text-anchor": anchor }, text));
-  }
-  const name = (/** @type {number} */ at) => timeText(at, Math.min(periodS, 3600), true);
-  series.forEach(({ points }, index) => plot.append(...(bars ? columns(points) : line(points, index))));
+  const left = roomFor(ticks, format);
+  const name = (/** @type {number} */ at) => timeText(at, periodS >= 86_400 ? "day" : "all");
 
-  /** @param {Point[]} points */
-  function columns(points) {
-    const width = Math.min(Math.max(x(from + periodS) - x(from) - 2, 1.5), 48);
+  /** @param {number} width */
+  function draw(width) {
+    const x = (/** @type {number} */ at) => left + ((at - from) / (to - from)) * (width - left - EDGE.right);
+    const plot = svg("svg", { height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` }, ...horizontals(ticks, y, format, width, left));
+    for (const { at, text } of timeTicks(from, to, width - left)) {
+      const anchor = x(at) > width - 24 ? "end" : "middle";
+      plot.append(svg("line", { class: "rule", x1: x(at), x2: x(at), y1: HEIGHT - EDGE.bottom, y2: HEIGHT - EDGE.bottom + 4 }),
+        svg("text", { class: "tick", x: x(at), y: HEIGHT - 7, "text-anchor": anchor }, text));
+    }
+    series.forEach(({ points }, index) => plot.append(...(bars ? columns(points, x) : line(points, x, index))));
+    return plot;
+  }
+
+  /** @param {Point[]} points @param {(at: number) => number} x */
+  function columns(points, x) {
+    const width = Math.min(Math.max(x(from + periodS) - x(from) - 1.5, 1.5), 40);
     return points.map(({ at, value }) => svg("rect", {
       class: "bar series-0", x: (x(at) + x(at + periodS) - width) / 2, y: y(value), width, height: Math.max(y(0) - y(value), 0), rx: 1.5,
     }, svg("title", {}, `${name(at)}: ${format(value)}`)));
   }
 
-  /** @param {Point[]} points @param {number} index */
-  function line(points, index) {
+  /** @param {Point[]} points @param {(at: number) => number} x @param {number} index */
+  function line(points, x, index) {
     const middle = (/** @type {Point} */ point) => `${x(point.at + periodS / 2).toFixed(1)} ${y(point.value).toFixed(1)}`;
     const path = points.map((point, place) => `${place > 0 && point.at - points[place - 1].at <= periodS * 1.5 ? "L" : "M"}${middle(point)}`).join("");
     return [svg("path", { class: `line series-${index}`, d: path }), ...points.map((point) => svg("circle", {
@@ -150,7 +169,7 @@ export function overTime({ title, series, periodS, format, bars = false }) {
     const found = points.find((point) => point.at === at);
     return found ? format(found.value) : "–";
   })]);
-  return figure(title, `${title}, ${times.length} periods. ${said.join("; ")}.`, plot, ["From", ...series.map((one) => one.name)], rows,
+  return figure(title, `${title}, ${times.length} periods. ${said.join("; ")}.`, draw, ["From", ...series.map((one) => one.name)], rows,
     series.map((one) => one.name));
 }
 
@@ -163,38 +182,48 @@ export function lyingBars({ title, bars, format, name }) {
   const known = /** @type {{label: string, value: number, low?: number, high?: number}[]} */ (bars.filter((bar) => bar.value !== null));
   if (known.length === 0) return figure(title, "", null, [], []);
   const shown = known.slice(0, MAX_BARS);
-  const [left, row] = [132, 24];
+  const row = 24;
   const low = Math.min(0, ...shown.map((bar) => bar.low ?? bar.value));
   const high = Math.max(0, ...shown.map((bar) => bar.high ?? bar.value));
   const ticks = ticksOf(low, high || (low < 0 ? 0 : 1), 4);
   const [first, last] = [ticks[0], ticks[ticks.length - 1]];
-  const x = (/** @type {number} */ value) => left + ((value - first) / (last - first)) * (WIDTH - left - 46);
   const height = shown.length * row + 24;
-  const plot = svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "chart" });
-  for (const tick of ticks) {
-    plot.append(svg("line", { class: tick === 0 ? "rule zero" : "rule", x1: x(tick), x2: x(tick), y1: 0, y2: height - 20 }),
-      svg("text", { class: "tick", x: x(tick), y: height - 6, "text-anchor": "middle" }, format(tick)));
+
+  /** @param {number} width */
+  function draw(width) {
+    const left = Math.min(150, width * 0.36);
+    const x = (/** @type {number} */ value) => left + ((value - first) / (last - first)) * (width - left - 44);
+    const plot = svg("svg", { height, viewBox: `0 0 ${width} ${height}` });
+    const every = Math.ceil((ticks.length * 34) / (width - left - 44));
+    ticks.forEach((tick, index) => {
+      plot.append(svg("line", { class: tick === 0 ? "rule zero" : "rule", x1: x(tick), x2: x(tick), y1: 0, y2: height - 20 }));
+      if (index % every === 0) plot.append(svg("text", { class: "tick", x: x(tick), y: height - 6, "text-anchor": "middle" }, format(tick)));
+    });
+    shown.forEach((bar, index) => plot.append(...drawBar(bar, index * row + row / 2, left, x)));
+    return plot;
   }
-  shown.forEach((bar, index) => {
-    const middle = index * row + row / 2;
-    plot.append(
-      svg("text", { class: "name", x: left - 8, y: middle + 4, "text-anchor": "end" }, svg("title", {}, bar.label), shorten(bar.label, 19)),
-      svg("rect", { class: "bar series-0", x: Math.min(x(0), x(bar.value)), y: middle - 7, width: Math.max(Math.abs(x(bar.value) - x(0)), 1), height: 14, rx: 2 }));
-    if (bar.low !== undefined && bar.high !== undefined) {
-      plot.append(svg("path", { class: "whisker", d: `M${x(bar.low)} ${middle - 4}v8m0 -4H${x(bar.high)}m0 -4v8` }));
-    } else {
-      plot.append(svg("text", { class: "value", x: x(Math.max(bar.value, 0)) + 5, y: middle + 4 }, format(bar.value)));
-    }
-  });
+
+  /** @param {typeof shown[0]} bar @param {number} middle @param {number} left @param {(value: number) => number} x */
+  function drawBar(bar, middle, left, x) {
+    const isInterval = bar.low !== undefined && bar.high !== undefined;
+    return [
+      svg("text", { class: "name", x: left - 8, y: middle + 4, "text-anchor": "end" }, svg("title", {}, bar.label), shorten(bar.label, Math.floor((left - 8) / CHARACTER))),
+      svg("rect", { class: "bar series-0", x: Math.min(x(0), x(bar.value)), y: middle - 7, width: Math.max(Math.abs(x(bar.value) - x(0)), 1), height: 14, rx: 2 }),
+      isInterval ? svg("path", { class: "whisker", d: `M${x(bar.low ?? 0)} ${middle - 4}v8m0 -4H${x(bar.high ?? 0)}m0 -4v8` })
+        : svg("text", { class: "value", x: x(Math.max(bar.value, 0)) + 5, y: middle + 4 }, format(bar.value)),
+    ];
+  }
+
   const interval = (/** @type {Bar} */ bar) => (bar.low === undefined || bar.high === undefined ? "" : ` (${format(bar.low)} to ${format(bar.high)})`);
   const said = shown.map((bar) => `${bar.label} ${format(bar.value)}${interval(bar)}`).join(", ");
-  return figure(known.length > MAX_BARS ? `${title}, the first ${MAX_BARS} of ${known.length}` : title, `${title}: ${said}.`, plot, ["", name],
+  return figure(known.length > MAX_BARS ? `${title}, the first ${MAX_BARS} of ${known.length}` : title, `${title}: ${said}.`, draw, ["", name],
     known.map((bar) => [bar.label, `${format(bar.value)}${interval(bar)}`]));
 }
 
 /**
  * A histogram: bins side by side, whatever their width.
- * @param {{title: string, bins: {label: string, count: number}[], name: string, said: string}} what
+ * @param {{title: string, bins: {label: string, from: string, count: number}[], name: string, said: string}} what
+ *   From: of a bin, written where it begins.
  * @returns {HTMLElement}
  */
 export function histogram({ title, bins, name, said }) {
@@ -204,17 +233,25 @@ export function histogram({ title, bins, name, said }) {
   const format = (/** @type {number} */ value) => value.toLocaleString("en");
   const ticks = ticksOf(0, Math.max(...shown.map((bin) => bin.count), 4));
   const top = ticks[ticks.length - 1];
-  const width = (WIDTH - EDGE.left - EDGE.right) / shown.length;
   const y = (/** @type {number} */ value) => HEIGHT - EDGE.bottom - (value / top) * (HEIGHT - EDGE.top - EDGE.bottom);
-  const plot = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart" }, ...horizontals(ticks, y, format));
-  const every = Math.ceil(shown.length / 7);
-  shown.forEach((bin, index) => {
-    const x = EDGE.left + index * width;
-    plot.append(svg("rect", { class: "bar series-0", x: x + 1, y: y(bin.count), width: Math.max(width - 2, 1), height: Math.max(y(0) - y(bin.count), 0), rx: 1.5 },
-      svg("title", {}, `${bin.label}: ${format(bin.count)}`)));
-    if (index % every === 0) plot.append(svg("text", { class: "tick", x: x + width / 2, y: HEIGHT - 8, "text-anchor": "middle" }, bin.label));
-  });
-  return figure(title, `${title}. ${said}`, plot, ["Bin", name], shown.map((bin) => [bin.label, format(bin.count)]));
+
+  const left = roomFor(ticks, format);
+
+  /** @param {number} full */
+  function draw(full) {
+    const width = (full - left - EDGE.right) / shown.length;
+    const plot = svg("svg", { height: HEIGHT, viewBox: `0 0 ${full} ${HEIGHT}` }, ...horizontals(ticks, y, format, full, left));
+    const every = Math.ceil(34 / width);
+    shown.forEach((bin, index) => {
+      const x = left + index * width;
+      plot.append(svg("rect", { class: "bar series-0", x: x + 1, y: y(bin.count), width: Math.max(width - 2, 1), height: Math.max(y(0) - y(bin.count), 0), rx: 1.5 },
+        svg("title", {}, `${bin.label}: ${format(bin.count)}`)));
+      if (index % every === 0) plot.append(svg("text", { class: "tick", x, y: HEIGHT - 7, "text-anchor": "middle" }, bin.from));
+    });
+    return plot;
+  }
+
+  return figure(title, `${title}. ${said}`, draw, ["Bin", name], shown.map((/** @type {{label: string, count: number}} */ bin) => [bin.label, format(bin.count)]));
 }
 
 /**
@@ -233,6 +270,6 @@ export function shares(title, parts) {
     if (width > 0) bar.append(svg("rect", { class: `part-${part.name}`, x, y: 0, width, height: 12 }, svg("title", {}, `${part.name}: ${part.count}`)));
     x += width;
   }
-  return make("div", { className: "whole" }, bar, make("ul", { className: "legend", "aria-hidden": "true" }, ...parts.map((part) =>
+  return make("div", { className: "whole" }, bar, make("ul", { className: "legend", "aria-hidden": "true" }, ...parts.filter((part) => part.count > 0).map((part) =>
     make("li", {}, make("span", { className: `key part-${part.name}` }), `${part.name} ${part.count.toLocaleString("en")}`))));
 }

@@ -33,7 +33,7 @@ export async function gallery({ campaign, statistics, params, go, attempt }) {
   const select = (name, label, choices) => {
     const element = make("select", { id: `filter-${name}` }, ...choices.map(([value, text]) => make("option", { value, textContent: text })));
     element.value = filters[name];
-    element.onchange = () => go({ [name]: element.value, after: "", ...(name === "state" && !element.value ? { state: "" } : {}) });
+    element.onchange = () => go({ [name]: element.value, after: "" });
     return make("div", { className: "field" }, make("label", { htmlFor: element.id, textContent: label }), element);
   };
   const shows = make("input", { type: "checkbox", checked: showsMasks });
@@ -143,7 +143,10 @@ async function large(campaign, images, index) {
 
   canvas.onclick = (/** @type {MouseEvent} */ event) => {
     const box = canvas.getBoundingClientRect();
-    const id = picture && maskAt(picture, ((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height);
+    const scale = Math.min(box.width / canvas.width, box.height / canvas.height); // it is fitted into its box
+    const x = (event.clientX - box.left - (box.width - canvas.width * scale) / 2) / scale;
+    const y = (event.clientY - box.top - (box.height - canvas.height * scale) / 2) / scale;
+    const id = picture && maskAt(picture, x, y);
     if (id) choose(id, !chosen.has(id));
   };
   /** @param {number} by */

@@ -53,9 +53,15 @@ export class LiveJobs {
   #timer = 0;
   #over = false;
 
-  /** @param {string | null} campaignId Null: of all campaigns. @param {() => void} onEnd After a job has ended. @param {(error: unknown) => void} onError */
-  constructor(campaignId, onEnd, onError) {
+  /**
+   * @param {string | null} campaignId Null: of all campaigns.
+   * @param {Map<string, string>} names Of campaigns by id, to be told beside the job.
+   * @param {() => void} onEnd After a job has ended.
+   * @param {(error: unknown) => void} onError
+   */
+  constructor(campaignId, names, onEnd, onError) {
     this.path = `/api/requests?active=true${campaignId ? `&campaign=${campaignId}` : ""}`;
+    this.names = names;
     this.onEnd = onEnd;
     this.onError = onError;
     this.list = make("ul", {});
@@ -118,7 +124,8 @@ export class LiveJobs {
   #add(job) {
     const [words, bar] = [make("span", { className: "quiet" }), make("progress", { "aria-label": `Progress of the ${job.kind}` })];
     const cancel = button("Cancel", async () => { if (await cancelJob(job)) this.hurry(); }, { ariaLabel: `Cancel the ${job.kind}` });
-    const row = make("li", {}, make("strong", { textContent: job.kind }), bar, words, cancel);
+    const name = this.names.get(job.campaign_id) ?? job.payload.create?.name;
+    const row = make("li", {}, make("span", { className: "what" }, make("strong", { textContent: job.kind }), name ? ` ${name}` : ""), bar, words, cancel);
     const shown = { row, words, bar, cancel };
     this.#rows.set(job.id, shown);
     this.list.append(row);

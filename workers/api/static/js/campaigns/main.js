@@ -22,7 +22,10 @@ const address = () => new URLSearchParams(location.hash.slice(1));
 /** @param {Record<string, string>} values */
 const hash = (values) => `#${new URLSearchParams(values)}`;
 
-/** Run something that talks to the server; failures are told, a missing token is asked for. @param {() => Promise<void>} action */
+/**
+ * Run something that talks to the server; failures are told, a missing token is asked for.
+ * @param {() => Promise<void>} action
+ */
 async function attempt(action) {
   try {
     $("problem").textContent = "";
@@ -68,7 +71,11 @@ async function show() {
 
 const refresh = () => attempt(show);
 
-/** Do something with the campaign, say so and show what came of it. @param {() => Promise<any>} action @param {string} said */
+/**
+ * Do something with the campaign, say so and show what came of it.
+ * @param {() => Promise<any>} action
+ * @param {string} said
+ */
 async function act(action, said) {
   if (await action() === null) return;
   $("said").textContent = said;
@@ -89,7 +96,7 @@ async function listPage() {
       shares("Images by state", states),
       make("p", { className: "quiet small", textContent: all ? `${number((100 * (states[0].count + states[1].count)) / all)} % of ${counted(all, "image")} labeled` : "No image yet" }));
   });
-  const jobs = new LiveJobs(null, refresh, onPollError);
+  const jobs = new LiveJobs(null, new Map(campaigns.map((one) => [one.id, one.name])), refresh, onPollError);
   const element = make("div", { className: "stack" },
     make("div", { className: "head" }, make("h2", { textContent: "Campaigns" }),
       button("New campaign", () => act(createCampaign, "The campaign is being created."), { className: "main", id: "new-campaign" })),
@@ -104,7 +111,7 @@ async function campaignPage(id, params) {
   const tab = TABS.find(([name]) => name === params.get("tab"))?.[0] ?? "overview";
   const base = `/api/campaigns/${encodeURIComponent(id)}`;
   const campaign = await get(base);
-  const jobs = new LiveJobs(campaign.id, refresh, onPollError);
+  const jobs = new LiveJobs(campaign.id, new Map(), refresh, onPollError);
   const bodies = {
     overview: async () => overview(...await Promise.all([get(`${base}/status`), get(`${base}/statistics`)])),
     images: async () => gallery({ campaign, statistics: await get(`${base}/statistics`), params, go, attempt }),

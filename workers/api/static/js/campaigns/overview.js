@@ -29,20 +29,20 @@ export function overview(status, statistics) {
     tile("Images", number(status.images), `${number(status.holdout_images)} held out`),
     tile("Labeled", status.images ? `${number((100 * done) / status.images)} %` : "–", `${number(done)} of ${counted(status.images, "image")}`),
     tile("Masks", number(status.masks), "current"),
-    tile("Masks per hour", number(hours ? total.masks / hours : null), "of one person's work"),
+    tile("Masks per hour", number(hours ? total.masks / hours : null), "and person"),
     tile("Clicks per mask", number(total.clicks_per_mask, 1), `${counted(status.clicks, "click")} in all`),
-    tile("Seconds per mask", number(total.seconds_per_mask, 1), "from open to accept"),
+    tile("Time per mask", duration(total.seconds_per_mask), "open to accept"),
     tile("Click latency", latency.p50_ms === null ? "–" : `${number(latency.p50_ms)} ms`, latency.p95_ms === null ? "" : `p95 ${number(latency.p95_ms)} ms`),
     tile("Encoded", status.images ? `${number((100 * status.embeddings) / status.images)} %` : "–", `${number(status.embeddings)} of ${number(status.images)}`));
-  const clicks = (/** @type {number} */ value) => number(value, value < 10 ? 1 : 0);
-  const seconds = (/** @type {number} */ value) => `${number(value, value < 10 && value !== Math.round(value) ? 1 : 0)} s`;
+  const clicks = (/** @type {number} */ value) => number(value, value < 10 && !Number.isInteger(value) ? 1 : 0);
+  const seconds = (/** @type {number} */ value) => `${number(value, value < 10 && !Number.isInteger(value) ? 1 : 0)} s`;
   const ms = (/** @type {number} */ value) => `${number(value)} ms`;
   const adapterName = (/** @type {any} */ one) => (one.adapter === null ? "bare model" : `adapter ${one.adapter}`);
   const categoryName = (/** @type {any} */ one) => one.name ?? (one.number === null ? "no category" : `category ${one.number}`);
   const bars = (/** @type {any[]} */ groups, /** @type {(one: any) => string} */ name, /** @type {string} */ field) => groups.map((one) => ({ label: name(one), value: one[field] }));
   const plots = [
     overTime({ title: `Masks accepted per ${periodName(periodS)}`, periodS, bars: true, format: (value) => number(value), series: [seriesOf(work, "masks", "Masks")] }),
-    overTime({ title: "Masks per hour of one person's work", periodS, format: (value) => number(value), series: [seriesOf(work, "masks_per_hour", "Masks per hour")] }),
+    overTime({ title: "Masks per hour and person", periodS, format: (value) => number(value), series: [seriesOf(work, "masks_per_hour", "Masks per hour")] }),
     overTime({ title: "Clicks per mask", periodS, format: clicks, series: [seriesOf(work, "clicks_per_mask", "Clicks per mask")] }),
     overTime({ title: "Seconds per mask", periodS, format: seconds, series: [seriesOf(work, "seconds_per_mask", "Seconds per mask")] }),
     lyingBars({ title: "Clicks per mask by adapter", name: "Clicks per mask", format: clicks, bars: bars(statistics.by_adapter, adapterName, "clicks_per_mask") }),
@@ -50,9 +50,9 @@ export function overview(status, statistics) {
     lyingBars({ title: "Clicks per mask by category", name: "Clicks per mask", format: clicks, bars: bars(statistics.by_category, categoryName, "clicks_per_mask") }),
     lyingBars({ title: "Seconds per mask by category", name: "Seconds per mask", format: seconds, bars: bars(statistics.by_category, categoryName, "seconds_per_mask") }),
     histogram({
-      title: "Click latency in the refiners", name: "Clicks",
+      title: "Click latency in the refiners, ms", name: "Clicks",
       said: latency.p50_ms === null ? "" : `Half of ${counted(latency.clicks, "click")} took less than ${ms(latency.p50_ms)}, 95 % less than ${ms(latency.p95_ms)}.`,
-      bins: latency.histogram.map((/** @type {any} */ bin) => ({ label: bin.to_ms === null ? `≥${bin.from_ms}` : `${bin.from_ms}–${bin.to_ms}`, count: bin.clicks })),
+      bins: latency.histogram.map((/** @type {any} */ bin) => ({ from: String(bin.from_ms), label: bin.to_ms === null ? `≥${bin.from_ms}` : `${bin.from_ms}–${bin.to_ms}`, count: bin.clicks })),
     }),
     overTime({ title: "Click latency over time", periodS, format: ms, series: [seriesOf(latency.over_time, "p50_ms", "half of the clicks"), seriesOf(latency.over_time, "p95_ms", "95 %")] }),
     lyingBars({ title: "Masks by annotator", name: "Masks", format: (value) => number(value), bars: statistics.by_annotator.map((/** @type {any} */ one) => ({ label: one.name, value: one.masks })) }),
@@ -64,5 +64,5 @@ export function overview(status, statistics) {
   return make("div", { className: "overview" }, figures,
     make("section", { "aria-label": "Images by state" }, make("h3", { textContent: "Images by state" }), shares("Images by state", states)), bad,
     make("div", { className: "plots" }, ...plots),
-    make("p", { className: "quiet small", textContent: `Times are of this browser's zone. Masks during which nobody accepted anything for 15 minutes do not count for seconds; an hour of work is counted in slots of 5 minutes with at least one mask. ${duration(periodS)} per point.` }));
+    make("p", { className: "quiet small", textContent: `Times are of this browser's zone. Masks that took more than 15 minutes do not count for seconds. Hours of work are counted in slots of 5 minutes with at least one mask. A point is of ${periodName(periodS)}.` }));
 }

@@ -63,9 +63,15 @@ export function drawPicture(canvas, picture, { masks, chosen }) {
   }
 }
 
-/** The last drawn mask at a point of the picture. @param {Picture} picture @param {number} x @param {number} y @returns {string | null} */
+/**
+ * The last drawn mask at a point of the picture.
+ * @param {Picture} picture
+ * @param {number} x
+ * @param {number} y
+ * @returns {string | null}
+ */
 export function maskAt({ masks }, x, y) {
-  const hit = masks.findLast(({ mask }) => {
+  const hit = masks.findLast((/** @type {Picture["masks"][0]} */ { mask }) => {
     const [column, row] = [Math.floor(x) - mask.x, Math.floor(y) - mask.y];
     return column >= 0 && row >= 0 && column < mask.width && row < mask.height && mask.pixels[row * mask.width + column] === 1;
   });
