@@ -80,15 +80,17 @@ function horizontals(ticks, y, format, width, left) {
  * @param {string} title
  * @param {string} said The plot in words.
  * @param {((width: number) => SVGElement) | null} draw At a width in pixels; null: there is nothing to plot.
+ * @param {number} height Pixels, kept free until it is drawn.
  * @param {string[]} heads
  * @param {string[][]} rows
  * @param {string[]} [names] Of several series.
  * @returns {HTMLElement}
  */
-function figure(title, said, draw, heads, rows, names = []) {
+function figure(title, said, draw, height, heads, rows, names = []) {
   const caption = make("figcaption", { textContent: title });
   if (!draw) return make("figure", { className: "plot" }, caption, make("p", { className: "quiet", textContent: "Nothing to show yet." }));
   const area = make("div", {});
+  area.style.minHeight = `${height}px`;
   let drawn = 0;
   new ResizeObserver(([entry]) => { // redrawn rather than stretched: text keeps its size
     const width = Math.round(entry.contentRect.width);
@@ -120,7 +122,7 @@ function figure(title, said, draw, heads, rows, names = []) {
  */
 export function overTime({ title, series, periodS, format, bars = false }) {
   const all = series.flatMap((one) => one.points);
-  if (all.length === 0) return figure(title, "", null, [], []);
+  if (all.length === 0) return figure(title, "", null, 0, [], []);
   const from = Math.min(...all.map((point) => point.at));
   const to = Math.max(...all.map((point) => point.at)) + periodS;
   const ticks = ticksOf(0, Math.max(...all.map((point) => point.value), 1e-9));
@@ -169,7 +171,7 @@ export function overTime({ title, series, periodS, format, bars = false }) {
     const found = points.find((point) => point.at === at);
     return found ? format(found.value) : "–";
   })]);
-  return figure(title, `${title}, ${times.length} periods. ${said.join("; ")}.`, draw, ["From", ...series.map((one) => one.name)], rows,
+  return figure(title, `${title}, ${times.length} periods. ${said.join("; ")}.`, draw, HEIGHT, ["From", ...series.map((one) => one.name)], rows,
     series.map((one) => one.name));
 }
 
@@ -180,7 +182,7 @@ export function overTime({ title, series, periodS, format, bars = false }) {
  */
 export function lyingBars({ title, bars, format, name }) {
   const known = /** @type {{label: string, value: number, low?: number, high?: number}[]} */ (bars.filter((bar) => bar.value !== null));
-  if (known.length === 0) return figure(title, "", null, [], []);
+  if (known.length === 0) return figure(title, "", null, 0, [], []);
   const shown = known.slice(0, MAX_BARS);
   const row = 24;
   const low = Math.min(0, ...shown.map((bar) => bar.low ?? bar.value));
@@ -216,7 +218,7 @@ export function lyingBars({ title, bars, format, name }) {
 
   const interval = (/** @type {Bar} */ bar) => (bar.low === undefined || bar.high === undefined ? "" : ` (${format(bar.low)} to ${format(bar.high)})`);
   const said = shown.map((bar) => `${bar.label} ${format(bar.value)}${interval(bar)}`).join(", ");
-  return figure(known.length > MAX_BARS ? `${title}, the first ${MAX_BARS} of ${known.length}` : title, `${title}: ${said}.`, draw, ["", name],
+  return figure(known.length > MAX_BARS ? `${title}, the first ${MAX_BARS} of ${known.length}` : title, `${title}: ${said}.`, draw, height, ["", name],
     known.map((bar) => [bar.label, `${format(bar.value)}${interval(bar)}`]));
 }
 
@@ -228,7 +230,7 @@ export function lyingBars({ title, bars, format, name }) {
  */
 export function histogram({ title, bins, name, said }) {
   const [begin, end] = [bins.findIndex((bin) => bin.count > 0), bins.findLastIndex((bin) => bin.count > 0)];
-  if (begin < 0) return figure(title, "", null, [], []);
+  if (begin < 0) return figure(title, "", null, 0, [], []);
   const shown = bins.slice(Math.max(begin - 1, 0), end + 2);
   const format = (/** @type {number} */ value) => value.toLocaleString("en");
   const ticks = ticksOf(0, Math.max(...shown.map((bin) => bin.count), 4));
@@ -251,7 +253,7 @@ export function histogram({ title, bins, name, said }) {
     return plot;
   }
 
-  return figure(title, `${title}. ${said}`, draw, ["Bin", name], shown.map((/** @type {{label: string, count: number}} */ bin) => [bin.label, format(bin.count)]));
+  return figure(title, `${title}. ${said}`, draw, HEIGHT, ["Bin", name], shown.map((/** @type {{label: string, count: number}} */ bin) => [bin.label, format(bin.count)]));
 }
 
 /**

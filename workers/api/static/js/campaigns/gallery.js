@@ -15,12 +15,12 @@ let showsMasks = true;
 let loading = new AbortController();
 
 /**
- * @param {{campaign: any, statistics: any, params: URLSearchParams, go: (changes: Record<string, string>) => void,
+ * @param {{campaign: any, annotators: {id: string, name: string}[], params: URLSearchParams, go: (changes: Record<string, string>) => void,
  *   attempt: (action: () => Promise<void>) => Promise<void>}} page
  *   Go: change the filters (and the page) in the address.
  * @returns {Promise<HTMLElement>}
  */
-export async function gallery({ campaign, statistics, params, go, attempt }) {
+export async function gallery({ campaign, annotators, params, go, attempt }) {
   loading.abort();
   loading = new AbortController();
   const filters = { state: params.get("state") ?? "done", category: params.get("category") ?? "", annotator: params.get("annotator") ?? "" };
@@ -40,7 +40,7 @@ export async function gallery({ campaign, statistics, params, go, attempt }) {
   const filterRow = make("div", { className: "filters", role: "group", "aria-label": "Filters" },
     select("state", "State", STATES),
     select("category", "Category", [["", "any category"], ...campaign.categories.map((/** @type {any} */ one) => [String(one.number), one.name])]),
-    select("annotator", "Annotator", [["", "anybody"], ...statistics.by_annotator.map((/** @type {any} */ one) => [one.id, one.name])]),
+    select("annotator", "Annotator", [["", "anybody"], ...annotators.map((one) => [one.id, one.name])]),
     make("label", { className: "check" }, shows, "Show masks"));
 
   /** @type {{canvas: HTMLCanvasElement, picture: import("./pictures.js").Picture | null}[]} */
@@ -73,9 +73,9 @@ export async function gallery({ campaign, statistics, params, go, attempt }) {
   const first = passed.length * PAGE;
   const range = found.results.length ? `${number(first + 1)}–${number(first + found.results.length)} of ${counted(found.count, "image")}` : "No image is like that.";
   const pager = make("div", { className: "pager" },
-    button("Previous", () => go({ after: passed.slice(0, -1).join("-") }), { disabled: passed.length === 0 }),
+    button("Previous", () => go({ after: passed.slice(0, -1).join("-") }), { id: "page-before", disabled: passed.length === 0 }),
     make("span", { role: "status", className: "quiet", textContent: range }),
-    button("Next", () => go({ after: [...passed, found.next].join("-") }), { disabled: found.next === null }));
+    button("Next", () => go({ after: [...passed, found.next].join("-") }), { id: "page-after", disabled: found.next === null }));
 
   /** @param {number} index Of the page's images. */
   async function showLarge(index) {

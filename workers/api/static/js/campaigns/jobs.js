@@ -57,13 +57,13 @@ export class LiveJobs {
    * @param {string | null} campaignId Null: of all campaigns.
    * @param {Map<string, string>} names Of campaigns by id, to be told beside the job.
    * @param {() => void} onEnd After a job has ended.
-   * @param {(error: unknown) => void} onError
+   * @param {(error: unknown) => void} onAsked After every time that the server was asked; null: it answered.
    */
-  constructor(campaignId, names, onEnd, onError) {
+  constructor(campaignId, names, onEnd, onAsked) {
     this.path = `/api/requests?active=true${campaignId ? `&campaign=${campaignId}` : ""}`;
     this.names = names;
     this.onEnd = onEnd;
-    this.onError = onError;
+    this.onAsked = onAsked;
     this.list = make("ul", {});
     this.element = make("section", { className: "live", "aria-label": "Running jobs", hidden: true }, this.list);
   }
@@ -85,9 +85,12 @@ export class LiveJobs {
 
   async #ask() {
     try {
-      if (!document.hidden) this.#show((await get(this.path)).results);
+      if (!document.hidden) {
+        this.#show((await get(this.path)).results);
+        this.onAsked(null);
+      }
     } catch (error) {
-      this.onError(error);
+      if (!this.#over) this.onAsked(error);
     }
     clearTimeout(this.#timer);
     if (!this.#over) this.#timer = setTimeout(() => this.#ask(), PERIOD_MS);

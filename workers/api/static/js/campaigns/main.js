@@ -1,6 +1,6 @@
 /** The campaigns' page: a list, and one campaign at a time. The address says what is shown; wires the parts together. */
 
-import { ApiError, PASSING, get, getAll, identity } from "../api.js";
+import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
 import { askIdentity, showIdentity } from "../panel.js";
 import { claimNext, createCampaign, exportMasks, pauseOrResume, precompute, retrain, rollBack } from "./actions.js";
 import { $, badge, button, counted, link, make, number } from "./dom.js";
@@ -15,6 +15,8 @@ const TABS = /** @type {const} */ ([["overview", "Overview"], ["images", "Images
 let visit = 0;
 /** @type {LiveJobs | null} */
 let live = null;
+/** @type {Map<string, {id: string, name: string}[]>} Who worked on a campaign, by its id: asked for once, to filter by. */
+const annotators = new Map();
 /** @type {string | null} What the page showed last: a new one gets the focus. */
 let place = null;
 
@@ -41,10 +43,16 @@ async function attempt(action) {
   }
 }
 
-/** @param {unknown} error While polling. */
-function onPollError(error) {
-  if (!(error instanceof ApiError)) throw error;
-  $("problem").textContent = PASSING.has(error.code) ? `${error.message} Trying again.` : error.message;
+const tryingAgain = (/** @type {ApiError} */ error) => `${error.message} Trying again.`;
+/** What the last poll had to tell, so that the next good one takes it away and nothing else. */
+let pollProblem = "";
+
+/** @param {unknown} error Of the last poll, null for none. */
+function onPoll(error) {
+  if (error !== null && !(error instanceof ApiError)) throw error;
+  if (pollProblem && $("problem").textContent === pollProblem) $("problem").textContent = "";
+  pollProblem = error === null ? "" : PASSING.has(error.code) ? tryingAgain(error) : error.message;
+  if (pollProblem) $("problem").textContent = pollProblem;
 }
 
 /** Show what the address names. */
@@ -54,7 +62,10 @@ async function show() {
   live = null;
   const params = address();
   const id = params.get("campaign");
-  const content = await (id ? campaignPage(id, params) : listPage());
+  $("content").ariaBusy = "true";
+  const content = await (id ? campaignPage(id, params) : listPage()).finally(() => {
+    if (mine === visit) $("content").ariaBusy = "false";
+  });
   if (mine !== visit) {
     content.live.stop();
     return;
@@ -69,7 +80,18 @@ async function show() {
   place = id ?? "";
 }
 
-const refresh = () => attempt(show);
+/** Show it, however often the server has to be asked. */
+async function showPatiently() {
+  try {
+    await patiently(show, (error) => { $("problem").textContent = tryingAgain(error); });
+    $("problem").textContent = "";
+  } catch (error) {
+    if (error instanceof ApiError && error.code === "not_found") $("content").replaceChildren(link("#", "All campaigns"));
+    throw error;
+  }
+}
+
+const refresh = () => attempt(showPatiently);
 
 /**
  * Do something with the campaign, say so and show what came of it.
@@ -96,7 +118,7 @@ async function listPage() {
       shares("Images by state", states),
       make("p", { className: "quiet small", textContent: all ? `${number((100 * (states[0].count + states[1].count)) / all)} % of ${counted(all, "image")} labeled` : "No image yet" }));
   });
-  const jobs = new LiveJobs(null, new Map(campaigns.map((one) => [one.id, one.name])), refresh, onPollError);
+  const jobs = new LiveJobs(null, new Map(campaigns.map((one) => [one.id, one.name])), refresh, onPoll);
   const element = make("div", { className: "stack" },
     make("div", { className: "head" }, make("h2", { textContent: "Campaigns" }),
       button("New campaign", () => act(createCampaign, "The campaign is being created."), { className: "main", id: "new-campaign" })),
@@ -111,10 +133,17 @@ async function campaignPage(id, params) {
   const tab = TABS.find(([name]) => name === params.get("tab"))?.[0] ?? "overview";
   const base = `/api/campaigns/${encodeURIComponent(id)}`;
   const campaign = await get(base);
-  const jobs = new LiveJobs(campaign.id, new Map(), refresh, onPollError);
+  const jobs = new LiveJobs(campaign.id, new Map(), refresh, onPoll);
   const bodies = {
-    overview: async () => overview(...await Promise.all([get(`${base}/status`), get(`${base}/statistics`)])),
-    images: async () => gallery({ campaign, statistics: await get(`${base}/statistics`), params, go, attempt }),
+    overview: async () => {
+      const [status, statistics] = await Promise.all([get(`${base}/status`), get(`${base}/statistics`)]);
+      annotators.set(campaign.id, statistics.by_annotator);
+      return overview(status, statistics);
+    },
+    images: async () => {
+      if (!annotators.has(campaign.id)) annotators.set(campaign.id, (await get(`${base}/statistics`)).by_annotator);
+      return gallery({ campaign, annotators: annotators.get(campaign.id) ?? [], params, go, attempt });
+    },
     adapters: async () => {
       const [adapters, requests] = await Promise.all([getAll(`${base}/adapters`), getAll(`/api/requests?campaign=${campaign.id}`)]);
       return adapterView(campaign, adapters, requests, refresh);
@@ -125,7 +154,10 @@ async function campaignPage(id, params) {
       return requests.length ? jobTable(requests, refresh) : make("p", { className: "quiet", textContent: "No job yet." });
     },
   };
-  const body = await bodies[tab]();
+  const body = await bodies[tab]().catch((error) => {
+    if (!(error instanceof ApiError) || error.code !== "forbidden") throw error;
+    return make("p", { className: "quiet", textContent: error.message });
+  });
   const active = campaign.state === "active";
   const actions = make("div", { className: "actions", role: "group", "aria-label": "Actions" },
     button("Label next image", () => attempt(label), { className: "main", id: "do-label", disabled: !active }),
@@ -162,7 +194,7 @@ async function campaignPage(id, params) {
 
 $("who").onclick = () => attempt(async () => {
   await askIdentity("");
-  await show();
+  await showPatiently();
 });
 document.querySelector(".jump")?.addEventListener("click", (event) => {
   event.preventDefault();
@@ -177,5 +209,5 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) live
 showIdentity();
 attempt(async () => {
   if (!identity.name) await askIdentity("");
-  await show();
+  await showPatiently();
 });
