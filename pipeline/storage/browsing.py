@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select
 
 from pipeline.masks.previews import preview_mask, preview_size
 from pipeline.storage.masks import is_current
@@ -82,11 +82,12 @@ def _matching(campaign_id: str, wanted: BrowseFilter) -> Select[Any]:
         Image.holdout,
         Task.state,
     )
-    query = select(*columns).join(Task, Task.image_id == Image.id).where(Image.campaign_id == campaign_id)
+    of_image = and_(Task.campaign_id == campaign_id, Task.image_id == Image.id)  # as its index has it
+    query = select(*columns).join(Task, of_image).where(Image.campaign_id == campaign_id)
     if wanted.state is not None:
         query = query.where(Task.state == wanted.state)
     if wanted.category is not None:
-        query = query.where(_has_mask(Instance.category_number == wanted.category))
+        query = query.where(_has_mask(campaign_id, wanted.category))
     if wanted.annotator_id is not None:
         ended = exists(
             select(Session.id).where(
@@ -99,11 +100,16 @@ def _matching(campaign_id: str, wanted: BrowseFilter) -> Select[Any]:
     return query
 
 
-def _has_mask(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+def _has_mask(campaign_id: str, category: int) -> ColumnElement[bool]:
     current = (
         select(Instance.id)
         .outerjoin(Session, Session.id == Instance.session_id)
-        .where(Instance.image_id == Image.id, condition, is_current())
+        .where(
+            Instance.campaign_id == campaign_id,
+            Instance.image_id == Image.id,
+            Instance.category_number == category,
+            is_current(),
+        )
     )
     return exists(current.correlate(Image))
 

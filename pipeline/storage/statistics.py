@@ -4,12 +4,12 @@ Everything is grouped by the database; what comes out is as long as the plots, h
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Row, Select, Subquery, and_, case, cast, extract, func, select
+from sqlalchemy import CTE, BigInteger, Connection, Row, Select, and_, case, cast, extract, func, select
 from sqlalchemy.orm import aliased
 
 from pipeline.storage.campaigns import get_campaign
@@ -50,29 +50,34 @@ def campaign_statistics(conn: Connection, campaign_id: str, *, with_names: bool 
         NotFoundError: There is none.
     """
     campaign = get_campaign(conn, campaign_id)
+    begin, end = conn.execute(
+        select(func.min(_seconds(MaskRow.created_at)), func.max(_seconds(MaskRow.created_at))).where(
+            MaskRow.campaign_id == campaign.id, MaskRow.source == "annotator"
+        )
+    ).one()
+    period_s = period_for(0 if begin is None else end - begin)
     work = _work(campaign.id)
-    first, last = conn.execute(select(func.min(work.c.at), func.max(work.c.at))).one()
-    period_s = period_for(0 if first is None else last - first)
+    groups = conn.execute(_grouped(work)).all()
     names = {category.number: category.name for category in campaign.categories}
     numbers = {
         row.digest: row.number
         for row in conn.execute(select(Adapter.digest, Adapter.number).where(Adapter.campaign_id == campaign.id))
     }
     by_adapter = [
-        AdapterWork(adapter=numbers.get(row.key), **_figures(row))
-        for row in conn.execute(_grouped(work, work.c.adapter_digest))
+        AdapterWork(adapter=numbers.get(digest), **figures)
+        for digest, figures in _figures_by(groups, "adapter_digest").items()
     ]
     by_category = [
-        CategoryWork(number=row.key, name=names.get(row.key), **_figures(row))
-        for row in conn.execute(_grouped(work, work.c.category_number))
+        CategoryWork(number=number, name=names.get(number), **figures)
+        for number, figures in _figures_by(groups, "category_number").items()
     ]
     return CampaignStatistics(
         period_s=period_s,
-        total=Work(**_figures(conn.execute(select(*_sums(work))).one())),
+        total=Work(**_figures(groups)),
         over_time=_over_time(conn, work, period_s),
         by_adapter=sorted(by_adapter, key=lambda one: one.adapter or 0),
         by_category=sorted(by_category, key=lambda one: (one.number is None, one.number)),
-        by_annotator=_by_annotator(conn, work, with_names),
+        by_annotator=_by_annotator(conn, groups, with_names),
         latency=_latency(conn, campaign.id, period_s),
     )
 
@@ -115,13 +120,13 @@ def _seconds(column: Any) -> Any:
     return cast(extract("epoch", column), BigInteger)
 
 
-def _work(campaign_id: str) -> Subquery:
-    """One row per mask that an annotator accepted and did not take back."""
+def _work(campaign_id: str) -> CTE:
+    """One row per mask that an annotator accepted and did not take back, made once per query."""
     accepted, opened = aliased(EventRow), aliased(EventRow)
     seconds = extract("epoch", accepted.server_time) - extract("epoch", opened.server_time)
-    return (
+    query = (
         select(
-            _seconds(MaskRow.created_at).label("at"),
+            (_seconds(MaskRow.created_at) // SLOT_S).label("slot"),
             MaskRow.annotator_id,
             MaskRow.adapter_digest,
             Instance.category_number,
@@ -132,11 +137,11 @@ def _work(campaign_id: str) -> Subquery:
         .join(accepted, accepted.event_id == MaskRow.event_id)
         .join(opened, and_(opened.instance_id == MaskRow.instance_id, opened.kind == "open"))
         .where(MaskRow.campaign_id == campaign_id, MaskRow.source == "annotator")
-        .subquery()
     )
+    return query.cte("work").prefix_with("MATERIALIZED")
 
 
-def _sums(work: Any) -> list[Any]:
+def _sums(work: CTE) -> list[Any]:
     return [
         func.count().label("masks"),
         func.sum(work.c.num_clicks).label("clicks"),
@@ -145,29 +150,42 @@ def _sums(work: Any) -> list[Any]:
     ]
 
 
-def _grouped(work: Subquery, key: Any) -> Select[Any]:
-    return select(key.label("key"), *_sums(work)).group_by(key)
+def _grouped(work: CTE) -> Select[Any]:
+    """The work by adapter, category and annotator at once: one pass over the masks."""
+    keys = (work.c.adapter_digest, work.c.category_number, work.c.annotator_id)
+    return select(*keys, *_sums(work)).group_by(*keys)
 
 
-def _figures(row: Row[Any]) -> dict[str, Any]:
-    masks, timed = int(row.masks), int(row.timed or 0)
+def _figures(rows: Iterable[Row[Any]]) -> dict[str, Any]:
+    """Of rows with `_sums`, added."""
+    masks = clicks = timed = 0
+    seconds = 0.0
+    for row in rows:
+        masks, clicks, timed = masks + int(row.masks), clicks + int(row.clicks), timed + int(row.timed)
+        seconds += float(row.seconds or 0)
     return {
         "masks": masks,
-        "clicks_per_mask": float(row.clicks) / masks if masks else None,
-        "seconds_per_mask": float(row.seconds) / timed if timed else None,
+        "clicks_per_mask": clicks / masks if masks else None,
+        "seconds_per_mask": seconds / timed if timed else None,
     }
 
 
-def _over_time(conn: Connection, work: Subquery, period_s: int) -> list[WorkPoint]:
-    # groups are named by their label: PostgreSQL does not see that two expressions with parameters are the same
-    slots = (select((work.c.at // SLOT_S).label("slot"), *_sums(work)).group_by(work.c.annotator_id, "slot")).subquery()
+def _figures_by(rows: Sequence[Row[Any]], key: str) -> dict[Any, dict[str, Any]]:
+    parts: dict[Any, list[Row[Any]]] = defaultdict(list)
+    for row in rows:
+        parts[row._mapping[key]].append(row)
+    return {value: _figures(part) for value, part in parts.items()}
+
+
+def _over_time(conn: Connection, work: CTE, period_s: int) -> list[WorkPoint]:
+    slots = select(work.c.slot, *_sums(work)).group_by(work.c.annotator_id, work.c.slot).subquery()
     period = slots.c.slot // (period_s // SLOT_S)
     rows = conn.execute(
         select(
             period.label("period"),
             func.count().label("slots"),
             *(func.sum(slots.c[name]).label(name) for name in ("masks", "clicks", "seconds", "timed")),
-        )
+        )  # grouped by the label: PostgreSQL does not see that two expressions with parameters are the same
         .group_by("period")
         .order_by("period")
     )
@@ -175,35 +193,31 @@ def _over_time(conn: Connection, work: Subquery, period_s: int) -> list[WorkPoin
         WorkPoint(
             begin=_begin(row.period, period_s),
             masks_per_hour=int(row.masks) * 3600 / (row.slots * SLOT_S),
-            **_figures(row),
+            **_figures([row]),
         )
         for row in rows
     ]
 
 
-def _by_annotator(conn: Connection, work: Subquery, with_names: bool) -> list[AnnotatorWork]:
+def _by_annotator(conn: Connection, groups: Sequence[Row[Any]], with_names: bool) -> list[AnnotatorWork]:
+    by_id = _figures_by(groups, "annotator_id")
     name = Annotator.name if with_names else Annotator.pseudonym
-    query = (
-        select(Annotator.id, name.label("name"), *_sums(work))
-        .join(work, work.c.annotator_id == Annotator.id)
-        .group_by(Annotator.id, name)
-        .order_by(func.count().desc(), name)
-    )
-    return [AnnotatorWork(id=row.id, name=row.name, **_figures(row)) for row in conn.execute(query)]
+    names = conn.execute(select(Annotator.id, name).where(Annotator.id.in_(list(by_id))))
+    found = [AnnotatorWork(id=id, name=name, **by_id[id]) for id, name in names]
+    return sorted(found, key=lambda one: (-one.masks, one.name))
 
 
 def _latency(conn: Connection, campaign_id: str, period_s: int) -> ClickLatency:
     total: Any = sum(func.coalesce(EventResult.latency_ms[stage].as_float(), 0.0) for stage in STAGES)
-    index = case(*[(total < to_ms, place) for place, to_ms in enumerate(EDGES_MS[1:])], else_=len(EDGES_MS) - 1)
     clicks = (
-        select((_seconds(EventRow.server_time) // period_s).label("period"), index.label("bin"))
+        select((_seconds(EventRow.server_time) // period_s).label("period"), total.label("total"))
         .join(EventResult, EventResult.event_id == EventRow.event_id)
         .join(Session, Session.id == EventRow.session_id)
         .where(Session.campaign_id == campaign_id, EventRow.kind == "click")
-    ).subquery()
-    rows = conn.execute(
-        select(clicks.c.period, clicks.c.bin, func.count()).group_by(clicks.c.period, clicks.c.bin)
-    ).all()
+    )
+    timed = clicks.cte("clicks").prefix_with("MATERIALIZED")  # else the total is read from JSON again for each edge
+    place = case(*[(timed.c.total < to_ms, index) for index, to_ms in enumerate(EDGES_MS[1:])], else_=len(EDGES_MS) - 1)
+    rows = conn.execute(select(timed.c.period, place.label("bin"), func.count()).group_by(timed.c.period, "bin")).all()
     periods: dict[int, dict[int, int]] = defaultdict(dict)
     for period, place, count in rows:
         periods[int(period)][int(place)] = int(count)

@@ -13,7 +13,7 @@ from pipeline.export.snapshot import export_snapshot
 from pipeline.storage.adapters import get_adapter, promote, register_adapter, set_gate
 from pipeline.storage.annotators import create_token
 from pipeline.storage.campaigns import add_categories, create_campaign, get_campaign
-from pipeline.storage.requests import claim_request, finish_request, heartbeat, list_requests
+from pipeline.storage.requests import claim_request, finish_request, heartbeat, insert_request, list_requests
 from pipeline.storage.sessions import list_sessions, session_events
 from schemas.campaigns import RequestRecord
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, gateway_in
@@ -45,6 +45,19 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         with running.http("bob") as http:
             Work(http).do("skip")
         yield running
+
+
+def finish_export(gateway: Gateway, request_id: str) -> str:
+    """Do what the flow runner does for a claimed export; the folder."""
+    to = f"{gateway.services.settings.resolved_storage_url}/snapshots/{request_id}"
+    database = gateway.services.database
+    with database.connect() as conn:
+        campaign = get_campaign(conn, CAMPAIGN)
+    report = export_snapshot(database, campaign, to, ["coco"])
+    result = {"snapshot": report.snapshot_number, **report.model_dump(mode="json")}
+    with database.begin() as conn:
+        finish_request(conn, request_id, "runner", "done", result)
+    return to
 
 
 class Desk:
@@ -174,21 +187,26 @@ def test_an_export_is_asked_for_followed_and_downloaded(desk: Desk) -> None:
     with database.begin() as conn:
         claim_request(conn, "runner", request_id=request.id)
         heartbeat(conn, request.id, "runner", {"step": "export", "images": 1, "of": 4})
-        campaign = get_campaign(conn, CAMPAIGN)
     jobs.get_by_text("export 1 of 4").wait_for()
     assert jobs.get_by_role("progressbar").evaluate("bar => bar.value / bar.max") == 0.25
-    to = f"{desk.gateway.services.settings.resolved_storage_url}/snapshots/{request.id}"
-    report = export_snapshot(database, campaign, to, ["coco"])
-    with database.begin() as conn:
-        result = {"snapshot": report.snapshot_number, **report.model_dump(mode="json")}
-        finish_request(conn, request.id, "runner", "done", result)
+    to = finish_export(desk.gateway, request.id)
     with desk.page.expect_download() as download:
         desk.page.get_by_role("link", name="coco/instances.json").click()
     assert Path(download.value.path()).read_bytes() == Path(to, "coco/instances.json").read_bytes()
     assert jobs.is_hidden()
     with desk.page.expect_download() as download:
         desk.page.get_by_role("link", name="Download all").click()
-    assert download.value.suggested_filename == f"snapshot-{report.snapshot_number}.tar"
+    assert download.value.suggested_filename == "snapshot-1.tar"
+
+
+def test_while_the_server_does_not_answer_the_page_says_so_and_tries_again(desk: Desk) -> None:
+    desk.open()
+    desk.wait_plots()
+    desk.page.route("**/api/requests?*", lambda route: route.abort())
+    desk.page.get_by_text("The server does not answer. Trying again.").wait_for()
+    desk.page.unroute("**/api/requests?*")
+    desk.page.get_by_text("The server does not answer. Trying again.").wait_for(state="hidden")
+    desk.errors.clear()  # the browser's own, of what was cut off
 
 
 def test_a_job_is_cancelled_after_a_question(desk: Desk) -> None:
@@ -293,9 +311,12 @@ def test_a_finished_object_is_opened_for_correction_in_the_labeling_page(browser
             session = list_sessions(conn, CAMPAIGN, state="open")[0]
             kinds = [event.kind for event in session_events(conn, session.id)]
         assert kinds == ["open", "category"]
-        desk.wait(lambda: desk.page.get_by_role("button", name="Accept object").is_enabled())
-        desk.page.keyboard.press("Enter")
-        desk.page.get_by_text("accepted").wait_for()
+
+        def accepted() -> bool:
+            desk.page.keyboard.press("Enter")  # does nothing before the mask is there, nor after it was accepted
+            return bool(desk.page.locator("#objects").get_by_text("accepted").is_visible())
+
+        desk.wait(accepted)
         desk.page.get_by_role("button", name="Submit image").click()
         desk.page.locator("#where", has_text="Image 2 ").wait_for()
         with gateway.http("eve") as http:
@@ -343,6 +364,15 @@ def test_a_gateway_that_demands_tokens_is_signed_in_to(browser: Any, tmp_path: P
         desk.page.get_by_role("link", name="Images", exact=True).click()
         desk.page.get_by_label("State", exact=True).select_option("any state")
         desk.drawn_tiles(1, 2)
+        request_id = str(uuid4())
+        with gateway.services.database.begin() as conn:
+            insert_request(conn, request_id, "export", CAMPAIGN, {})
+            claim_request(conn, "runner", request_id=request_id)
+        to = finish_export(gateway, request_id)
+        desk.page.get_by_role("link", name="Exports", exact=True).click()
+        with desk.page.expect_download() as download:  # a plain link could not carry the token
+            desk.page.get_by_role("button", name="coco/instances.json").click()
+        assert Path(download.value.path()).read_bytes() == Path(to, "coco/instances.json").read_bytes()
         assert {"401" in error for error in desk.errors} == {True}
         desk.errors.clear()
 

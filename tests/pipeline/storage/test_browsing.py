@@ -4,14 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.event import listen, remove
 
 from pipeline.masks.packed import unpack
 from pipeline.storage.browsing import MAX_MASKS, BrowseFilter, browse_image, browse_images
+from pipeline.storage.database import Database
 from pipeline.storage.effects import Effects, InstanceChange
 from pipeline.storage.masks import import_mask
 from schemas.browsing import BrowsePage
 from schemas.errors import NotFoundError
 from schemas.masks import Rle
+from schemas.tables import Base
 from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid
 
 
@@ -107,3 +110,26 @@ def test_an_image_of_another_campaign_is_not_found(catalogue: Catalogue) -> None
     other = Catalogue(catalogue.database, images=1)
     with catalogue.database.connect() as conn, pytest.raises(NotFoundError):
         browse_image(conn, other.campaign_id, catalogue.images[0].id)
+
+
+def test_no_table_is_searched_through_once_per_image(sqlite_database: Database) -> None:
+    """SQLite's plans of every query of a page with all filters: only the campaign's own rows are gone through."""
+    catalogue = Catalogue(sqlite_database, images=1)
+    wanted = BrowseFilter("done", 1, catalogue.annotator_id)
+    statements: list[tuple[str, Any]] = []
+
+    def collect(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.append((statement, parameters))
+
+    with sqlite_database.connect() as conn:
+        listen(sqlite_database.engine, "before_cursor_execute", collect)
+        browse_images(conn, catalogue.campaign_id, wanted)
+        remove(sqlite_database.engine, "before_cursor_execute", collect)
+        plans = [
+            row[3]
+            for statement, parameters in statements
+            if statement.startswith("SELECT")
+            for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+    assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
+    assert [plan for plan in plans if plan.split()[0] == "SCAN" and plan.split()[1] in Base.metadata.tables] == []
