@@ -166,14 +166,24 @@ def get_request(conn: Connection, id: str) -> RequestRecord:
 
 
 def list_requests(
-    conn: Connection, campaign_id: str | None = None, *, state: str | None = None, limit: int | None = 100
+    conn: Connection,
+    campaign_id: str | None = None,
+    *,
+    kind: str | None = None,
+    state: str | None = None,
+    active: bool = False,
+    limit: int | None = 100,
 ) -> list[RequestRecord]:
-    """Jobs, newest first; None: of all campaigns, in all states."""
+    """Jobs, newest first; None: of all campaigns and kinds, in all states; `active`: only waiting and running ones."""
     query = select(Request.__table__)
     if campaign_id is not None:
         query = query.where(Request.campaign_id == campaign_id)
     if state is not None:
         query = query.where(Request.state == state)
+    if kind is not None:
+        query = query.where(Request.kind == kind)
+    if active:
+        query = query.where(Request.state.in_(ACTIVE))
     return [_record(row) for row in conn.execute(query.order_by(Request.created_at.desc(), Request.id).limit(limit))]
 
 

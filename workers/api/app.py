@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
@@ -19,7 +20,19 @@ from workers.api.intake import Intake
 from workers.api.live import Hub
 from workers.api.metrics import Metrics
 from workers.api.refining import RefineService, Refining
-from workers.api.routes import adapters, campaigns, events, health, images, requests, sessions, tasks
+from workers.api.routes import (
+    adapters,
+    browsing,
+    campaigns,
+    events,
+    exports,
+    health,
+    images,
+    requests,
+    sessions,
+    statistics,
+    tasks,
+)
 from workers.api.security import BodyLimit, RequestId, SameOrigin
 from workers.api.work import in_thread
 
@@ -28,7 +41,12 @@ DRAIN_S = 3.0
 
 
 class Page(StaticFiles):
-    """The page's files, asked for again at every load (by ETag): modules of two versions must not mix."""
+    """The pages' files, asked for again at every load (by ETag): modules of two versions must not mix."""
+
+    def get_path(self, scope: Scope) -> str:
+        """See `StaticFiles`; the campaigns' page has a name without an ending."""
+        path = super().get_path(scope)
+        return "campaigns.html" if path == "campaigns" else path
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """See `StaticFiles`."""
@@ -68,8 +86,21 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Clickloop", lifespan=lifespan)
     app.state.services = services
     errors.install(app)
-    for module in (health, campaigns, tasks, images, sessions, events, requests, adapters, ws):
+    for module in (
+        health,
+        campaigns,
+        statistics,
+        browsing,
+        tasks,
+        images,
+        sessions,
+        events,
+        requests,
+        exports,
+        adapters,
+    ):
         app.include_router(module.router)
+    app.include_router(ws.router)
     app.mount("/", Page(directory=STATIC, html=True), name="page")
     app.add_middleware(BodyLimit, max_bytes=services.settings.max_body_bytes)
     app.add_middleware(SameOrigin, allowed_hosts=[*services.settings.allowed_hosts, services.settings.host])

@@ -37,13 +37,17 @@ class Caller:
         """The annotator's id."""
         return self.annotator.id
 
+    def has(self, scope: str) -> bool:
+        """Whether the caller has a scope (admin carries all)."""
+        return bool({scope, "admin"} & self.annotator.scopes)
+
     def need(self, scope: str) -> None:
         """Refuse a caller without a scope.
 
         Raises:
-            ForbiddenError: The token does not carry it (admin carries all).
+            ForbiddenError: The token does not carry it.
         """
-        if not {scope, "admin"} & self.annotator.scopes:
+        if not self.has(scope):
             raise ForbiddenError(f"This needs the scope '{scope}', which your token does not have.")
 
 

@@ -32,6 +32,7 @@ class Services:
 
     Attributes:
         draining: Set on SIGTERM: claims are refused, what was begun is finished.
+        thumbnails: Held while one is made: few at a time, so that clicks keep their processor.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Services:
     intake: Intake
     metrics: Metrics
     draining: bool = False
+    thumbnails: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def read(self, function: Callable[[Connection], T]) -> T:

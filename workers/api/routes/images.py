@@ -1,11 +1,12 @@
-"""An image's bytes, as they were ingested."""
+"""An image's bytes, as they were ingested, and as a small picture."""
 
 from typing import Annotated
 
 import fsspec
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 
+from pipeline.ingest.thumbnails import thumbnail
 from pipeline.storage.images import get_image
 from schemas.campaigns import ImageRecord
 from schemas.errors import NotFoundError
@@ -29,6 +30,24 @@ async def content(
     data = await in_thread(_read, image)
     kind = next((kind for start, kind in _TYPES.items() if data.startswith(start)), "application/octet-stream")
     return Response(data, media_type=kind, headers=headers)
+
+
+@router.get("/{image_id}/thumbnail")
+async def small(
+    image_id: str,
+    services: ServicesDep,
+    caller: CallerDep,
+    size: Annotated[int, Query(ge=32, le=1600)] = 320,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The image as a JPEG whose longest side has at most `size` pixels, upright."""
+    image = await services.read(lambda conn: get_image(conn, image_id))
+    headers = {"ETag": f'"{image.sha256}-{size}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    async with services.thumbnails:
+        data = await in_thread(lambda: thumbnail(_read(image), size))
+    return Response(data, media_type="image/jpeg", headers=headers)
 
 
 def _read(image: ImageRecord) -> bytes:

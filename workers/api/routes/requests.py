@@ -83,11 +83,13 @@ async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: 
 
 
 @router.get("/api/requests")
-async def index(services: ServicesDep, caller: CallerDep, campaign: str | None = None) -> dict[str, Any]:
-    """Requests, newest first; of one campaign if it is named."""
+async def index(
+    services: ServicesDep, caller: CallerDep, campaign: str | None = None, active: bool = False
+) -> dict[str, Any]:
+    """Requests, newest first; of one campaign if it is named; `active`: only those that wait or run."""
 
     def load(conn: Connection) -> list[RequestRecord]:
-        return list_requests(conn, get_campaign(conn, campaign).id if campaign else None)
+        return list_requests(conn, get_campaign(conn, campaign).id if campaign else None, active=active)
 
     records = await services.read(load)
     return envelope([record.model_dump(mode="json") for record in records], len(records))

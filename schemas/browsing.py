@@ -1,0 +1,60 @@
+"""Images of a campaign as they are looked through: a small picture of each, with its current masks."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.masks import PackedMask
+
+
+class BrowsedMask(BaseModel):
+    """A current mask of a browsed image.
+
+    Attributes:
+        annotator: Who accepted it; None for an imported one.
+        preview: The mask at the size of the image's preview.
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    id: str
+    category_number: int | None
+    unsure: bool
+    source: str
+    annotator: str | None
+    num_clicks: int
+    area: int
+    created_at: datetime
+    preview: PackedMask
+
+
+class BrowsedImage(BaseModel):
+    """An image with its task's state and its current masks.
+
+    Attributes:
+        preview_size: (height, width) of the picture that the masks' previews lie over.
+        num_masks: All its current masks; `masks` has the first of them.
+    """
+
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    id: str
+    number: int
+    file_name: str
+    width: int
+    height: int
+    holdout: bool
+    state: str
+    preview_size: tuple[int, int]
+    num_masks: int
+    masks: list[BrowsedMask]
+
+
+class BrowsePage(BaseModel):
+    """One page of images; `next` None: the last one."""
+
+    model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+    count: int
+    next: int | None
+    results: list[BrowsedImage]

@@ -1,0 +1,135 @@
+"""Looking through images with their masks, on both databases."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy.event import listen, remove
+
+from pipeline.masks.packed import unpack
+from pipeline.storage.browsing import MAX_MASKS, BrowseFilter, browse_image, browse_images
+from pipeline.storage.database import Database
+from pipeline.storage.effects import Effects, InstanceChange
+from pipeline.storage.masks import import_mask
+from schemas.browsing import BrowsePage
+from schemas.errors import NotFoundError
+from schemas.masks import Rle
+from schemas.tables import Base
+from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid
+
+
+def browse(catalogue: Catalogue, **options: Any) -> BrowsePage:
+    wanted = BrowseFilter(
+        **{name: options.pop(name) for name in ("state", "category", "annotator_id") if name in options}
+    )
+    with catalogue.database.connect() as conn:
+        return browse_images(conn, catalogue.campaign_id, wanted, **options)
+
+
+def numbers(page: BrowsePage) -> list[int]:
+    return [image.number for image in page.results]
+
+
+def test_pages_go_through_all_images_in_order(catalogue: Catalogue) -> None:
+    first = browse(catalogue, limit=2)
+    assert (numbers(first), first.next, first.count) == ([1, 2], 2, 5)
+    last = browse(catalogue, limit=2, after=4)
+    assert (numbers(last), last.next, last.count) == ([5], None, 5)
+    assert {image.state for image in first.results} == {"new"} and first.results[0].masks == []
+
+
+def test_filters_by_state_category_and_annotator(catalogue: Catalogue) -> None:
+    catalogue.label(catalogue.claim(), category_number=1)
+    catalogue.label(catalogue.claim(), category_number=2)
+    skipped = catalogue.claim(catalogue.other_id)
+    catalogue.append(skipped, event(skipped, 1, "skip"), catalogue.other_id)
+    catalogue.claim(catalogue.other_id)
+    assert numbers(browse(catalogue, state="done")) == [1, 2]
+    assert numbers(browse(catalogue, state="skipped")) == [3]
+    assert numbers(browse(catalogue, state="leased")) == [4]
+    assert numbers(browse(catalogue, category=2)) == [2]
+    assert numbers(browse(catalogue, annotator_id=catalogue.annotator_id)) == [1, 2]
+    assert numbers(browse(catalogue, annotator_id=catalogue.other_id)) == [3]
+    assert numbers(browse(catalogue, state="done", category=1, annotator_id=catalogue.other_id)) == []
+    assert numbers(browse(Catalogue(catalogue.database, images=1))) == [1]
+
+
+def test_an_image_shows_the_masks_that_are_current(catalogue: Catalogue) -> None:
+    claim = catalogue.claim()
+    first = catalogue.label(claim, category_number=1)
+    with catalogue.database.connect() as conn:
+        [shown] = browse_image(conn, catalogue.campaign_id, claim.image.id).masks
+    assert (shown.id, shown.category_number, shown.annotator, shown.num_clicks) == (first.mask_id, 1, "ann", 2)
+    assert np.argwhere(unpack(shown.preview)).tolist() == [[0, 0]]
+    again = catalogue.claim(catalogue.other_id, image_id=claim.image.id)
+    assert browse(catalogue, state="leased").results[0].masks[0].id == first.mask_id, (
+        "until the correction is submitted"
+    )
+    corrected = _correct(catalogue, again, first.mask_id)
+    with catalogue.database.connect() as conn:
+        image = browse_image(conn, catalogue.campaign_id, claim.image.id)
+    assert [(mask.id, mask.annotator) for mask in image.masks] == [(corrected, "bob")]
+    assert numbers(browse(catalogue, category=1)) == [] and numbers(browse(catalogue, category=2)) == [1]
+
+
+def _correct(catalogue: Catalogue, claim: Any, opened: str) -> str:
+    """Open a stored mask, accept it with category 2 and submit, as the other annotator; the new mask's id."""
+    instance = new_uuid()
+    mask = new_mask(instance, 1, category_number=2)
+    start = event(claim, 1, "open", instance_id=instance, payload={"mask_id": opened})
+    catalogue.append(claim, start, catalogue.other_id, effects=Effects([InstanceChange(instance)]))
+    accept = event(claim, 2, "accept", instance_id=instance, payload={"seq": 1, "mask_sha256": SHA})
+    change = InstanceChange(instance, "accepted", 2, mask_id=mask.mask_id)
+    catalogue.append(claim, accept, catalogue.other_id, effects=Effects([change], mask))
+    catalogue.append(claim, event(claim, 3, "submit"), catalogue.other_id)
+    return mask.mask_id
+
+
+def test_of_a_crowd_of_masks_the_first_are_shown_and_all_are_counted(catalogue: Catalogue) -> None:
+    image_id = catalogue.images[0].id
+    with catalogue.database.begin() as conn:
+        for _ in range(MAX_MASKS + 3):
+            import_mask(
+                conn,
+                mask_id=new_uuid(),
+                instance_id=new_uuid(),
+                image_id=image_id,
+                category_number=None,
+                rle=Rle(size=(4, 4), counts="01?0"),
+                mask_sha256=SHA,
+                area=1,
+                bbox=(0, 0, 1, 1),
+            )
+    [image, *others] = browse(catalogue).results
+    assert (len(image.masks), image.num_masks) == (MAX_MASKS, MAX_MASKS + 3)
+    assert image.masks[0].source == "import" and image.masks[0].annotator is None
+    assert all(other.num_masks == 0 for other in others)
+
+
+def test_an_image_of_another_campaign_is_not_found(catalogue: Catalogue) -> None:
+    other = Catalogue(catalogue.database, images=1)
+    with catalogue.database.connect() as conn, pytest.raises(NotFoundError):
+        browse_image(conn, other.campaign_id, catalogue.images[0].id)
+
+
+def test_no_table_is_searched_through_once_per_image(sqlite_database: Database) -> None:
+    """SQLite's plans of every query of a page with all filters: only the campaign's own rows are gone through."""
+    catalogue = Catalogue(sqlite_database, images=1)
+    wanted = BrowseFilter("done", 1, catalogue.annotator_id)
+    statements: list[tuple[str, Any]] = []
+
+    def collect(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.append((statement, parameters))
+
+    with sqlite_database.connect() as conn:
+        listen(sqlite_database.engine, "before_cursor_execute", collect)
+        browse_images(conn, catalogue.campaign_id, wanted)
+        remove(sqlite_database.engine, "before_cursor_execute", collect)
+        plans = [
+            row[3]
+            for statement, parameters in statements
+            if statement.startswith("SELECT")
+            for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+    assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
+    assert [plan for plan in plans if plan.split()[0] == "SCAN" and plan.split()[1] in Base.metadata.tables] == []

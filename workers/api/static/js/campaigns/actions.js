@@ -1,0 +1,159 @@
+/** What can be asked of a campaign: each with its question. Every request has an id of ours, so that asking twice is safe. */
+
+import { get, getAll, identity, post } from "../api.js";
+import { uuid4 } from "../bytes.js";
+import { ask } from "./ask.js";
+
+/** @typedef {any} Campaign As GET /api/campaigns/{id} gives it. */
+
+/** @param {Campaign} campaign */
+const base = (campaign) => `/api/campaigns/${encodeURIComponent(campaign.id)}`;
+
+/** @param {Campaign} campaign @param {string} id @param {string} kind @param {object} payload */
+const request = (campaign, id, kind, payload) => post(`${base(campaign)}/requests`, { id, kind, payload });
+
+/**
+ * Leave out what was not filled in.
+ * @param {Record<string, any>} values
+ */
+const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null && value !== "" && value !== undefined));
+
+export function createCampaign() {
+  const id = uuid4();
+  return ask({
+    title: "New campaign",
+    text: "Its images are read and registered by a job; you can follow it on this page.",
+    fields: [
+      { name: "name", label: "Name", kind: "text", required: true, limits: { maxlength: 200 } },
+      { name: "images", label: "Images", kind: "text", required: true, limits: { maxlength: 4000 }, hint: "A folder, a pattern or a URL such as s3://bucket/photos, as the server sees it." },
+      { name: "labels", label: "Labels", kind: "lines", hint: "One per line; more can follow with annotations.", limits: { rows: 4 } },
+      { name: "annotations", label: "Annotations to import", kind: "text", hint: "A COCO file; leave empty for none." },
+      { name: "model", label: "Model", kind: "text", value: "default", required: true, limits: { maxlength: 100 } },
+      { name: "checkpoint", label: "Its weights", kind: "text", hint: "A .safetensors file on the server; leave empty for those that ship." },
+      { name: "holdout_fraction", label: "Share held out for evaluation", kind: "number", value: "0.2", required: true, limits: { min: 0, max: 0.9 } },
+      { name: "retrain_every_masks", label: "Retrain after so many masks", kind: "number", value: "0", required: true, limits: { min: 0, step: 1 }, hint: "0: only when asked." },
+    ],
+    go: "Create campaign",
+    run: ({ holdout_fraction, retrain_every_masks, ...rest }) =>
+      post("/api/campaigns", { id, ...given(rest), settings: { holdout_fraction, retrain_every_masks } }),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function precompute(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Precompute embeddings?",
+    text: "Every image that is not encoded yet is, so that the first click on it is quick. Labeling goes on meanwhile.",
+    go: "Precompute",
+    run: () => request(campaign, id, "precompute", {}),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function retrain(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Retrain on the accepted masks?",
+    text: "An adapter is trained on the training images and compared with the live one on those held out. It goes live only if the gate agrees.",
+    fields: [
+      { name: "adapter", label: "Kind of adapter", kind: "select", choices: [
+        ["head", "head: the last layers"], ["affine", "affine: scales and shifts"], ["lora", "lora: low-rank updates"],
+        ["clickadapter", "clickadapter: detail adapters"], ["full", "full: every weight"]] },
+      { name: "promote", label: "If the gate agrees", kind: "select", choices: [["auto", "let it go live"], ["never", "only tell me"]] },
+      { name: "minutes", label: "At most so many minutes", kind: "number", limits: { min: 0.1 }, hint: "Leave empty for the usual length." },
+    ],
+    go: "Retrain",
+    run: (answers) => request(campaign, id, "retrain", given(answers)),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function exportMasks(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Export the current masks?",
+    text: "A snapshot of what is accepted now is written; later work does not change it.",
+    fields: [
+      { name: "formats", label: "Formats", kind: "checks", choices: [["coco", "COCO JSON", true], ["parquet", "Parquet, with images and clicks", true], ["png", "One PNG per mask"]] },
+      { name: "to", label: "Where to", kind: "text", hint: "A folder or URL that the server may write to; leave empty for its storage, from where it can be downloaded here." },
+    ],
+    go: "Export",
+    run: (answers) => request(campaign, id, "export", given(answers)),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function rollBack(campaign) {
+  return ask({
+    title: "Roll back the live adapter?",
+    text: "What was live before the last promotion (or the bare model) becomes live again for objects begun from now on. Accepted masks stay as they are.",
+    go: "Roll back",
+    grave: true,
+    run: () => post(`${base(campaign)}/rollback`, { expected_version: campaign.live_version }),
+  });
+}
+
+/** @param {Campaign} campaign @param {{digest: string, number: number}} adapter */
+export function promote(campaign, adapter) {
+  return ask({
+    title: `Let adapter ${adapter.number} go live?`,
+    text: "Objects begun from now on are computed with it; open ones finish with what they began with.",
+    go: "Let it go live",
+    run: () => post(`${base(campaign)}/adapters/${adapter.digest}/promote`, { expected_version: campaign.live_version }),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function pauseOrResume(campaign) {
+  const active = campaign.state === "active";
+  return ask({
+    title: active ? "Pause this campaign?" : "Resume this campaign?",
+    text: active ? "No more images are given out; those being labeled can be finished." : "Images are given out again.",
+    go: active ? "Pause" : "Resume",
+    run: () => post(`${base(campaign)}/${active ? "pause" : "resume"}`),
+  });
+}
+
+/** @param {{id: string, kind: string}} job */
+export function cancelJob(job) {
+  return ask({
+    title: `Cancel this ${job.kind}?`,
+    text: "A running job stops at its next batch; what it has finished is kept.",
+    go: "Cancel the job",
+    grave: true,
+    run: () => post(`/api/requests/${job.id}/cancel`),
+  });
+}
+
+/** @param {Campaign} campaign @returns {Promise<any>} A claim on the next image (task null: nothing is left). */
+export const claimNext = (campaign) => post(`${base(campaign)}/claim`, { claim_id: uuid4() });
+
+/**
+ * Claim an image and open some of its stored masks for correction. Those that are open already in one's own running
+ * session are not opened twice.
+ * @param {Campaign} campaign
+ * @param {string} imageId
+ * @param {{id: string, category_number: number | null}[]} masks
+ * @returns {Promise<string>} Where to correct them.
+ */
+export async function beginCorrection(campaign, imageId, masks) {
+  const claim = await post(`${base(campaign)}/claim`, { claim_id: uuid4(), image_id: imageId });
+  const session = `/api/sessions/${claim.session_id}`;
+  const { epoch } = await get(session);
+  const log = await getAll(`${session}/events`);
+  const opened = new Set(log.filter((event) => event.kind === "open").map((event) => event.payload.mask_id));
+  const events = masks.filter((mask) => !opened.has(mask.id)).flatMap((mask) => {
+    const instance = uuid4();
+    const open = { kind: "open", instance_id: instance, payload: { mask_id: mask.id } };
+    const category = { kind: "category", instance_id: instance, payload: { category: mask.category_number } };
+    return mask.category_number === null ? [open] : [open, category];
+  }).map((event, index) => ({
+    ...event, event_id: uuid4(), seq: log.length + index + 1, session_epoch: epoch, lease_no: claim.lease_no, client_time: new Date().toISOString(),
+  }));
+  if (events.length > 0) await post(`${session}/events`, { events, mask: "none" });
+  return `./#session=${claim.session_id}`;
+}
+
+/** Whether files can be fetched by a plain link: one cannot carry a token or a name. */
+export const linksWork = () => !identity.token;

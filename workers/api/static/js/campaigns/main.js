@@ -1,0 +1,213 @@
+/** The campaigns' page: a list, and one campaign at a time. The address says what is shown; wires the parts together. */
+
+import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
+import { askIdentity, showIdentity } from "../panel.js";
+import { claimNext, createCampaign, exportMasks, pauseOrResume, precompute, retrain, rollBack } from "./actions.js";
+import { $, badge, button, counted, link, make, number } from "./dom.js";
+import { gallery } from "./gallery.js";
+import { LiveJobs, jobTable } from "./jobs.js";
+import { overview } from "./overview.js";
+import { adapterView, exportView } from "./results.js";
+import { shares } from "./charts.js";
+
+const TABS = /** @type {const} */ ([["overview", "Overview"], ["images", "Images"], ["adapters", "Adapters"], ["exports", "Exports"], ["jobs", "Jobs"]]);
+/** Counts what was shown, so that an answer that comes too late is dropped. */
+let visit = 0;
+/** @type {LiveJobs | null} */
+let live = null;
+/** @type {Map<string, {id: string, name: string}[]>} Who worked on a campaign, by its id: asked for once, to filter by. */
+const annotators = new Map();
+/** @type {string | null} What the page showed last: a new one gets the focus. */
+let place = null;
+
+const address = () => new URLSearchParams(location.hash.slice(1));
+/** @param {Record<string, string>} values */
+const hash = (values) => `#${new URLSearchParams(values)}`;
+
+/**
+ * Run something that talks to the server; failures are told, a missing token is asked for.
+ * @param {() => Promise<void>} action
+ */
+async function attempt(action) {
+  try {
+    $("problem").textContent = "";
+    await action();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.code === "unauthorized") {
+      await askIdentity(error.message);
+      await attempt(action);
+    } else {
+      $("problem").textContent = error.message;
+    }
+  }
+}
+
+const tryingAgain = (/** @type {ApiError} */ error) => `${error.message} Trying again.`;
+/** What the last poll had to tell, so that the next good one takes it away and nothing else. */
+let pollProblem = "";
+
+/** @param {unknown} error Of the last poll, null for none. */
+function onPoll(error) {
+  if (error !== null && !(error instanceof ApiError)) throw error;
+  if (pollProblem && $("problem").textContent === pollProblem) $("problem").textContent = "";
+  pollProblem = error === null ? "" : PASSING.has(error.code) ? tryingAgain(error) : error.message;
+  if (pollProblem) $("problem").textContent = pollProblem;
+}
+
+/** Show what the address names. */
+async function show() {
+  const mine = ++visit;
+  live?.stop();
+  live = null;
+  const params = address();
+  const id = params.get("campaign");
+  $("content").ariaBusy = "true";
+  const content = await (id ? campaignPage(id, params) : listPage()).finally(() => {
+    if (mine === visit) $("content").ariaBusy = "false";
+  });
+  if (mine !== visit) {
+    content.live.stop();
+    return;
+  }
+  live = content.live;
+  live.start();
+  const focused = document.activeElement?.id;
+  $("content").replaceChildren(content.element);
+  document.title = `${content.title} · Clickloop`;
+  if (place !== null && place !== id) $("view").focus();
+  else if (focused) $(focused)?.focus();
+  place = id ?? "";
+}
+
+/** Show it, however often the server has to be asked. */
+async function showPatiently() {
+  try {
+    await patiently(show, (error) => { $("problem").textContent = tryingAgain(error); });
+    $("problem").textContent = "";
+  } catch (error) {
+    if (error instanceof ApiError && error.code === "not_found") $("content").replaceChildren(link("#", "All campaigns"));
+    throw error;
+  }
+}
+
+const refresh = () => attempt(showPatiently);
+
+/**
+ * Do something with the campaign, say so and show what came of it.
+ * @param {() => Promise<any>} action
+ * @param {string} said
+ */
+async function act(action, said) {
+  if (await action() === null) return;
+  $("said").textContent = said;
+  await refresh();
+}
+
+async function listPage() {
+  const [campaigns, progress] = await Promise.all([getAll("/api/campaigns"), get("/api/progress")]);
+  const tasksOf = new Map(progress.results.map((/** @type {any} */ one) => [one.campaign_id, one.tasks]));
+  const items = campaigns.map((campaign) => {
+    const tasks = tasksOf.get(campaign.id) ?? {};
+    const states = ["done", "submitted", "leased", "skipped", "new"].map((name) => ({ name, count: tasks[name] ?? 0 }));
+    const all = states.reduce((sum, { count }) => sum + count, 0);
+    return make("li", { className: "card campaign" },
+      make("div", { className: "line" },
+        make("h3", {}, link(hash({ campaign: campaign.id }), campaign.name)), badge(campaign.state)),
+      make("p", { className: "quiet" }, `${campaign.model_id} · ${campaign.live_adapter ? `live version ${campaign.live_version}` : "bare model"} · ${counted(campaign.categories.length, "category", "categories")}`),
+      shares("Images by state", states),
+      make("p", { className: "quiet small", textContent: all ? `${number((100 * (states[0].count + states[1].count)) / all)} % of ${counted(all, "image")} labeled` : "No image yet" }));
+  });
+  const jobs = new LiveJobs(null, new Map(campaigns.map((one) => [one.id, one.name])), refresh, onPoll);
+  const element = make("div", { className: "stack" },
+    make("div", { className: "head" }, make("h2", { textContent: "Campaigns" }),
+      button("New campaign", () => act(createCampaign, "The campaign is being created."), { className: "main", id: "new-campaign" })),
+    jobs.element,
+    items.length ? make("ul", { className: "cards", "aria-label": "Campaigns" }, ...items)
+      : make("p", { className: "quiet", textContent: "There is no campaign yet. Make one here, or with `clickloop campaign create`." }));
+  return { element, title: "Campaigns", live: jobs };
+}
+
+/** @param {string} id @param {URLSearchParams} params */
+async function campaignPage(id, params) {
+  const tab = TABS.find(([name]) => name === params.get("tab"))?.[0] ?? "overview";
+  const base = `/api/campaigns/${encodeURIComponent(id)}`;
+  const campaign = await get(base);
+  const jobs = new LiveJobs(campaign.id, new Map(), refresh, onPoll);
+  const bodies = {
+    overview: async () => {
+      const [status, statistics] = await Promise.all([get(`${base}/status`), get(`${base}/statistics`)]);
+      annotators.set(campaign.id, statistics.by_annotator);
+      return overview(status, statistics);
+    },
+    images: async () => {
+      if (!annotators.has(campaign.id)) annotators.set(campaign.id, (await get(`${base}/statistics`)).by_annotator);
+      return gallery({ campaign, annotators: annotators.get(campaign.id) ?? [], params, go, attempt });
+    },
+    adapters: async () => {
+      const [adapters, requests] = await Promise.all([getAll(`${base}/adapters`), getAll(`/api/requests?campaign=${campaign.id}`)]);
+      return adapterView(campaign, adapters, requests, refresh);
+    },
+    exports: async () => exportView(await getAll(`${base}/exports`), attempt),
+    jobs: async () => {
+      const requests = await getAll(`/api/requests?campaign=${campaign.id}`);
+      return requests.length ? jobTable(requests, refresh) : make("p", { className: "quiet", textContent: "No job yet." });
+    },
+  };
+  const body = await bodies[tab]().catch((error) => {
+    if (!(error instanceof ApiError) || error.code !== "forbidden") throw error;
+    return make("p", { className: "quiet", textContent: error.message });
+  });
+  const active = campaign.state === "active";
+  const actions = make("div", { className: "actions", role: "group", "aria-label": "Actions" },
+    button("Label next image", () => attempt(label), { className: "main", id: "do-label", disabled: !active }),
+    button("Precompute…", () => act(() => precompute(campaign), "Precompute was asked for."), { id: "do-precompute" }),
+    button("Retrain…", () => act(() => retrain(campaign), "Retraining was asked for."), { id: "do-retrain" }),
+    button("Export…", () => act(() => exportMasks(campaign), "An export was asked for."), { id: "do-export" }),
+    button("Roll back…", () => act(() => rollBack(campaign), "Rolled back."), { id: "do-rollback", disabled: campaign.live_adapter === null }),
+    button(active ? "Pause…" : "Resume…", () => act(() => pauseOrResume(campaign), active ? "Paused." : "Resumed."), { id: "do-pause" }));
+  const element = make("div", { className: "stack" },
+    make("nav", { className: "trail", "aria-label": "Where you are" }, link("#", "Campaigns"), " / "),
+    make("div", { className: "head" },
+      make("div", {}, make("h2", {}, campaign.name, " ", badge(campaign.state)),
+        make("p", { className: "quiet", textContent: `${campaign.model_id} · ${campaign.live_adapter ? `adapter live, version ${campaign.live_version}` : "bare model"} · ${campaign.source_url}` })),
+      actions),
+    jobs.element,
+    make("nav", { className: "tabs", "aria-label": "Parts of the campaign" }, ...TABS.map(([name, text]) =>
+      link(hash({ campaign: campaign.id, tab: name }), text, { id: `tab-${name}`, ...(name === tab ? { "aria-current": "page" } : {}) }))),
+    body);
+  return { element, title: campaign.name, live: jobs };
+
+  async function label() {
+    const claim = await claimNext(campaign);
+    if (claim.task === null) $("said").textContent = "Nothing is left to label in this campaign.";
+    else location.href = `./#session=${claim.session_id}`;
+  }
+
+  /** @param {Record<string, string>} changes */
+  function go(changes) {
+    const next = address();
+    for (const [name, value] of Object.entries(changes)) next.set(name, value);
+    location.hash = `#${next}`;
+  }
+}
+
+$("who").onclick = () => attempt(async () => {
+  await askIdentity("");
+  await showPatiently();
+});
+document.querySelector(".jump")?.addEventListener("click", (event) => {
+  event.preventDefault();
+  $("view").focus();
+});
+addEventListener("hashchange", () => {
+  $("said").textContent = "";
+  refresh();
+});
+document.addEventListener("visibilitychange", () => { if (!document.hidden) live?.hurry(); });
+
+showIdentity();
+attempt(async () => {
+  if (!identity.name) await askIdentity("");
+  await showPatiently();
+});
