@@ -99,6 +99,10 @@ class Desk:
             self.page.wait_for_timeout(50)
         pytest.fail("the page did not get there in time")
 
+    def wait_mask(self) -> None:
+        """Until the mask of the chosen object's last edit is there."""
+        self.wait(lambda: not self.page.evaluate("async () => (await import('./js/desk.js')).isWaiting()"))
+
     def wait_saved(self) -> None:
         """Until everything is acknowledged."""
         self.page.locator("#badge", has_text="Saved").wait_for()

@@ -12,3 +12,8 @@ interface OffscreenCanvasRenderingContext2D extends CanvasRenderingContext2D {}
 interface ARIAMixin {
   ariaPressed: string | null;
 }
+interface Array<T> {
+  findLast(test: (value: T, index: number) => unknown): T | undefined;
+  findLastIndex(test: (value: T, index: number) => unknown): number;
+  toReversed(): T[];
+}

@@ -34,7 +34,7 @@ def test_killed_gateway_costs_no_event(browser: Any, tmp_path: Path) -> None:
                 desk.wait_saved()
                 desk.wait(lambda: desk.pixel(INSIDE) != bare)
                 assert desk.kinds() == ["open", "click", "click", "click"]
-                desk.page.wait_for_function("async () => !(await import('./js/desk.js')).isWaiting()")
+                desk.wait_mask()
                 desk.page.keyboard.press("Enter")
                 desk.page.locator("#objects").get_by_text("accepted").wait_for()
                 desk.page.keyboard.press("Control+Enter")

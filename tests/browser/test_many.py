@@ -89,9 +89,8 @@ def work_on(desk: Desk, session: str) -> None:
     desk.page.goto(f"{desk.gateway.url}#session={session}")
     desk.page.reload()
     desk.page.locator("#objects li").nth(COUNT - 1).wait_for()
-    desk.page.wait_for_function(
-        f"async () => (await import('./js/desk.js')).desk.session.masks.size === {COUNT}", timeout=60_000
-    )
+    loaded = "async () => (await import('./js/desk.js')).desk.session.masks.size"
+    desk.wait(lambda: desk.page.evaluate(loaded) == COUNT)
     rates = {move: desk.page.evaluate(_FRAMES, move) for move in ("pan", "zoom", "pan close up")}
     rounded = {move: round(rate, 1) for move, rate in rates.items()}
     print("frames/s of 12 MP with 1,000 objects:", rounded)  # noqa: T201

@@ -1,51 +1,9 @@
-/** Dialogs: who works, why an image is skipped, keys and looks. Knows elements, not sessions. */
+/** Dialogs: why an image is skipped, keys and looks. Knows elements, not sessions. */
 
-import { identity } from "./api.js";
+import { closed } from "./identity.js";
 import { LABELS, PRESET_NAMES, digitsOf, keysOf } from "./keymap.js";
 import { $, make } from "./panel.js";
 import { change, settings } from "./settings.js";
-
-/**
- * @param {HTMLDialogElement} dialog That is open; the word of an earlier closing may still be on its way.
- * @returns {Promise<void>} When it is closed.
- */
-const closed = (dialog) => new Promise((done) => {
-  dialog.onclose = () => {
-    if (!dialog.open) done();
-  };
-});
-
-/** @type {Promise<void> | null} */
-let asking = null;
-
-/**
- * @param {string} why Shown above the fields.
- * @returns {Promise<void>} When they are filled in.
- */
-export function askIdentity(why) {
-  asking ??= fillIdentity(why).finally(() => { asking = null; });
-  return asking;
-}
-
-/** @param {string} why */
-async function fillIdentity(why) {
-  const dialog = $("identity");
-  $("identity-note").textContent = why;
-  $("name").value = identity.name || "local";
-  $("token").value = identity.token;
-  dialog.showModal();
-  $("name").select();
-  await closed(dialog);
-  identity.set($("name").value || "local", $("token").value);
-  showIdentity();
-}
-
-/** Say who works. */
-export function showIdentity() {
-  $("who").hidden = !identity.name;
-  $("who").textContent = identity.name;
-  $("who").setAttribute("aria-label", `Labeling as ${identity.name}. Change your name or token`);
-}
 
 /**
  * Ask why an image is skipped.

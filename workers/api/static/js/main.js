@@ -4,8 +4,9 @@ import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, s
 import { ApiError, call, get, getAll, identity, patiently, post } from "./api.js";
 import { uuid4 } from "./bytes.js";
 import { desk, placeOf } from "./desk.js";
-import { askIdentity, showIdentity, wireSettings } from "./dialogs.js";
+import { wireSettings } from "./dialogs.js";
 import { offerDraft, rememberDraft } from "./draft.js";
+import { askIdentity, showIdentity } from "./identity.js";
 import { installKeys } from "./keys.js";
 import { $, hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen } from "./panel.js";
 import { flash, forget, render } from "./render.js";
@@ -130,7 +131,7 @@ function leave() {
 /** Choose the object that was being worked on. */
 function resume() {
   const recent = desk.session?.fold.instances.get(desk.session.fold.recent ?? "");
-  desk.current = recent && !recent.deleted && recent.dirty ? recent.id : null;
+  desk.current = recent && !recent.deleted && (recent.dirty || recent.untouched) ? recent.id : null;
   draw();
 }
 

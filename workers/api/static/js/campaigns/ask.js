@@ -1,7 +1,7 @@
 /** Asking before something is done: one dialog with a text, fields and two answers. Knows no campaign. */
 
 import { ApiError } from "../api.js";
-import { askIdentity } from "../panel.js";
+import { askIdentity } from "../identity.js";
 import { $, make } from "./dom.js";
 
 /**

@@ -1,7 +1,7 @@
 /** The campaigns' page: a list, and one campaign at a time. The address says what is shown; wires the parts together. */
 
 import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
-import { askIdentity, showIdentity } from "../panel.js";
+import { askIdentity, showIdentity } from "../identity.js";
 import { claimNext, createCampaign, exportMasks, pauseOrResume, precompute, retrain, rollBack } from "./actions.js";
 import { $, badge, button, counted, link, make, number } from "./dom.js";
 import { gallery } from "./gallery.js";
