@@ -249,7 +249,7 @@ class Router(_EncodeOnMiss):
             self._loaded.add(key)
 
     def _look_again(self) -> None:
-        """Have a cluster's actors looked up again: nothing else says that their owner ended and another made new ones."""
+        """Have a cluster's actors looked up again: nothing else says that another owner made new ones."""
         if self._on_cluster:
             self._pool = None
             self._loaded.clear()

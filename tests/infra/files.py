@@ -61,9 +61,13 @@ def commands() -> list[list[str]]:
     found: list[Any] = [service.get("command") for service in compose()["services"].values()]
     found += [container.get("args", container.get("command")) for _, container in containers()]
     lists = [[str(word) for word in words] for words in found if words]
-    lists += [re.findall(r'"([^"]+)"', line) for line in (INFRA / "Containerfile").read_text().splitlines() if "CMD" in line]
+    lists += [
+        re.findall(r'"([^"]+)"', line) for line in (INFRA / "Containerfile").read_text().splitlines() if "CMD" in line
+    ]
     scripts = [words[2] for words in lists if words[:2] == ["sh", "-c"]]
-    blocks = [block for page in INFRA.rglob("*.md") for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL)]
+    blocks = [
+        block for page in INFRA.rglob("*.md") for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
     lines = [line for block in blocks for line in block.splitlines()]
     parts = [part for text in [*scripts, *lines] for part in re.split(r"&&|\||;|#", text)]
     return [words for words in lists if words[:2] != ["sh", "-c"]] + [part.split() for part in parts if part.split()]

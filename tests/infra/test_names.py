@@ -38,16 +38,16 @@ def test_settings_have_values_that_the_program_takes(monkeypatch: pytest.MonkeyP
 
 def test_every_command_is_one() -> None:
     parser = build_parser()
-    ours = [words[words.index("clickloop") :] for words in commands() if "clickloop" in words and _runs(words)]
-    assert len(ours) > 8
-    for words in ours:
-        parser.parse_args(words[1:])
-
-
-def _runs(words: list[str]) -> bool:
-    """Whether `clickloop` is the program here, and not the name of a pool or database."""
-    before = words[: words.index("clickloop")]
-    return not before or before[0] in ("join-ray", "docker", "kubectl") and before[-1] not in ("--pool", "-n", "-U", "create")
+    before = {"join-ray", "--", "clickloop:cpu", *compose()["services"]}  # else it is a pool, a namespace, a database
+    starts = [
+        (words, index)
+        for words in commands()
+        for index, word in enumerate(words)
+        if word == "clickloop" and (index == 0 or words[index - 1] in before)
+    ]
+    assert len(starts) > 12
+    for words, index in starts:
+        parser.parse_args(words[index + 1 :])
 
 
 def test_every_module_that_is_run_exists() -> None:
@@ -57,7 +57,11 @@ def test_every_module_that_is_run_exists() -> None:
 
 
 def test_pages_links_and_mounted_files_exist() -> None:
-    links = [(page, link) for page in INFRA.rglob("*.md") for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())]
+    links = [
+        (page, link)
+        for page in INFRA.rglob("*.md")
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    ]
     assert links
     assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
     mounts = [mount for service in compose()["services"].values() for mount in service.get("volumes", [])]
@@ -125,7 +129,11 @@ def test_the_image_has_what_the_wheel_has_and_base_images_are_pinned() -> None:
     copied = re.findall(r"^COPY (\w+) \1$", text, re.MULTILINE)
     assert sorted(copied) == ["flows", "pipeline", "schemas", "workers"]
     kept = (ROOT / ".dockerignore").read_text().split()
-    sources = [word for line in re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", text, re.MULTILINE) for word in line.split()]
+    sources = [
+        word
+        for line in re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", text, re.MULTILINE)
+        for word in line.split()
+    ]
     assert sources and all(f"!{source}" in kept and (ROOT / source).exists() for source in sources)
     assert {"wheel", "cpu", "gpu"} <= set(re.findall(r"^FROM .* AS (\S+)$", text, re.MULTILINE))
     stages = re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)
@@ -142,5 +150,9 @@ def test_ray_is_the_version_that_the_image_installs() -> None:
 
 def test_kustomize_lists_every_file() -> None:
     (kustomization,) = documents(KUBERNETES / "kustomization.yaml")
-    files = {path.name for path in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml", "secrets.example.yaml", "secrets.yaml"}
+    files = {path.name for path in KUBERNETES.glob("*.yaml")} - {
+        "kustomization.yaml",
+        "secrets.example.yaml",
+        "secrets.yaml",
+    }
     assert files == set(kustomization["resources"])

@@ -46,9 +46,17 @@ def test_compose_services_hang_together() -> None:
         for other, how in depended.items() if isinstance(depended, dict) else ():
             if how["condition"] == "service_healthy":
                 assert "test" in services[other]["healthcheck"], (name, other)
-    assert {n for s in services.values() for m in s.get("volumes", []) if not (n := m.split(":")[0]).startswith(".")} == set(
-        whole["volumes"]
-    )
+    assert {
+        n for s in services.values() for m in s.get("volumes", []) if not (n := m.split(":")[0]).startswith(".")
+    } == set(whole["volumes"])
+
+
+def test_the_page_says_what_the_limits_add_up_to() -> None:
+    limits = [service["deploy"]["resources"]["limits"] for service in compose()["services"].values()]
+    megabytes = sum(int(re.sub("G$", "000", one["memory"]).removesuffix("M")) for one in limits)
+    said = re.search(r"limits add up to (\d+) CPUs and (\d+) GB", (INFRA / "README.md").read_text())
+    assert said is not None
+    assert [int(n) for n in said.groups()] == [sum(int(one["cpus"]) for one in limits), round(megabytes / 1000)]
 
 
 def test_compose_images_are_pinned_and_only_the_doors_are_open() -> None:
@@ -113,7 +121,9 @@ def test_kubernetes_selectors_match_pods() -> None:
 
 
 def test_kubernetes_ports_are_declared() -> None:
-    named = {port["name"]: port["containerPort"] for _, container in containers() for port in container.get("ports", [])}
+    named = {
+        port["name"]: port["containerPort"] for _, container in containers() for port in container.get("ports", [])
+    }
     for found in of_kind("Service"):
         pod = next(pod for _, pod in pods() if pod["metadata"]["labels"].items() >= found["spec"]["selector"].items())
         ports = {port["name"] for container in pod["spec"]["containers"] for port in container.get("ports", [])}
@@ -156,8 +166,17 @@ def test_kubernetes_containers_are_bounded_and_unprivileged() -> None:
     for name, pod in pods():
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True, name
         mounts = {m["name"] for c in pod["spec"]["containers"] for m in c.get("volumeMounts", [])}
-        claims = next((o["spec"].get("volumeClaimTemplates", []) for o in objects() if name == f"StatefulSet {o['metadata']['name']}"), [])
-        assert mounts == {v["name"] for v in pod["spec"].get("volumes", [])} | {c["metadata"]["name"] for c in claims}, name
+        claims = next(
+            (
+                o["spec"].get("volumeClaimTemplates", [])
+                for o in objects()
+                if name == f"StatefulSet {o['metadata']['name']}"
+            ),
+            [],
+        )
+        assert mounts == {v["name"] for v in pod["spec"].get("volumes", [])} | {
+            c["metadata"]["name"] for c in claims
+        }, name
 
 
 def test_kubernetes_secrets_and_maps_that_are_used_exist() -> None:

@@ -1,4 +1,4 @@
-"""A Ray cluster that others started: a head that offers nothing, a node that does the work, an owner that comes and goes."""
+"""A Ray cluster that others started: a head that offers nothing, a node that works, owners that come and go."""
 
 import os
 import secrets
