@@ -74,9 +74,7 @@ def metric(url: str, name: str) -> float:
     return sum(map(float, found))
 
 
-def test_the_loop_through_two_gateways_a_cluster_and_a_bucket(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loop_through_two_gateways_a_cluster_and_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("postgres", postgres_bin() is not None, "no PostgreSQL server binaries are installed")
     images, truth = write_pictures(tmp_path, 8), tmp_path / "truth.json"
     with loopback(tmp_path / "log") as (gateways, environment):
@@ -105,7 +103,9 @@ def test_the_loop_through_two_gateways_a_cluster_and_a_bucket(
         assert bucket.find("clickloop/out")
 
         assert clickloop(environment, "backup", "s3://clickloop/backup")["tables"]["masks"] == 8
-        embedded = {n: v for n, v in environment.items() if n not in ("CLICKLOOP_DATABASE_URL", "CLICKLOOP_RAY_ADDRESS")}
+        embedded = {
+            n: v for n, v in environment.items() if n not in ("CLICKLOOP_DATABASE_URL", "CLICKLOOP_RAY_ADDRESS")
+        }
         embedded["CLICKLOOP_WORKSPACE"] = str(tmp_path / "embedded")
         clickloop(embedded, "restore", "s3://clickloop/backup")
         status = clickloop(embedded, "campaign", "status", "discs")
