@@ -1,9 +1,9 @@
 """A whole Clickloop on this machine's loopback, without containers and gone when it ends: `python infra/loopback.py`.
 
-The processes of compose.yaml: PostgreSQL, an S3 endpoint (moto's server), Prefect's server, a Ray head that offers nothing
-and a node that works, the owner, two gateways, the flow runner and the deployments. Needs PostgreSQL's server binaries
-and the development packages. Prints one line of JSON when both gateways are ready; `. FOLDER/environment` gives a shell
-the settings of all of them.
+The processes of compose.yaml: PostgreSQL, an S3 endpoint (moto's server), Prefect's server, a Ray head that offers
+nothing and a node that works, the owner, two gateways, the flow runner and the deployments. Needs PostgreSQL's server
+binaries and the development packages. Prints one line of JSON when both gateways are ready; the file `environment` that
+it names gives a shell the settings of all of them.
 """
 
 import argparse

@@ -162,7 +162,7 @@ class Pool:
         cores are plenty. On a cluster all take what they use: who takes nothing may land on any node."""
         settings, resources = self._settings, ray.cluster_resources()
         gpus = settings.gpus_per_actor
-        if gpus is None:
+        if not gpus:
             actors = settings.refiners + settings.encoders + 1
             gpus = min(1.0, int(1000 * resources.get("GPU", 0) / actors) / 1000)
         if settings.ray_address:
