@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from flows.commands import adapters, admin, campaigns, compare, imports, label, models, serving, snapshots, tokens, work
+from flows.commands import (
+    adapters, admin, backups, campaigns, compare, imports, label, models, serving, snapshots, tokens, work,
+)  # fmt: skip
 from schemas.errors import BadInputError, ClickloopError, NotFoundError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--workspace", metavar="DIR", help="folder of database and storage (.clickloop)")
     common.add_argument("--json", action="store_true", help="print JSON")
     nouns = parser.add_subparsers(dest="noun", required=True, metavar="COMMAND")
-    for module in (serving, campaigns, imports, work, label, adapters, snapshots, models, compare, tokens, admin):
+    modules = (
+        serving, campaigns, imports, work, label, adapters, snapshots, models, compare, tokens, backups, admin,
+    )  # fmt: skip
+    for module in modules:
         module.register(nouns, common)
     return parser
 

@@ -89,11 +89,12 @@ class Services:
         from workers import cluster
 
         info = cluster.find_info(self.settings)
-        if self._pool is not None and info is not None and info.generation == self._generation:
-            return self._pool
-        if self._pool is not None:
-            self._pool = None
+        on_cluster = info is not None and not info.owner_pid  # where only a look says if the actors are those of before
+        if self._pool is not None and not on_cluster:
+            if info is not None and info.generation == self._generation:
+                return self._pool
             ray.shutdown()
+        self._pool = None
         self._pool = cluster.attach(self.settings)
         self._generation = info.generation if info else ""
         return self._pool

@@ -101,16 +101,28 @@ def serve(
         open_database(settings.resolved_database_url).close()  # made or upgraded before anybody uses it
         settings = settings.model_copy(update={"port": _usable_port(settings)})
         with _serve_file(settings) as url:
-            return _supervise(children, _environment(settings), stop, url, on_ready)
+            return supervise(children, _environment(settings), stop, url, on_ready)
 
 
-def _supervise(
+def supervise(
     children: Sequence[Child],
     environment: dict[str, str],
     stop: threading.Event,
     url: str,
     on_ready: Callable[[str], None] | None,
 ) -> int:
+    """Keep children alive until told to stop.
+
+    Args:
+        children: What to run.
+        environment: Of all of them.
+        stop: Set from outside when they are to end.
+        url: Of what has to answer HTTP before `on_ready` is called.
+        on_ready: Called once with the URL.
+
+    Returns:
+        0 when stopped, 2 when a child says that it cannot start with these settings.
+    """
     family = [_Running(child) for child in children]
     is_ready = on_ready is None
     try:

@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     """Torch threads of each refiner."""
     encoder_threads: int = Field(default=1, ge=1, le=64)
     """Torch threads of each encoder."""
+    gpus_per_actor: float = Field(default=0.0, ge=0, le=1)
+    """GPUs that each actor asks for; 0: an equal share of those the cluster has when the actors start. To be set
+    where GPU nodes come only when something asks for them."""
     refiner_cache_mb: int = Field(default=512, ge=16)
     """Megabytes of embeddings, decoded images and prefix states that a refiner keeps."""
     lease_s: float = Field(default=600.0, gt=0)

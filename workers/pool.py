@@ -158,11 +158,17 @@ class Pool:
         )
 
     def _options(self, role: str) -> dict[str, float]:
-        """Resources: refiners take none, so that none waits for a core; heavy roles take one where cores are plenty."""
-        resources = ray.cluster_resources()
-        actors = self._settings.refiners + self._settings.encoders + 1
-        gpus = min(1.0, int(1000 * resources.get("GPU", 0) / actors) / 1000)
-        cpus = 0 if role == "refiner" or resources.get("CPU", 0) < _FEW_CPUS else 1
+        """Resources: on this machine refiners take none, so that none waits for a core, and heavy roles take one where
+        cores are plenty. On a cluster all take what they use: who takes nothing may land on any node."""
+        settings, resources = self._settings, ray.cluster_resources()
+        gpus = settings.gpus_per_actor
+        if not gpus:
+            actors = settings.refiners + settings.encoders + 1
+            gpus = min(1.0, int(1000 * resources.get("GPU", 0) / actors) / 1000)
+        if settings.ray_address:
+            cpus = settings.refiner_threads if role == "refiner" else settings.encoder_threads
+        else:
+            cpus = 0 if role == "refiner" or resources.get("CPU", 0) < _FEW_CPUS else 1
         return {"num_cpus": cpus, "num_gpus": gpus}
 
     def _cache_dir(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from schemas.errors import BusyError, CorruptDataError, EmbeddingMissingError
 from schemas.predictions import Encoded, ImageRef, MaskReply, Pins, RefineRequest
@@ -144,6 +144,7 @@ class Router(_EncodeOnMiss):
         self._settings = settings
         self._pool: Pool | None = None
         self._generation = ""
+        self._on_cluster = False
         self._attaching: asyncio.Task[Pool] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._calls: dict[asyncio.Future[Any], str] = {}
@@ -187,6 +188,8 @@ class Router(_EncodeOnMiss):
             return {"ray": False, "refiners": 0, "encoders": 0, "reason": error.message}
         answering = await asyncio.to_thread(pool.answering, self._settings.refine_timeout_s)
         refiners, encoders = len(answering & pool.refiners.keys()), len(answering & pool.encoders.keys())
+        if not (refiners and encoders):
+            self._look_again()
         reason = "" if refiners and encoders else "no refiner or no encoder answers"
         return {"ray": True, "refiners": refiners, "encoders": encoders, "reason": reason}
 
@@ -208,9 +211,11 @@ class Router(_EncodeOnMiss):
                     return await self._ask_refiner(pool, name, request)
                 except TimeoutError:
                     continue
-                except RayActorError:
+                except RayActorError as error:
                     is_restarting = True
                     self._forget(name)
+                    if isinstance(error, ActorDiedError):
+                        self._look_again()
             if not is_restarting or time.monotonic() > give_up:
                 raise BusyError("No refiner answers in time. Try again.", retry_after_s=1)
             await asyncio.sleep(_POLL_S)
@@ -243,6 +248,12 @@ class Router(_EncodeOnMiss):
             await self._answer(name, call, self._settings.encode_timeout_s)
             self._loaded.add(key)
 
+    def _look_again(self) -> None:
+        """Have a cluster's actors looked up again: nothing else says that another owner made new ones."""
+        if self._on_cluster:
+            self._pool = None
+            self._loaded.clear()
+
     def _forget(self, name: str) -> None:
         """A refiner starts anew: nothing is loaded, nothing was missed."""
         self._misses[name] = 0
@@ -259,8 +270,11 @@ class Router(_EncodeOnMiss):
                 try:
                     encoded: Encoded = await self._answer(name, call, max(0.1, give_up - time.monotonic()))
                     return encoded
-                except (TimeoutError, RayActorError):
+                except TimeoutError:
                     continue
+                except RayActorError as error:
+                    if isinstance(error, ActorDiedError):
+                        self._look_again()
             if time.monotonic() > give_up:
                 raise BusyError("No encoder answers in time. Try again.", retry_after_s=2)
             await asyncio.sleep(_POLL_S)
@@ -315,7 +329,7 @@ class Router(_EncodeOnMiss):
             raise BusyError("The workers are starting. Try again.", retry_after_s=2)
         await asyncio.to_thread(connect, info)
         self._pool = await asyncio.to_thread(Pool.find, self._settings, info.namespace)
-        self._generation = info.generation
+        self._generation, self._on_cluster = info.generation, not info.owner_pid
         logger.info("attached to the workers: generation=%s", info.generation)
         return self._pool
 

@@ -30,6 +30,8 @@ __all__ = [
     "database_now",
     "database_revision",
     "head_revision",
+    "knows_revision",
+    "migrate",
     "open_database",
     "upgrade_database",
 ]
@@ -146,6 +148,18 @@ def head_revision() -> str:
     return _revisions(MIGRATIONS)[0]
 
 
+def knows_revision(revision: str) -> bool:
+    """Whether this program can read a database of that revision."""
+    return revision in _revisions(MIGRATIONS)[1]
+
+
+def migrate(conn: Connection, revision: str) -> None:
+    """Run the migrations up to a revision, "head" for the newest, in the caller's write transaction."""
+    config = _config(MIGRATIONS)
+    config.attributes["connection"] = conn
+    command.upgrade(config, revision)
+
+
 @cache
 def _revisions(location: str) -> tuple[str, frozenset[str]]:
     """The newest revision and all that are known. Looked up once: it reads and runs every migration's file."""
@@ -182,12 +196,10 @@ def _upgrade(database: Database, *, copy: bool) -> str | None:
         return found
     if copy and found is not None:
         _copy_sqlite(Path(database.engine.url.database or ""), found)
-    config = _config(MIGRATIONS)
     with database.begin() as conn:
         if database.dialect == "postgresql":  # two upgrades at once: the second finds nothing to do
             conn.execute(text("SELECT pg_advisory_xact_lock(20261120)"))
-        config.attributes["connection"] = conn
-        command.upgrade(config, "head")
+        migrate(conn, "head")
     logger.info("database upgraded from=%s to=%s", found, head_revision())
     return found
 

@@ -17,7 +17,7 @@ from tests.flows.scenes import write_pictures
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
 simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
 model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
-workers"""
+workers; backup; restore"""
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

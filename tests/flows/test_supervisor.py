@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from flows.supervisor import STOP_S, Child, serve
+from flows.supervisor import STOP_S, Child, _environment, serve
 from pipeline.storage.lock import WorkspaceLock
 from schemas.errors import BadInputError, WorkspaceLockedError
 from schemas.settings import Settings
@@ -62,6 +62,13 @@ def wait_until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 def children_seen(workspace: Path) -> set[int]:
     return {int(path.stem) for path in workspace.glob("*.child")}
+
+
+def test_children_read_back_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(allowed_hosts=["elsewhere"])
+    for name, value in _environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
 
 
 def test_children_get_the_settings_and_come_back(tmp_path: Path) -> None:
