@@ -14,8 +14,19 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from flows.commands import (
-    adapters, admin, backups, campaigns, compare, imports, label, models, serving, snapshots, tokens, work,
-)  # fmt: skip
+    adapters,
+    admin,
+    backups,
+    campaigns,
+    compare,
+    imports,
+    label,
+    models,
+    serving,
+    snapshots,
+    tokens,
+    work,
+)
 from schemas.errors import BadInputError, ClickloopError, NotFoundError
 
 logger = logging.getLogger(__name__)
