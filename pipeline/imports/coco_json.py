@@ -17,7 +17,10 @@ def read_coco_bytes(data: bytes) -> CocoDataset:
     with TemporaryDirectory() as folder:
         local = Path(folder) / "annotations.json"
         local.write_bytes(data)
-        return read_coco(local, "")
+        try:
+            return read_coco(local, "")
+        except BadAnnotationsError as error:
+            raise BadAnnotationsError(error.message.replace(str(local), "The file")) from error
 
 
 def read(data: bytes, names: Names) -> Items:
