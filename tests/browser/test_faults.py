@@ -141,3 +141,40 @@ def test_work_on_a_lost_image_can_be_put_back(browser: Any, tmp_path: Path) -> N
         desk.wait_image(1)
         desk.page.locator("#objects li").nth(1).wait_for()
         assert desk.page.locator("#draft").is_hidden()
+
+
+def test_clicks_show_at_once_while_the_server_is_slow(desk: Desk) -> None:
+    held: list[tuple[Any, str]] = []
+
+    def slow_down(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            if message.startswith('{"type":"mask"'):
+                held.append((socket, message))
+            else:
+                socket.send(message)
+
+        server.on_message(pass_on)
+
+    desk.page.route_web_socket("**/ws", slow_down)
+    desk.begin()
+    bare = desk.pixel(INSIDE)
+    points = [CENTRE, (60.0, 60.0), (100.0, 60.0)]
+    for point in points:
+        desk.click(point)
+    dots = [desk.settled(point) for point in points]
+    assert len(set(dots)) == 1 and dots[0] != bare  # drawn without a mask
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#note", has_text="not here yet").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "click", "click"]
+    desk.wait(lambda: any('"seq":4' in message for _, message in held))
+    for socket, message in reversed(held):  # the newest first: an older mask is not drawn over it
+        socket.send(message)
+    desk.wait_mask()
+    desk.wait(lambda: desk.pixel(INSIDE) != bare)
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.wait_saved()
+    assert desk.events()[-1].payload["seq"] == 4
