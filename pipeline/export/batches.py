@@ -3,7 +3,7 @@
 A batch is read by one short transaction after the other while the batch before it is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from pipeline.export.tables import ExportImage, annotation_table, click_table, image_table, in_order
 from pipeline.export.splits import Splits
+from pipeline.export.tables import ExportImage, annotation_table, click_table, image_table, in_order
 from pipeline.storage.annotators import pseudonyms
 from pipeline.storage.database import Database
 from pipeline.storage.snapshots import event_columns, event_counts, image_page, mask_columns
@@ -20,7 +20,7 @@ from schemas.catalogue import SnapshotRecord
 from schemas.masks import Rle
 
 IMAGES_AT_ONCE = 2000
-ROWS_AT_ONCE = 5000
+ROWS_AT_ONCE = 20_000
 _BYTES_AT_ONCE = 16_000_000
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class _Pace:
 
 def read_snapshot(
     database: Database, snapshot: SnapshotRecord, splits: Splits, clicks: bool
-) -> Iterator[Labels | Clicks]:
+) -> Generator[Labels | Clicks, None, None]:
     """A snapshot in order of its images; the clicks of some images follow their labels.
 
     Args:
@@ -116,7 +116,7 @@ class _Reader:
         while page := self._page(after):
             after = page[-1].number
             while page:
-                count = _fitting([image.masks for image in page], self.masks_pace.rows)
+                count = _fitting([image.items for image in page], self.masks_pace.rows)
                 yield page[:count]
                 page = page[count:]
 
@@ -151,7 +151,7 @@ def _fitting(sizes: list[int], limit: int) -> int:
     return len(sizes)
 
 
-def _ahead(items: Iterator[T]) -> Iterator[T]:
+def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """The same items, each made in a thread while the one before is used."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(lambda: list(islice(items, 1)))

@@ -52,8 +52,10 @@ class CocoFormat(Format):
 
     def close(self) -> None:
         """Let go of both files."""
-        self._file.close()
-        self._images_file.close()
+        try:
+            self._file.close()
+        finally:  # a full disk fails the first
+            self._images_file.close()
 
     def image_fields(self, labels: Labels) -> dict[str, Values]:
         """JSON texts of an image by key."""

@@ -1,13 +1,15 @@
 """JSON objects made from Arrow columns, a line each, without a Python object per row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Values = pa.Array | pa.ChunkedArray
+Values: TypeAlias = Any
+"""An Arrow array, in one piece or several."""
 
 
 def object_texts(fields: Mapping[str, Values]) -> Values:
@@ -39,7 +41,9 @@ def quoted(values: Values) -> Values:
     whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     odd = _odd_bytes(whole)
     if odd - {ord('"'), ord("\\")}:
-        return pa.array([None if text is None else orjson.dumps(text).decode() for text in whole.to_pylist()], pa.string())
+        return pa.array(
+            [None if text is None else orjson.dumps(text).decode() for text in whole.to_pylist()], pa.string()
+        )
     for mark in ("\\", '"'):
         if ord(mark) in odd:
             whole = pc.replace_substring(whole, mark, "\\" + mark)

@@ -10,11 +10,14 @@ from pydantic import BaseModel
 from pipeline.export.batches import Clicks, Labels, read_snapshot
 from pipeline.export.coco import CocoFormat
 from pipeline.export.directory import SnapshotDirectory
+from pipeline.export.huggingface import HuggingFaceFormat
+from pipeline.export.lvis import LvisFormat
 from pipeline.export.manifest import manifest_facts
 from pipeline.export.parquet import ParquetFormat
 from pipeline.export.png import PngFormat
 from pipeline.export.splits import Splits
 from pipeline.export.target import Format, Target
+from pipeline.export.yolo import YoloFormat
 from pipeline.storage import snapshots
 from pipeline.storage.database import Database
 from schemas.campaigns import CampaignRecord
@@ -25,6 +28,9 @@ FORMATS: dict[str, Callable[[Target], Format]] = {
     "coco": CocoFormat,
     "parquet": ParquetFormat,
     "png": PngFormat,
+    "lvis": LvisFormat,
+    "yolo-seg": YoloFormat,
+    "hf": HuggingFaceFormat,
 }
 Progress = Callable[[dict[str, Any]], None]
 

@@ -13,7 +13,6 @@ import pyarrow.json as pj
 from pipeline.export.json_lines import joined
 from pipeline.storage.snapshots import SnapshotImage, undone_events
 from schemas.arrow import ANNOTATIONS, BBOX, CLICKS, IMAGE, IMAGES, OBJECT, SEGMENTATION
-from schemas.events import Event
 from schemas.predictions import ImageRef
 
 _POINT = pa.schema([("x", pa.float64()), ("y", pa.float64()), ("is_positive", pa.bool_()), ("index", pa.int32())])
@@ -186,7 +185,7 @@ def _undone(events: pa.Table) -> pa.Array:
     """Which events an undo named that was not redone."""
     turns = events.filter(pc.is_in(events["kind"], pa.array(["undo", "redo"])))
     log = [
-        Event.model_construct(event_id=row["event_id"], kind=row["kind"], payload=orjson.loads(row["payload"]))
+        (row["event_id"], row["kind"], orjson.loads(row["payload"]))
         for row in turns.select(["event_id", "kind", "payload"]).to_pylist()
     ]
     return pc.is_in(events["event_id"], pa.array(sorted(undone_events(log)), pa.string()))

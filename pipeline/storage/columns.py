@@ -29,7 +29,9 @@ def read_columns(conn: Connection, query: Select[Any]) -> pa.Table:
     texts = [func.aggregate_strings(func.coalesce(_text(conn, column), ""), "\n") for column in rows.c]
     found = conn.execute(select(func.count(), *texts).select_from(rows)).one()
     kinds = [_kind(column) for column in rows.c]
-    columns = [_column(text, kind) if found[0] else pa.array([], kind) for text, kind in zip(found[1:], kinds, strict=True)]
+    columns = [
+        _column(text, kind) if found[0] else pa.array([], kind) for text, kind in zip(found[1:], kinds, strict=True)
+    ]
     return pa.table(columns, names=list(rows.c.keys()))
 
 

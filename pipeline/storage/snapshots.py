@@ -3,7 +3,7 @@
 Creating one copies ids in a single statement, so that it sees one state of the database. Knows no file format.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from datetime import datetime
@@ -31,12 +31,11 @@ from pipeline.storage.columns import read_columns
 from pipeline.storage.images import image_record
 from pipeline.storage.masks import is_current, mask_query
 from pipeline.storage.numbers import next_number
-from pipeline.storage.sql import batches, fields, new_id, one
-from schemas.campaigns import CategoryRecord, ImageRecord
+from pipeline.storage.sql import fields, new_id, one
+from schemas.campaigns import CategoryRecord, ImageRecord, TaskState
 from schemas.catalogue import MaskRecord, SnapshotRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, NotFoundError
-from schemas.events import Event
 from schemas.tables import (
     Annotator,
     EventResult,
@@ -48,7 +47,6 @@ from schemas.tables import (
     Snapshot,
     SnapshotItem,
     Task,
-    TaskState,
 )
 
 FILTERS = frozenset({"holdout", "categories", "since", "until", "annotators", "states"})
@@ -142,7 +140,7 @@ def snapshot_masks(conn: Connection, snapshot_id: str, after: int = 0, limit: in
 
 @dataclass(frozen=True)
 class SnapshotImage:
-    """An image of a snapshot, as exports need it, with the number of its masks there."""
+    """An image of a snapshot, as exports need it; `items` is how many masks it has there, 1 if it has none."""
 
     number: int
     uri: str
@@ -153,14 +151,14 @@ class SnapshotImage:
     width: int
     height: int
     format: str
-    masks: int
+    items: int
 
 
 def image_page(conn: Connection, snapshot_id: str, after: int, limit: int) -> list[SnapshotImage]:
     """Images of a snapshot numbered above `after`, by number."""
-    items = select(func.count(SnapshotItem.mask_id)).where(*_item_of(snapshot_id)).scalar_subquery()
-    names = [field.name for field in dataclass_fields(SnapshotImage) if field.name != "masks"]
-    query = (
+    items = select(func.count(SnapshotItem.id)).where(*_item_of(snapshot_id)).scalar_subquery()
+    names = [field.name for field in dataclass_fields(SnapshotImage) if field.name != "items"]
+    query: Select[Any] = (
         select(*(getattr(Image, name) for name in names), items)
         .where(Image.campaign_id == _campaign_of(snapshot_id), Image.number > after)
         .where(exists().where(*_item_of(snapshot_id)))
@@ -196,9 +194,9 @@ def mask_columns(conn: Connection, snapshot_id: str, first: int, last: int) -> p
 
 def event_counts(conn: Connection, session_ids: Sequence[str]) -> dict[str, int]:
     """How many events sessions have, by id."""
-    query = select(Session.id, Session.last_seq)
-    found = (row for ids in batches(session_ids) for row in conn.execute(query.where(Session.id.in_(ids))))
-    return {row.id: row.last_seq for row in found}
+    columns = (Session.__table__.c[name] for name in ("id", "last_seq"))
+    found = read_columns(conn, select(*columns).where(Session.id.in_(session_ids)))
+    return dict(zip(found["id"].to_pylist(), found["last_seq"].to_pylist(), strict=True))
 
 
 def event_columns(conn: Connection, session_ids: Sequence[str]) -> pa.Table:
@@ -214,16 +212,20 @@ def event_columns(conn: Connection, session_ids: Sequence[str]) -> pa.Table:
     return read_columns(conn, query)
 
 
-def undone_events(events: Sequence[Event]) -> frozenset[str]:
-    """Ids of the events of one session, in order, that an undo which was not redone named."""
+def undone_events(log: Iterable[tuple[str, str, dict[str, Any]]]) -> frozenset[str]:
+    """Ids of the events that an undo which was not redone named.
+
+    Args:
+        log: (event id, kind, payload) by session and seq; only undo and redo matter.
+    """
     undone: set[str] = set()
     target: dict[str, str] = {}
-    for event in events:
-        if event.kind == "undo":
-            target[event.event_id] = event.payload["event_id"]
-            undone.add(event.payload["event_id"])
-        elif event.kind == "redo":
-            undone.discard(target.get(event.payload["event_id"], ""))
+    for event_id, kind, payload in log:
+        if kind == "undo":
+            target[event_id] = payload["event_id"]
+            undone.add(payload["event_id"])
+        elif kind == "redo":
+            undone.discard(target.get(payload["event_id"], ""))
     return frozenset(undone)
 
 

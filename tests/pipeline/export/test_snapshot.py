@@ -178,7 +178,9 @@ def test_the_same_snapshot_has_the_same_bytes(world: Labelled, tmp_path: Path) -
 
 
 def test_filters(world: Labelled, tmp_path: Path) -> None:
-    report = export_snapshot(world.database, world.campaign, str(tmp_path / "dogs"), ["coco"], filters={"categories": [2]})
+    report = export_snapshot(
+        world.database, world.campaign, str(tmp_path / "dogs"), ["coco"], filters={"categories": [2]}
+    )
     assert report.counts["annotations"] == 2
     held = [image.number for image in world.images if image.holdout]
     export_snapshot(world.database, world.campaign, str(tmp_path / "held"), ["coco"], filters={"holdout": True})

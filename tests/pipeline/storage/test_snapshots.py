@@ -170,7 +170,7 @@ def test_redone_events_are_not_undone(catalogue: Catalogue) -> None:
 
     with catalogue.database.connect() as conn:
         log = session_events(conn, claim.session_id)
-    assert [undone_events(log[:count]) for count in (1, 2, 3, 4)] == [
+    assert [undone_events((e.event_id, e.kind, e.payload) for e in log[:count]) for count in (1, 2, 3, 4)] == [
         frozenset(),
         {str(click.event_id)},
         frozenset(),
