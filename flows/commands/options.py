@@ -61,5 +61,8 @@ def fraction(text: str) -> float:
 
 def utc_time(text: str) -> str:
     """Option type: an ISO date or time as an ISO time with its zone; UTC unless it says another."""
-    value = datetime.fromisoformat(text)
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date or time, as 2026-11-28 or 2026-11-28T09:30 is") from error
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
