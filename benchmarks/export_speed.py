@@ -3,10 +3,13 @@
     python benchmarks/export_speed.py [--images 2000] [--masks-per-image 10] [--clicks-per-mask 3] [--sample 20000]
 
 Makes a catalogue in a temporary SQLite file: images of three sizes and masks of 16 to 600 pixels, with every click's
-result. Exports it in processes of their own, as Parquet (images by URI), as COCO and as both, and prints CPU seconds
-and peak memory of each. The yardsticks, in the same run: pyarrow writing the tables of the export again (with its
-defaults and zstd, and with the export's own settings), and orjson writing the COCO file's objects again, for a sample
-of them.
+result. Exports one snapshot of it as Parquet (images by URI), as COCO and as both, each in a process of its own, and
+prints CPU seconds and peak memory. The yardsticks, in the same run, are pyarrow writing the exported tables again
+(zstd, else its defaults), orjson writing the COCO file's objects again, and Python's sqlite3 reading the snapshot's rows.
+
+- `parquet_to_pyarrow` and `coco_to_orjson`: yardstick / whole export, which has to read the database first.
+- `parquet_to_floor` and `coco_to_floor`: (yardstick + sqlite3) / whole export.
+- `parquet_writer_to_pyarrow` and `coco_writer_to_orjson`: yardstick / writer alone, given ready arrays, on a sample.
 """
 
 # ruff: noqa: C408
@@ -15,9 +18,11 @@ import argparse
 import json
 import multiprocessing
 import re
+import sqlite3
 import tempfile
 import time
 import uuid
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,15 +30,21 @@ from typing import Any
 import cv2
 import numpy as np
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sqlalchemy import insert
 
-from pipeline.export.snapshot import export_snapshot
+from pipeline.export.batches import Clicks, Labels, read_snapshot
+from pipeline.export.directory import SnapshotDirectory
+from pipeline.export.snapshot import FORMATS, export_snapshot
+from pipeline.export.splits import Splits
+from pipeline.export.target import Format, Target
 from pipeline.masks.rle import encode_runs, mask_to_runs
 from pipeline.storage.annotators import get_or_create_annotator
 from pipeline.storage.campaigns import create_campaign, get_campaign
 from pipeline.storage.database import Database, open_database
+from pipeline.storage.snapshots import create_snapshot, get_snapshot
 from schemas.campaigns import CampaignRecord
 from schemas.columns import db_now
 from schemas.tables import EventResult, EventRow, Image, Instance, MaskRow, Session, Task
@@ -44,7 +55,7 @@ DIAMETERS = (16, 600)
 TABLES = (Image, Task, Session, EventRow, EventResult, MaskRow, Instance)
 TIMES = {"created_at", "updated_at", "server_time"}
 ENGINE = {"runtime": "torch", "device": "cpu", "dtype": "float32", "threads": 1}
-FORMATS = {"parquet": ["parquet"], "coco": ["coco"], "parquet_and_coco": ["parquet", "coco"]}
+FORMS = {"parquet": ["parquet"], "coco": ["coco"], "parquet_and_coco": ["parquet", "coco"]}
 
 
 class Outlines:
@@ -157,14 +168,77 @@ def fill(database: Database, num_images: int, per_image: int, per_mask: int) -> 
         return get_campaign(conn, campaign_id)
 
 
-def export(url: str, campaign_name: str, to: str, formats: list[str]) -> dict[str, Any]:
-    """Export in this process: counts, CPU seconds, and peak memory before and after."""
+def snapshot(url: str) -> tuple[str, float]:
+    """Id of a new snapshot, and the CPU seconds that it took."""
+    database = open_database(url)
+    with database.begin() as conn:
+        campaign = get_campaign(conn, "benchmark")
+        made, cpu_s = timed(lambda: create_snapshot(conn, campaign.id, "export"))
+    return made.id, cpu_s
+
+
+def export(url: str, snapshot_id: str, to: str, formats: list[str]) -> dict[str, Any]:
+    """Export in this process: counts, CPU and wall seconds, and peak memory before and after."""
     database = open_database(url)
     with database.connect() as conn:
-        campaign = get_campaign(conn, campaign_name)
-    before = peak_mb()
-    report, cpu_s = timed(lambda: export_snapshot(database, campaign, to, formats, images="uri"))
-    return {"counts": report.counts, "cpu_s": cpu_s, "before_mb": before, "peak_mb": peak_mb()}
+        campaign = get_campaign(conn, "benchmark")
+    export_snapshot(database, campaign, f"{to}-nothing", formats, images="uri", filters={"states": ["new"]})
+    pa.array([""])  # imports pandas where there is one, as in the yardstick
+    before, began = peak_mb(), time.perf_counter()
+    report, cpu_s = timed(
+        lambda: export_snapshot(database, campaign, to, formats, images="uri", snapshot_id=snapshot_id)
+    )
+    wall_s = time.perf_counter() - began
+    return {"counts": report.counts, "cpu_s": cpu_s, "wall_s": wall_s, "before_mb": before, "peak_mb": peak_mb()}
+
+
+def writers(url: str, snapshot_id: str, to: str, sample: int) -> dict[str, float]:
+    """CPU seconds per mask that the writers take for the first masks, when the arrays are there."""
+    database = open_database(url)
+    with database.connect() as conn:
+        record = get_snapshot(conn, snapshot_id)
+    parts: list[Labels | Clicks] = []
+    masks = 0
+    with closing(read_snapshot(database, record, Splits(), clicks=True)) as found:
+        for part in found:
+            if isinstance(part, Labels) and masks >= sample:
+                break
+            masks += part.annotations.num_rows if isinstance(part, Labels) else 0
+            parts.append(part)
+    categories = [(category.number, category.name) for category in record.categories]
+    seconds = {}
+    for name in ("parquet", "coco"):
+        with SnapshotDirectory(f"{to}/{name}-alone") as directory:
+            target = Target(directory, "", {}, categories, {}, embed=False, tick=lambda: None)
+            seconds[name] = timed(lambda t=target, n=name: write(FORMATS[n](t), parts))[1] / masks
+    return seconds
+
+
+def write(form: Format, parts: list[Labels | Clicks]) -> None:
+    """Write parts as a format."""
+    for part in parts:
+        if isinstance(part, Labels):
+            form.add_labels(part)
+        else:
+            form.add_clicks(part.table)
+    form.finish()
+
+
+def raw_read(url: str, snapshot_id: str) -> tuple[float, float]:
+    """CPU seconds that sqlite3 takes to fetch a snapshot's masks, and its events with their results."""
+    conn = sqlite3.connect(url.removeprefix("sqlite:///"))
+    masks = "SELECT m.* FROM snapshot_items s JOIN masks m ON m.id = s.mask_id WHERE s.snapshot_id = ?"
+    events = (
+        "SELECT e.*, r.* FROM events e LEFT JOIN event_results r ON r.event_id = e.event_id "
+        f"WHERE e.session_id IN (SELECT session_id FROM ({masks}))"
+    )
+
+    def fetch(query: str) -> None:
+        cursor = conn.execute(query, (snapshot_id,))
+        while cursor.fetchmany(5000):
+            pass
+
+    return timed(lambda: fetch(masks))[1], timed(lambda: fetch(events))[1]
 
 
 def in_new_process(call: Any, *args: Any) -> Any:
@@ -185,14 +259,12 @@ def timed(call: Any) -> tuple[Any, float]:
     return result, time.process_time() - began
 
 
-def raw_parquet(folder: Path, **options: Any) -> float:
+def raw_parquet(folder: Path) -> float:
     """CPU seconds that pyarrow takes to write the tables of an export again, a shard at a time, when they are ready."""
     seconds = 0.0
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)
-        chosen = {name: value.get(path.name.split("-")[0]) if isinstance(value, dict) else value
-                  for name, value in options.items()}  # fmt: skip
-        seconds += timed(lambda t=table, c=chosen: pq.write_table(t, folder / "raw", compression="zstd", **c))[1]
+        seconds += timed(lambda t=table: pq.write_table(t, folder / "raw", compression="zstd"))[1]
     (folder / "raw").unlink()
     return seconds
 
@@ -226,22 +298,33 @@ def main() -> None:
         url = f"sqlite:///{path}"
         if not path.exists():
             in_new_process(make, url, options.images, options.masks_per_image, options.clicks_per_mask)
-        runs = {name: in_new_process(export, url, "benchmark", f"{folder}/{name}", FORMATS[name]) for name in FORMATS}
-        tables = Path(folder, "parquet", "parquet")
-        raw_s = in_new_process(raw_parquet, tables)
+        made, snapshot_s = in_new_process(snapshot, url)
+        runs = {name: in_new_process(export, url, made, f"{folder}/{name}", FORMS[name]) for name in FORMS}
+        masks_s, events_s = in_new_process(raw_read, url, made)
+        pyarrow_s = in_new_process(raw_parquet, Path(folder, "parquet", "parquet"))
         object_s = in_new_process(raw_coco, Path(folder, "coco", "coco", "instances.json"), options.sample)
+        alone = in_new_process(writers, url, made, folder, options.sample)
     counts = runs["parquet"]["counts"]
-    rows = counts["images"] + counts["annotations"] + counts["clicks"]
-    coco_s = runs["coco"]["cpu_s"] / max(counts["annotations"], 1)
+    rows, masks = counts["images"] + counts["annotations"] + counts["clicks"], counts["annotations"]
+    parquet_s, coco_s, orjson_s = runs["parquet"]["cpu_s"], runs["coco"]["cpu_s"], object_s * masks
+    seconds = {name: run["cpu_s"] for name, run in runs.items()} | {
+        "snapshot": snapshot_s, "pyarrow": pyarrow_s, "orjson": orjson_s, "sqlite3_masks": masks_s,
+        "sqlite3_events": events_s,
+    }  # fmt: skip
+    ratios = {
+        "parquet_to_pyarrow": pyarrow_s / parquet_s,
+        "parquet_to_floor": (pyarrow_s + masks_s + events_s) / parquet_s,
+        "parquet_writer_to_pyarrow": pyarrow_s / masks / alone["parquet"],
+        "coco_to_orjson": orjson_s / coco_s,
+        "coco_to_floor": (orjson_s + masks_s) / coco_s,
+        "coco_writer_to_orjson": object_s / alone["coco"],
+    }
     figures = {
         "rows": counts,
-        "cpu_s": {name: round(run["cpu_s"], 3) for name, run in runs.items()} | {"pyarrow": round(raw_s, 3)},
-        "parquet_rows_per_cpu_s": round(rows / runs["parquet"]["cpu_s"]),
-        "pyarrow_rows_per_cpu_s": round(rows / raw_s),
-        "parquet_to_pyarrow_ratio": round(raw_s / runs["parquet"]["cpu_s"], 3),
-        "coco_masks_per_cpu_s": round(1 / coco_s),
-        "orjson_masks_per_cpu_s": round(1 / object_s),
-        "coco_to_orjson_ratio": round(object_s / coco_s, 3),
+        "cpu_s": {name: round(value, 3) for name, value in seconds.items()},
+        "wall_s": {name: round(run["wall_s"], 3) for name, run in runs.items()},
+        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "rows_per_cpu_s": {"parquet": round(rows / parquet_s), "coco": round(masks / coco_s)},
         "peak_memory_mb": {name: run["peak_mb"] for name, run in runs.items()},
         "memory_before_mb": {name: run["before_mb"] for name, run in runs.items()},
     }

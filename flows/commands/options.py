@@ -64,5 +64,5 @@ def utc_time(text: str) -> str:
     try:
         value = datetime.fromisoformat(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no date or time, as 2026-11-28 or 2026-11-28T09:30 is") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is no date or time such as 2026-11-28T09:30") from error
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.export.batches import Labels
-from pipeline.export.json_lines import Values, joined, list_texts, numbers, object_texts, quoted
+from pipeline.export.json_lines import Parts, joined, list_parts, numbers, object_parts, quoted, texts
 from pipeline.export.target import Format, Target
 from schemas.arrow import category_names
 
@@ -32,8 +32,8 @@ class CocoFormat(Format):
     def add_labels(self, labels: Labels) -> None:
         """Write the next images and annotations."""
         self._unlabelled |= bool(pc.any(pc.equal(labels.annotations["category_id"], 0)).as_py())
-        self._images.append(object_texts(self.image_fields(labels)))
-        self._annotations.append(object_texts(self.annotation_fields(labels.annotations)))
+        self._images.append(object_parts(self.image_fields(labels)), len(labels.sources))
+        self._annotations.append(object_parts(self.annotation_fields(labels.annotations)), len(labels.annotations))
 
     def finish(self) -> dict[str, Any]:
         """Write the images behind the annotations, and the categories."""
@@ -57,8 +57,8 @@ class CocoFormat(Format):
         finally:  # a full disk fails the first
             self._images_file.close()
 
-    def image_fields(self, labels: Labels) -> dict[str, Values]:
-        """JSON texts of an image by key."""
+    def image_fields(self, labels: Labels) -> dict[str, Parts]:
+        """JSON of an image by key."""
         images = labels.images
         return {
             "id": numbers(images["image_id"]),
@@ -70,8 +70,8 @@ class CocoFormat(Format):
             "verified_empty": numbers(images["verified_empty"]),
         }
 
-    def annotation_fields(self, annotations: pa.Table) -> dict[str, Values]:
-        """JSON texts of an annotation by key."""
+    def annotation_fields(self, annotations: pa.Table) -> dict[str, Parts]:
+        """JSON of an annotation by key."""
         segmentation = annotations["segmentation"].combine_chunks()
         box = annotations["bbox"].combine_chunks().flatten().cast(pa.int32())
         sides = [numbers(box.take(pa.array(range(side, len(box), 4), pa.int64()))) for side in range(4)]
@@ -84,11 +84,11 @@ class CocoFormat(Format):
             "id": numbers(annotations["id"]),
             "image_id": numbers(annotations["image_id"]),
             "category_id": numbers(annotations["category_id"]),
-            "segmentation": object_texts({"size": list_texts([height, width]), "counts": counts}),
+            "segmentation": object_parts({"size": list_parts([height, width]), "counts": counts}),
             "area": numbers(annotations["area"].cast(pa.int64())),
-            "bbox": list_texts(sides),
-            "iscrowd": pa.array(["0"] * annotations.num_rows, pa.string()),
-            "lineage": object_texts(lineage),
+            "bbox": list_parts(sides),
+            "iscrowd": ["0"],
+            "lineage": object_parts(lineage),
         }
 
     def category_fields(self, number: int) -> dict[str, Any]:
@@ -103,9 +103,9 @@ class _Items:
         self.file = file
         self._between = b""
 
-    def append(self, texts: Values) -> None:
+    def append(self, objects: Parts, count: int) -> None:
         """Write some objects."""
-        if len(texts):
+        if count:
             self.file.write(self._between)
-            self.file.write(joined(texts, ",\n"))
+            self.file.write(joined(texts(objects), ",\n"))
             self._between = b",\n"

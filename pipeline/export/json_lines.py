@@ -1,6 +1,10 @@
-"""JSON objects made from Arrow columns, a line each, without a Python object per row."""
+"""JSON made from Arrow columns, a text per row, without a Python object per row.
+
+A text is described by its parts: columns, and constants between them. Only at the end are they put together, once.
+"""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -8,56 +12,63 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Values: TypeAlias = Any
-"""An Arrow array, in one piece or several."""
+Parts: TypeAlias = list[Any]
+"""Arrow arrays of texts without nulls, and strings."""
 
 
-def object_texts(fields: Mapping[str, Values]) -> Values:
-    """One JSON object per row.
-
-    Args:
-        fields: JSON texts by key (see `quoted` and `numbers`); null is `null`.
-    """
-    parts: list[Values | str] = []
-    for place, (key, values) in enumerate(fields.items()):
-        parts += [("," if place else "{") + orjson.dumps(key).decode() + ":", pc.fill_null(values, "null")]
-    return pc.binary_join_element_wise(*parts, "}", "")
+def object_parts(fields: Mapping[str, Parts]) -> Parts:
+    """A JSON object per row."""
+    parts: Parts = []
+    for key, value in fields.items():
+        parts += ["," if parts else "{", orjson.dumps(key).decode() + ":", *value]
+    return [*parts, "}"]
 
 
-def list_texts(columns: Sequence[Values]) -> Values:
-    """One JSON list per row, of JSON texts."""
-    return pc.binary_join_element_wise("[", pc.binary_join_element_wise(*columns, ","), "]", "")
+def list_parts(columns: Sequence[Parts]) -> Parts:
+    """A JSON list per row."""
+    parts: Parts = []
+    for column in columns:
+        parts += ["," if parts else "[", *column]
+    return [*parts, "]"]
 
 
-def numbers(values: Values) -> Values:
-    """Whole numbers and truth values as JSON texts."""
-    return values.cast(pa.string())
+def numbers(values: pa.Array | pa.ChunkedArray) -> Parts:
+    """Whole numbers and truth values."""
+    return [values.cast(pa.string())]
 
 
-def quoted(values: Values) -> Values:
-    """Texts as JSON strings."""
-    if pa.types.is_dictionary(values.type):
-        return quoted(values.dictionary).take(values.indices)
+def quoted(values: pa.Array | pa.ChunkedArray) -> Parts:
+    """Texts; null is null."""
     whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    odd = _odd_bytes(whole)
-    if odd - {ord('"'), ord("\\")}:
-        return pa.array(
-            [None if text is None else orjson.dumps(text).decode() for text in whole.to_pylist()], pa.string()
-        )
-    for mark in ("\\", '"'):
-        if ord(mark) in odd:
+    data = _bytes(whole)
+    if (data < ord(" ")).any():
+        return [pa.array([orjson.dumps(text).decode() for text in whole.to_pylist()], pa.string())]
+    for mark in "\\", '"':  # in this order
+        if (data == ord(mark)).any():
             whole = pc.replace_substring(whole, mark, "\\" + mark)
-    return pc.binary_join_element_wise('"', whole, '"', "")
+    if whole.null_count:
+        return [pc.binary_join_element_wise('"', whole, '"', "").fill_null("null")]
+    return ['"', whole, '"']
 
 
-def joined(texts: Values, between: str) -> pa.Buffer:
+def texts(parts: Parts) -> pa.Array | pa.ChunkedArray:
+    """The text of each row."""
+    merged: Parts = []
+    for constant, group in groupby(parts, lambda part: isinstance(part, str)):
+        merged += ["".join(group)] if constant else group
+    return pc.binary_join_element_wise(*merged, "")
+
+
+def joined(values: pa.Array | pa.ChunkedArray, between: str) -> pa.Buffer:
     """All texts in one."""
-    whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     return pc.binary_join(pa.ListArray.from_arrays([0, len(whole)], whole), between)[0].as_buffer()
 
 
-def _odd_bytes(values: pa.StringArray) -> set[int]:
-    """Bytes of some texts that JSON wants escaped."""
-    data = joined(values.fill_null(""), "")
-    found = np.bincount(np.frombuffer(data, np.uint8), minlength=128)
-    return {byte for byte in (*range(32), ord('"'), ord("\\")) if found[byte]}
+def _bytes(values: pa.StringArray) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What the texts hold, without what Arrow keeps before and behind them."""
+    _, offsets, data = values.buffers()
+    if not len(values) or data is None:
+        return np.empty(0, np.uint8)
+    ends = np.frombuffer(offsets, np.int32)[[values.offset, values.offset + len(values)]]
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[1]]

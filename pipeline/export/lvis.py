@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.export.batches import Labels
 from pipeline.export.coco import CocoFormat
-from pipeline.export.json_lines import Values
+from pipeline.export.json_lines import Parts
 from pipeline.export.target import Target
 
 _PARTIAL = frozenset({"since", "until", "annotators"})
@@ -35,8 +35,8 @@ class LvisFormat(CocoFormat):
         self._images_with: dict[int, int] = {}
         self._instances: dict[int, int] = {}
 
-    def image_fields(self, labels: Labels) -> dict[str, Values]:
-        """JSON texts of an image by key, and counts of its categories."""
+    def image_fields(self, labels: Labels) -> dict[str, Parts]:
+        """JSON of an image by key, and counts of its categories."""
         annotations = labels.annotations
         starts = np.searchsorted(annotations["image_id"].to_numpy(), [*(i.number for i in labels.sources), np.inf])
         categories = annotations["category_id"].to_numpy()
@@ -71,5 +71,5 @@ class LvisFormat(CocoFormat):
         return set(numbers.tolist())
 
 
-def _lists(values: list[list[int]]) -> pa.Array:
-    return pa.array([orjson.dumps(value).decode() for value in values], pa.string())
+def _lists(values: list[list[int]]) -> Parts:
+    return [pa.array([orjson.dumps(value).decode() for value in values], pa.string())]

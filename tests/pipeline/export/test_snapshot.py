@@ -260,7 +260,7 @@ def interrupt(
     [
         (batches, "annotation_table"),
         (batches, "click_table"),
-        (coco_module, "object_texts"),
+        (coco_module, "object_parts"),
         (png, "write_mask_png"),
         (parquet, "dataset_card"),
         (snapshot, "manifest_facts"),
