@@ -21,7 +21,7 @@ from schemas.masks import Rle
 
 IMAGES_AT_ONCE = 2000
 ROWS_AT_ONCE = 20_000
-_BYTES_AT_ONCE = 16_000_000
+_BYTES_AT_ONCE = 8_000_000
 T = TypeVar("T")
 
 

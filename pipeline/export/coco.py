@@ -3,6 +3,7 @@
 import shutil
 from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,10 +74,10 @@ class CocoFormat(Format):
     def annotation_fields(self, annotations: pa.Table) -> dict[str, Parts]:
         """JSON of an annotation by key."""
         segmentation = annotations["segmentation"].combine_chunks()
-        box = annotations["bbox"].combine_chunks().flatten().cast(pa.int32())
-        sides = [numbers(box.take(pa.array(range(side, len(box), 4), pa.int64()))) for side in range(4)]
-        size = segmentation.field("size").flatten()
-        height, width = (numbers(size.take(pa.array(range(side, len(size), 2), pa.int64()))) for side in range(2))
+        box = np.asarray(annotations["bbox"].combine_chunks().flatten()).astype(np.int32).reshape(-1, 4)
+        size = np.asarray(segmentation.field("size").flatten()).reshape(-1, 2)
+        sides = [numbers(pa.array(column)) for column in box.T.copy()]
+        height, width = (numbers(pa.array(column)) for column in size.T.copy())
         lineage = {name: quoted(annotations[name]) for name in _LINEAGE}
         lineage |= {name: numbers(annotations[name]) for name in ("version", "num_clicks")}
         counts = quoted(segmentation.field("counts"))

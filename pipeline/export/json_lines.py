@@ -4,7 +4,6 @@ A text is described by its parts: columns, and constants between them. Only at t
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,8 +53,11 @@ def quoted(values: pa.Array | pa.ChunkedArray) -> Parts:
 def texts(parts: Parts) -> pa.Array | pa.ChunkedArray:
     """The text of each row."""
     merged: Parts = []
-    for constant, group in groupby(parts, lambda part: isinstance(part, str)):
-        merged += ["".join(group)] if constant else group
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        else:
+            merged.append(part)
     return pc.binary_join_element_wise(*merged, "")
 
 
