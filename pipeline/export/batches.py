@@ -135,7 +135,7 @@ class _Reader:
         while wanted:
             count = _fitting([counts[session_id] for session_id in wanted], self.events_pace.rows)
             with self.database.connect() as conn:
-                events = event_columns(conn, wanted[:count])
+                events = in_order(event_columns(conn, wanted[:count]), "session_id", "seq")
             self.events_pace.saw(events)
             yield events
             wanted = wanted[count:]

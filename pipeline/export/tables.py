@@ -91,7 +91,7 @@ def click_table(events: pa.Table, annotations: pa.Table, pseudonyms: Mapping[str
     """Rows of `clicks` by image, session and seq.
 
     Args:
-        events: Of `snapshots.event_columns`, sessions whole.
+        events: Of `snapshots.event_columns`, sessions whole, by session and seq.
         annotations: With the masks that these sessions made.
         pseudonyms: By annotator id.
     """

@@ -22,8 +22,7 @@ def read_columns(conn: Connection, query: Select[Any]) -> pa.Table:
         query: Of integers, times and texts without newlines; JSON comes as the text that is stored.
 
     Returns:
-        The columns under their labels as int64, timestamp (UTC) or string. Empty texts are null. The order of the rows
-        is the query's on SQLite; PostgreSQL does not promise it.
+        The columns under their labels as int64, timestamp (UTC) or string, in any order. Empty texts are null.
     """
     rows = query.subquery()
     texts = [func.aggregate_strings(func.coalesce(_text(conn, column), ""), "\n") for column in rows.c]

@@ -167,7 +167,7 @@ def image_page(conn: Connection, snapshot_id: str, after: int, limit: int) -> li
 
 
 def mask_columns(conn: Connection, snapshot_id: str, first: int, last: int) -> pa.Table:
-    """The masks of a snapshot on images of these numbers (inclusive), by image number; see `read_columns`.
+    """The masks of a snapshot on images of these numbers (inclusive), in any order; see `read_columns`.
 
     Besides `MASK_COLUMNS`: `image_id` and `id` (their numbers), `annotation_uuid`, `parent_uuid`, `accept_event_id` and
     the `category_number` of then.
@@ -187,7 +187,6 @@ def mask_columns(conn: Connection, snapshot_id: str, first: int, last: int) -> p
         .join(SnapshotItem, and_(*_item_of(snapshot_id)))
         .join(MaskRow, MaskRow.id == SnapshotItem.mask_id)
         .where(Image.campaign_id == _campaign_of(snapshot_id), Image.number.between(first, last))
-        .order_by(Image.number)
     )
     return read_columns(conn, query)
 
@@ -200,14 +199,13 @@ def event_counts(conn: Connection, session_ids: Sequence[str]) -> dict[str, int]
 
 
 def event_columns(conn: Connection, session_ids: Sequence[str]) -> pa.Table:
-    """All events of some sessions with their results, by session and seq; see `read_columns`."""
+    """All events of some sessions with their results, in any order; see `read_columns`."""
     event, result = EventRow.__table__.c, EventResult.__table__.c
     query = (
         select(*(event[name] for name in EVENT_COLUMNS), *(result[name] for name in RESULT_COLUMNS))
         .select_from(EventRow)
         .outerjoin(EventResult, EventResult.event_id == EventRow.event_id)
         .where(EventRow.session_id.in_(session_ids))
-        .order_by(EventRow.session_id, EventRow.seq)
     )
     return read_columns(conn, query)
 
