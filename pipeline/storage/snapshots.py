@@ -268,7 +268,8 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     if "holdout" in filters:
         images.append(Image.holdout.is_(filters["holdout"]))
     if "states" in filters:
-        images.append(exists().where(Task.image_id == Image.id, Task.state.in_(filters["states"])))
+        of_image = and_(Task.campaign_id == Image.campaign_id, Task.image_id == Image.id)  # as its index has them
+        images.append(exists().where(of_image, Task.state.in_(filters["states"])))
     masks = (
         select(Image.number.label("image_order"), Instance.image_id, Instance.mask_id, Instance.category_number)
         .select_from(Instance)
