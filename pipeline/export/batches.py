@@ -102,7 +102,7 @@ class _Reader:
             names = pseudonyms(conn)
         for sources in self._images():
             with self.database.connect() as conn:
-                masks = mask_columns(conn, self.snapshot.id, sources[0].number, sources[-1].number)
+                masks = mask_columns(conn, self.snapshot.id, [image.id for image in sources])
             self.masks_pace.saw(masks)
             masks = in_order(masks, "image_id", "id")
             annotations = annotation_table(masks, sources, self.categories, names)

@@ -142,6 +142,7 @@ def snapshot_masks(conn: Connection, snapshot_id: str, after: int = 0, limit: in
 class SnapshotImage:
     """An image of a snapshot, as exports need it; `items` is how many masks it has there, 1 if it has none."""
 
+    id: str
     number: int
     uri: str
     file_name: str
@@ -166,8 +167,8 @@ def image_page(conn: Connection, snapshot_id: str, after: int, limit: int) -> li
     return [SnapshotImage(*row) for row in conn.execute(query.order_by(Image.number).limit(limit))]
 
 
-def mask_columns(conn: Connection, snapshot_id: str, first: int, last: int) -> pa.Table:
-    """The masks of a snapshot on images of these numbers (inclusive), in any order; see `read_columns`.
+def mask_columns(conn: Connection, snapshot_id: str, image_ids: Sequence[str]) -> pa.Table:
+    """The masks of a snapshot on some of its images, in any order; see `read_columns`.
 
     Besides `MASK_COLUMNS`: `image_id` and `id` (their numbers), `annotation_uuid`, `parent_uuid`, `accept_event_id` and
     the `category_number` of then.
@@ -183,10 +184,10 @@ def mask_columns(conn: Connection, snapshot_id: str, first: int, last: int) -> p
             SnapshotItem.category_number,
             *(row[name] for name in MASK_COLUMNS),
         )
-        .select_from(Image)
-        .join(SnapshotItem, and_(*_item_of(snapshot_id)))
+        .select_from(SnapshotItem)
         .join(MaskRow, MaskRow.id == SnapshotItem.mask_id)
-        .where(Image.campaign_id == _campaign_of(snapshot_id), Image.number.between(first, last))
+        .join(Image, Image.id == SnapshotItem.image_id)
+        .where(SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id.in_(image_ids))
     )
     return read_columns(conn, query)
 
