@@ -12,8 +12,8 @@ from schemas.errors import BadInputError
 def image(number: int, group: str, holdout: bool = False) -> SnapshotImage:
     key = hashlib.sha256(group.encode()).hexdigest()
     return SnapshotImage(
-        id=str(number), number=number, uri="", file_name="", sha256=f"{number:064x}", group_key=key, holdout=holdout, width=1, height=1,
-        format="PNG", items=1,
+        id=str(number), number=number, uri="", file_name="", sha256=f"{number:064x}", group_key=key, holdout=holdout,
+        width=1, height=1, format="PNG", items=1,
     )  # fmt: skip
 
 
