@@ -1,10 +1,12 @@
 """Flow: write a snapshot of the accepted masks. The work is in `pipeline.export`."""
 
-from typing import Any
+from typing import Any, Literal
 
 from flows.jobs import current_job, job_scope
 from flows.options import as_flow, as_step
+from pipeline.export.filters import named_filters
 from pipeline.export.snapshot import export_snapshot
+from pipeline.export.splits import Splits
 from schemas.errors import BusyError
 
 PAUSES_S = (2.0, 10.0, 60.0)
@@ -12,23 +14,52 @@ PAUSES_S = (2.0, 10.0, 60.0)
 
 
 @as_flow("export")
-def export_flow(campaign: str, to: str | None = None, formats: list[str] | None = None) -> dict[str, Any]:
+def export_flow(
+    campaign: str,
+    to: str | None = None,
+    formats: list[str] | None = None,
+    categories: list[str] | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    annotators: list[str] | None = None,
+    states: list[str] | None = None,
+    val: float = 0.0,
+    test: float = 0.0,
+    images: Literal["embedded", "uri"] = "embedded",
+) -> dict[str, Any]:
     """Write a snapshot directory, its manifest last.
 
     Args:
         campaign: Name or id.
         to: URL to write to; None: below the campaign's folder in the storage.
-        formats: Of coco, parquet, png; None: coco and parquet.
+        formats: See `schemas.requests.Export`, as for the others; None: coco and parquet.
+        categories: Names.
+        since: Time with a zone.
+        until: Time with a zone.
+        annotators: Names or pseudonyms.
+        states: Of tasks.
+        val: Share to validate on.
+        test: Share to test on.
+        images: Whether image files are copied or named.
 
     Returns:
         The manifest's URI, snapshot number, counts and files.
     """
-    with job_scope("export", campaign, {"to": to, "formats": formats}) as job:
-        return job.done(write_snapshot(campaign, to, formats or ["coco", "parquet"]))
+    filters = {"categories": categories, "since": since, "until": until, "annotators": annotators, "states": states}
+    parts = {"val": val, "test": test}
+    with job_scope("export", campaign, {"to": to, "formats": formats, "images": images} | filters | parts) as job:
+        return job.done(write_snapshot(campaign, to, formats or ["coco", "parquet"], filters, Splits(**parts), images))
 
 
 @as_step("write snapshot")
-def write_snapshot(campaign: str, to: str | None, formats: list[str]) -> dict[str, Any]:
+def write_snapshot(
+    campaign: str,
+    to: str | None,
+    formats: list[str],
+    filters: dict[str, Any],
+    splits: Splits,
+    images: Literal["embedded", "uri"],
+) -> dict[str, Any]:
     """Take one snapshot and write it; while the storage does not answer, pause and begin again."""
     job = current_job()
     services = job.services
@@ -36,11 +67,16 @@ def write_snapshot(campaign: str, to: str | None, formats: list[str]) -> dict[st
     target = to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}"
     for pause_s in (*PAUSES_S, None):
         try:
+            with services.database.connect() as conn:
+                wanted = named_filters(conn, record.id, **filters)
             report = export_snapshot(
                 services.database,
                 record,
                 target,
                 formats,
+                filters=wanted,
+                splits=splits,
+                images=images,
                 progress=lambda facts: job.progress(step="export", **facts),
                 should_stop=job.should_stop,
                 min_free_bytes=services.settings.min_free_bytes,

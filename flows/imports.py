@@ -23,7 +23,7 @@ def import_flow(
     Args:
         campaign: Name or id.
         source: File or folder, on any storage.
-        format: One of `pipeline.imports.FORMATS`; None: by what is there.
+        format: One of `IMPORT_FORMATS`; None: by what is there.
         category: Of the instances of instance maps.
         trusted: They count as they are; else once somebody has accepted them.
         look: Only count what is there.

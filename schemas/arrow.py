@@ -12,7 +12,6 @@ import pyarrow as pa
 FORMAT_VERSION = 1
 UNLABELLED = "unlabelled"
 """Name of category 0: masks that were accepted without a category."""
-SPLITS = ("train", "holdout")
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 BBOX = pa.list_(pa.field("item", pa.float32()), 4)
@@ -121,13 +120,14 @@ def table_schema(table: str, category_names: Sequence[str]) -> pa.Schema:
         images and class labels.
     """
     schema = TABLES[table]
-    features = {field.name: _feature(field.name, field.type, category_names) for field in schema}
-    return schema.with_metadata(
-        {
-            "clickloop": json.dumps({"format_version": FORMAT_VERSION, "table": table, "sorted_by": SORTED_BY[table]}),
-            "huggingface": json.dumps({"info": {"features": features}}),
-        }
-    )
+    facts = {"format_version": FORMAT_VERSION, "table": table, "sorted_by": SORTED_BY[table]}
+    return schema.with_metadata({"clickloop": json.dumps(facts)} | features(schema, category_names))
+
+
+def features(schema: pa.Schema, category_names: Sequence[str]) -> dict[str, str]:
+    """Schema metadata that tells `datasets` which columns are images and class labels."""
+    found = {field.name: _feature(field.name, field.type, category_names) for field in schema}
+    return {"huggingface": json.dumps({"info": {"features": found}})}
 
 
 def category_names(categories: Sequence[tuple[int, str]]) -> list[str]:

@@ -1,11 +1,13 @@
 """Campaign records that cross HTTP and processes."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.predictions import ImageRef
+
+TaskState = Literal["new", "leased", "submitted", "skipped", "done"]
 
 
 class CampaignSettings(BaseModel):

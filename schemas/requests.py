@@ -2,15 +2,17 @@
 
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from schemas.campaigns import CampaignSettings
+from schemas.campaigns import CampaignSettings, TaskState
 from schemas.errors import BadInputError
 from schemas.models import checked_model_id
 
 Step = Literal["ingest", "precompute", "retrain", "export"]
-Format = Literal["coco", "parquet", "png"]
+Format = Literal["coco", "parquet", "png", "lvis", "yolo-seg", "hf"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
+IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
 ADAPTER_KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
 
@@ -49,10 +51,23 @@ class Retrain(_Payload):
 
 
 class Export(_Payload):
-    """`to` None: below the campaign's folder in the storage."""
+    """`to` None: below the campaign's folder in the storage.
+
+    Only what fits all of them: masks of `categories` (names), accepted from `since` on and before `until`, by
+    `annotators` (names or pseudonyms), on images whose task is in one of `states`. `val` and `test` are the shares of
+    the images that these parts get. `images` "uri": image files are named instead of copied.
+    """
 
     to: str | None = None
     formats: list[Format] = Field(default=["coco", "parquet"], min_length=1)
+    categories: list[str] | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    annotators: list[str] | None = None
+    states: list[TaskState] | None = None
+    val: float = Field(default=0.0, ge=0, lt=1)
+    test: float = Field(default=0.0, ge=0, lt=1)
+    images: Literal["embedded", "uri"] = "embedded"
 
 
 class Create(_Payload):

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from schemas.campaigns import TaskState
 from schemas.columns import UtcDateTime, make_append_only
 
 NAMING = {
@@ -35,7 +36,6 @@ NAMING = {
 }
 
 CampaignState = Literal["active", "paused"]
-TaskState = Literal["new", "leased", "submitted", "skipped", "done"]
 SessionState = Literal["open", "submitted", "skipped", "released", "lost"]
 InstanceState = Literal["open", "accepted", "deleted"]
 RequestState = Literal["queued", "running", "done", "failed", "cancelled"]

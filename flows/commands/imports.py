@@ -7,9 +7,7 @@ from flows.commands.jobs import run_job
 from flows.commands.options import Nouns, command, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
-from schemas.requests import ImportFormat
-
-FORMATS = ImportFormat.__args__  # type: ignore[attr-defined]
+from schemas.requests import IMPORT_FORMATS
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -17,7 +15,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser = command(nouns, common, "import", import_, "take over masks from files of other tools, to correct them")
     parser.add_argument("name", metavar="NAME", help="campaign")
     parser.add_argument("source", metavar="URL", help="file or folder; images are found by their names")
-    parser.add_argument("--format", choices=FORMATS, help="what it is (default: by what is there)")
+    parser.add_argument("--format", choices=IMPORT_FORMATS, help="what it is (default: by what is there)")
     parser.add_argument("--category", default="object", metavar="NAME", help="of an instance-map's instances (object)")
     parser.add_argument(
         "--trusted", action="store_true", help="they count as they are (default: once somebody has accepted them)"

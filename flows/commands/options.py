@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,12 @@ def fraction(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def utc_time(text: str) -> str:
+    """Option type: an ISO date or time as an ISO time with its zone; UTC unless it says another."""
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date or time such as 2026-11-28T09:30") from error
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()

@@ -2,13 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from flows.commands.jobs import run_job
-from flows.commands.options import Nouns, command, positive_int, settings_of
+from flows.commands.options import Nouns, command, fraction, positive_int, settings_of, utc_time
 from flows.commands.terminal import Terminal
-from schemas.requests import ADAPTER_KINDS
-
-FORMATS = ("coco", "parquet", "png")
+from schemas.campaigns import TaskState
+from schemas.requests import ADAPTER_KINDS, FORMATS
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -28,6 +28,15 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="campaign")
     parser.add_argument("--to", metavar="URL", required=True, help="folder or bucket prefix to write to")
     parser.add_argument("--format", action="append", choices=FORMATS, help="repeatable (coco and parquet)")
+    parser.add_argument("--category", action="append", metavar="NAME", help="only its masks; repeatable (all)")
+    parser.add_argument("--annotator", action="append", metavar="NAME", help="only theirs; repeatable (all)")
+    parser.add_argument("--since", type=utc_time, metavar="TIME", help="only masks accepted from then on; ISO, UTC")
+    parser.add_argument("--until", type=utc_time, metavar="TIME", help="only masks accepted before then; ISO, UTC")
+    states = "only images whose task is so; repeatable (all)"
+    parser.add_argument("--state", action="append", choices=get_args(TaskState), help=states)
+    parser.add_argument("--val", type=fraction, metavar="SHARE", help="share of the images to validate on, 0 to 1 (0)")
+    parser.add_argument("--test", type=fraction, metavar="SHARE", help="share of the images to test on, 0 to 1 (0)")
+    parser.add_argument("--images", choices=["embedded", "uri"], help="copy image files or name them (embedded)")
 
 
 def precompute(args: argparse.Namespace) -> int:
@@ -59,7 +68,19 @@ def retrain(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
     """Write a snapshot."""
     settings, terminal = settings_of(args), Terminal.of(args)
-    payload = {"to": absolute_url(args.to), "formats": list(dict.fromkeys(args.format or ["coco", "parquet"]))}
+    chosen = {
+        "to": absolute_url(args.to),
+        "formats": list(dict.fromkeys(args.format or ["coco", "parquet"])),
+        "categories": args.category,
+        "annotators": args.annotator,
+        "since": args.since,
+        "until": args.until,
+        "states": args.state,
+        "val": args.val,
+        "test": args.test,
+        "images": args.images,
+    }
+    payload = {name: value for name, value in chosen.items() if value is not None}
     result = run_job(settings, terminal, "export", args.name, payload)
     counts = ", ".join(f"{value} {name}" for name, value in result["counts"].items())
     terminal.result(result, [f"Snapshot {result['snapshot']}: {counts}.", f"Manifest: {result['manifest_uri']}"])

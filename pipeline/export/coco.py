@@ -1,88 +1,112 @@
-"""COCO JSON, streamed from the Parquet tables of a snapshot: memory does not grow with it."""
+"""COCO JSON, streamed: its text is made column by column, and memory does not grow with it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import IO, Any, BinaryIO
+import shutil
+from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.export.batches import Labels
+from pipeline.export.json_lines import Parts, joined, list_parts, numbers, object_parts, quoted, texts
+from pipeline.export.target import Format, Target
 from schemas.arrow import category_names
 
-Opener = Callable[[], IO[bytes]]
-"""Opens a Parquet file for reading."""
-_IMAGE_COLUMNS = ["image_id", "file_name", "width", "height", "sha256", "split", "verified_empty"]
-_ANNOTATION_COLUMNS = [
-    "id", "image_id", "category_id", "bbox", "area", "segmentation", "annotation_uuid", "version", "source",
-    "num_clicks", "annotator", "model_digest", "adapter_digest",
-]  # fmt: skip
-_LINEAGE = ("annotation_uuid", "version", "source", "num_clicks", "annotator", "model_digest", "adapter_digest")
-_BATCH = 5000
+_LINEAGE = ("annotation_uuid", "source", "annotator", "model_digest", "adapter_digest")
 
 
-def write_coco(
-    path: Path,
-    images: Sequence[Opener],
-    annotations: Sequence[Opener],
-    categories: Sequence[tuple[int, str]],
-    info: dict[str, Any],
-) -> None:
-    """Write a COCO instances file.
+class CocoFormat(Format):
+    """`coco/instances.json`: annotations first, so that only the smaller images are copied behind them at the end."""
 
-    Args:
-        path: New local file.
-        images: Shards of the `images` table.
-        annotations: Shards of the `annotations` table.
-        categories: (number, name) of every category; category 0 is added when a mask has none.
-        info: COCO's `info` object.
-    """
-    unlabelled = False
-    with path.open("wb") as file:
-        file.write(b'{"info":' + orjson.dumps(info) + b',\n"licenses":[],\n"images":[\n')
-        _write_items(file, (_image(row) for row in _rows(images, _IMAGE_COLUMNS)))
-        file.write(b'],\n"annotations":[\n')
+    file_name = "coco/instances.json"
 
-        def items() -> Iterator[dict[str, Any]]:
-            nonlocal unlabelled
-            for row in _rows(annotations, _ANNOTATION_COLUMNS):
-                unlabelled |= row["category_id"] == 0
-                yield _annotation(row)
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        path = target.directory.local_path(self.file_name)
+        self._images_path = path.with_suffix(".part")
+        self._file, self._images_file = path.open("wb"), self._images_path.open("wb+")
+        self._images, self._annotations = _Items(self._images_file), _Items(self._file)
+        self._unlabelled = False
+        self._file.write(b'{"info":' + orjson.dumps(target.info) + b',\n"licenses":[],\n"annotations":[\n')
 
-        _write_items(file, items())
-        file.write(b'],\n"categories":[\n')
-        known = [(0, category_names(categories)[0])] * unlabelled + list(categories)
-        _write_items(file, ({"id": number, "name": name, "supercategory": ""} for number, name in known))
-        file.write(b"]}\n")
+    def add_labels(self, labels: Labels) -> None:
+        """Write the next images and annotations."""
+        self._unlabelled |= bool(pc.any(pc.equal(labels.annotations["category_id"], 0)).as_py())
+        self._images.append(object_parts(self.image_fields(labels)), len(labels.sources))
+        self._annotations.append(object_parts(self.annotation_fields(labels.annotations)), len(labels.annotations))
+
+    def finish(self) -> dict[str, Any]:
+        """Write the images behind the annotations, and the categories."""
+        self._file.write(b'],\n"images":[\n')
+        self._images_file.seek(0)
+        shutil.copyfileobj(self._images_file, self._file, 1 << 20)
+        categories = list(self._target.categories)
+        if self._unlabelled:
+            categories.insert(0, (0, category_names(categories)[0]))
+        objects = [{"id": number, "name": name} | self.category_fields(number) for number, name in categories]
+        self._file.write(b'],\n"categories":[\n' + b",\n".join(map(orjson.dumps, objects)) + b"]}\n")
+        self.close()
+        self._images_path.unlink()
+        self._target.directory.add(self.file_name)
+        return {}
+
+    def close(self) -> None:
+        """Let go of both files."""
+        try:
+            self._file.close()
+        finally:  # a full disk fails the first
+            self._images_file.close()
+
+    def image_fields(self, labels: Labels) -> dict[str, Parts]:
+        """JSON of an image by key."""
+        images = labels.images
+        return {
+            "id": numbers(images["image_id"]),
+            "file_name": quoted(images["file_name"]),
+            "width": numbers(images["width"]),
+            "height": numbers(images["height"]),
+            "sha256": quoted(images["sha256"]),
+            "split": quoted(images["split"]),
+            "verified_empty": numbers(images["verified_empty"]),
+        }
+
+    def annotation_fields(self, annotations: pa.Table) -> dict[str, Parts]:
+        """JSON of an annotation by key."""
+        segmentation = annotations["segmentation"].combine_chunks()
+        box = np.asarray(annotations["bbox"].combine_chunks().flatten()).astype(np.int32).reshape(-1, 4)
+        size = np.asarray(segmentation.field("size").flatten()).reshape(-1, 2)
+        sides = [numbers(pa.array(column)) for column in box.T.copy()]
+        height, width = (numbers(pa.array(column)) for column in size.T.copy())
+        lineage = {name: quoted(annotations[name]) for name in _LINEAGE}
+        lineage |= {name: numbers(annotations[name]) for name in ("version", "num_clicks")}
+        counts = quoted(segmentation.field("counts"))
+        return {
+            "id": numbers(annotations["id"]),
+            "image_id": numbers(annotations["image_id"]),
+            "category_id": numbers(annotations["category_id"]),
+            "segmentation": object_parts({"size": list_parts([height, width]), "counts": counts}),
+            "area": numbers(annotations["area"].cast(pa.int64())),
+            "bbox": list_parts(sides),
+            "iscrowd": ["0"],
+            "lineage": object_parts(lineage),
+        }
+
+    def category_fields(self, number: int) -> dict[str, Any]:
+        """What a category says besides its id and name; asked at the end."""
+        return {"supercategory": ""}
 
 
-def _rows(shards: Sequence[Opener], columns: list[str]) -> Iterator[dict[str, Any]]:
-    for opener in shards:
-        with opener() as file:
-            for batch in pq.ParquetFile(file).iter_batches(_BATCH, columns=columns):
-                yield from batch.to_pylist()
+class _Items:
+    """The objects of a JSON list, one per line, as they are appended to a file."""
 
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self._between = b""
 
-def _write_items(file: BinaryIO, items: Iterable[dict[str, Any]]) -> None:
-    """Comma-separated objects, one per line."""
-    first = True
-    for item in items:
-        file.write(b"" if first else b",\n")
-        file.write(orjson.dumps(item))
-        first = False
-
-
-def _image(row: dict[str, Any]) -> dict[str, Any]:
-    return {"id": row.pop("image_id"), **row}
-
-
-def _annotation(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "image_id": row["image_id"],
-        "category_id": row["category_id"],
-        "segmentation": row["segmentation"],
-        "area": int(row["area"]),
-        "bbox": [int(value) for value in row["bbox"]],
-        "iscrowd": 0,
-        "lineage": {name: row[name] for name in _LINEAGE},
-    }
+    def append(self, objects: Parts, count: int) -> None:
+        """Write some objects."""
+        if count:
+            self.file.write(self._between)
+            self.file.write(joined(texts(objects), ",\n"))
+            self._between = b",\n"

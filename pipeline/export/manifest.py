@@ -8,6 +8,7 @@ import orjson
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
+from pipeline.export.splits import Splits
 from pipeline.storage.files import join, open_storage, read_bytes
 from schemas.arrow import FORMAT_VERSION
 from schemas.campaigns import CampaignRecord
@@ -24,18 +25,22 @@ def manifest_facts(
     *,
     formats: Iterable[str],
     images: str,
+    splits: Splits,
     adapters: Iterable[str],
     counts: dict[str, int],
+    reports: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """All of the manifest but the list of files. Says nothing of when or where it was written: that is not its content.
 
     Args:
         campaign: Whose masks.
         snapshot: The snapshot.
-        formats: Of coco, parquet, png.
+        formats: What it was written as.
         images: "embedded" or "uri".
+        splits: The shares of its parts.
         adapters: Digests of the adapters that made a mask of it.
         counts: images, annotations, clicks, ...
+        reports: What the formats say of themselves, by their names: what they lost, what they left out.
     """
     return {
         "format": MANIFEST_FORMAT,
@@ -52,7 +57,9 @@ def manifest_facts(
         "categories": [{"id": category.number, "name": category.name} for category in snapshot.categories],
         "formats": sorted(formats),
         "images": images,
+        "splits": {"val": splits.val, "test": splits.test},
         "counts": counts,
+        "reports": {name: report for name, report in reports.items() if report},
     }
 
 

@@ -1,6 +1,7 @@
-"""Parquet tables in shards, and the dataset card that names them. Knows nothing about where rows come from."""
+"""Parquet tables in shards, and the dataset card that names them."""
 
-from collections.abc import Callable, Sequence
+import html
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.arrow import TABLES, table_schema
+from pipeline.export.batches import Labels
+from pipeline.export.target import Format, Target
+from pipeline.ingest.decode import read_image_bytes
+from schemas.arrow import IMAGE, TABLES, category_names, table_schema
 
 SHARD_BYTES = 500_000_000
 _GROUP_BYTES = 32_000_000
 _GROUP_ROWS = {"images": 100, "annotations": 20_000, "clicks": 20_000}
 """Small groups of images, so that previews and streaming need not read much."""
+_URI_ROWS = 1000
+"""Rows of a group of images whose pixels are named only."""
 _DICTIONARY = {
     "images": ["split"],
     "annotations": ["category", "split", "source", "annotator", "model_digest", "adapter_digest", "session_id"],
@@ -27,96 +33,154 @@ OnShard = Callable[[str, int], None]
 class TableWriter:
     """Writes one table as `FOLDER/TABLE-00000.parquet`, ... The same rows give the same bytes.
 
-    A context manager: the last shard is finished when the block ends without an error.
-
     Args:
         folder: Local folder that exists.
         table: images, annotations or clicks.
         names: Category names by number.
         on_shard: Told about every finished shard.
+        group_rows: Rows of a row group.
         shard_bytes: A shard is ended when about so many bytes went into it.
     """
 
     def __init__(
-        self, folder: Path, table: str, names: Sequence[str], on_shard: OnShard, shard_bytes: int = SHARD_BYTES
+        self,
+        folder: Path,
+        table: str,
+        names: Sequence[str],
+        on_shard: OnShard,
+        group_rows: int,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        self.rows = 0
-        self.shards: list[str] = []
         self._folder = folder
         self._table = table
         self._schema = table_schema(table, names)
         self._on_shard = on_shard
+        self._group_rows = group_rows
         self._shard_bytes = shard_bytes
         self._writer: pq.ParquetWriter | None = None
-        self._group: list[dict[str, Any]] = []
-        self._group_size = self._shard_size = self._shard_rows = 0
+        self._waiting: list[pa.Table] = []
+        self._shards = self._shard_size = self._shard_rows = 0
 
-    def __enter__(self) -> "TableWriter":
-        return self
+    def write(self, table: pa.Table) -> None:
+        """Append rows; they are written when there are enough for a row group."""
+        self._waiting.append(table)
+        rows, size = sum(t.num_rows for t in self._waiting), sum(t.nbytes for t in self._waiting)
+        if size >= _GROUP_BYTES:
+            self._flush(rows)
+        elif rows >= self._group_rows:
+            self._flush(rows - rows % self._group_rows)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-            if not self.shards:
-                self._open_shard()  # an empty table is a table, too
-            self._end_shard()
-        elif self._writer is not None:
+    def finish(self) -> None:
+        """End the last shard."""
+        self._flush(sum(t.num_rows for t in self._waiting))
+        if not self._shards:
+            self._open_shard()  # an empty table is a table, too
+        self._end_shard()
+
+    def close(self) -> None:
+        """Let go of the file; of an export that failed, if it is still open."""
+        if self._writer is not None:
             with suppress(OSError):
                 self._writer.close()
+            self._writer = None
 
-    def write(self, row: dict[str, Any], size_bytes: int = 0) -> None:
-        """Append a row.
+    def _flush(self, rows: int) -> None:
+        """Write the first rows that wait, a row group at a time."""
+        if not rows:
+            return
+        waiting = pa.concat_tables(self._waiting)
+        self._waiting = [waiting.slice(rows)] if waiting.num_rows > rows else []
+        for start in range(0, rows, self._group_rows):
+            self._write_group(waiting.slice(start, min(self._group_rows, rows - start)))
 
-        Args:
-            row: By column.
-            size_bytes: About what its large values take.
-        """
-        self._group.append(row)
-        self._group_size += size_bytes
-        if len(self._group) >= _GROUP_ROWS[self._table] or self._group_size >= _GROUP_BYTES:
-            self._flush()
-
-    def write_table(self, table: pa.Table) -> None:
-        """Append rows that are columns already, as row groups of their own."""
-        self._flush()
-        if self._writer is None:
-            self._open_shard()
-        assert self._writer is not None
-        self._writer.write_table(table.cast(self._schema), row_group_size=_GROUP_ROWS[self._table])
-        self.rows += table.num_rows
-        self._shard_rows += table.num_rows
-        self._shard_size += table.nbytes
+    def _write_group(self, group: pa.Table) -> None:
+        writer = self._writer or self._open_shard()
+        writer.write_table(group.replace_schema_metadata(self._schema.metadata), row_group_size=group.num_rows)
+        self._shard_rows += group.num_rows
+        self._shard_size += group.nbytes
         if self._shard_size >= self._shard_bytes:
             self._end_shard()
 
-    def _flush(self) -> None:
-        """Write the rows at hand as a row group."""
-        if self._group:
-            table = pa.Table.from_pylist(self._group, schema=self._schema)
-            self._group, self._group_size = [], 0
-            self.write_table(table)
-
-    def _open_shard(self) -> None:
-        name = f"{self._table}-{len(self.shards):05d}.parquet"
-        self.shards.append(name)
+    def _open_shard(self) -> pq.ParquetWriter:
+        self._name = f"{self._table}-{self._shards:05d}.parquet"
         self._writer = pq.ParquetWriter(
-            self._folder / name, self._schema, compression="zstd", use_dictionary=_DICTIONARY[self._table]
+            self._folder / self._name, self._schema, compression="zstd", use_dictionary=_DICTIONARY[self._table]
         )
+        self._shards += 1
         self._shard_size = self._shard_rows = 0
+        return self._writer
 
     def _end_shard(self) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-            self._on_shard(self.shards[-1], self._shard_rows)
+            self._on_shard(self._name, self._shard_rows)
+
+
+class ParquetFormat(Format):
+    """`parquet/images-*`, `annotations-*` and `clicks-*`, and the card that tells `datasets` so."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        folder, names = target.directory.local_folder("parquet"), category_names(target.categories)
+        rows = _GROUP_ROWS if target.embed else _GROUP_ROWS | {"images": _URI_ROWS}
+        self._tables = {table: TableWriter(folder, table, names, self._on_shard, rows[table]) for table in TABLES}
+
+    def add_labels(self, labels: Labels) -> None:
+        """Write images, their pixels if they are to be embedded, and masks."""
+        for images in self._embedded(labels) if self._target.embed else [labels.images]:
+            self._tables["images"].write(images)
+        self._tables["annotations"].write(labels.annotations)
+
+    def add_clicks(self, clicks: pa.Table) -> None:
+        """Write clicks."""
+        self._tables["clicks"].write(clicks)
+
+    def finish(self) -> dict[str, Any]:
+        """End the tables and write the card."""
+        for table in self._tables.values():
+            table.finish()
+        self._target.directory.local_path("README.md").write_text(dataset_card(self._target.title))
+        self._target.directory.add("README.md")
+        return {}
+
+    def close(self) -> None:
+        """Let go of open shards."""
+        for table in self._tables.values():
+            table.close()
+
+    def _on_shard(self, name: str, rows: int) -> None:
+        self._target.directory.add(f"parquet/{name}", rows=rows)
+
+    def _embedded(self, labels: Labels) -> Iterator[pa.Table]:
+        """The rows of `images` with their files' bytes, a row group or so at a time.
+
+        Raises:
+            BadImageError, CorruptDataError, OSError: An image is gone, changed or not reachable.
+        """
+        start, files, size = 0, list[dict[str, Any]](), 0
+        for place, image in enumerate(labels.sources):
+            data = read_image_bytes(image.ref)
+            files.append({"bytes": data, "path": image.file_name})
+            size += len(data)
+            if size >= _GROUP_BYTES or len(files) >= _GROUP_ROWS["images"] or place + 1 == len(labels.sources):
+                rows = labels.images.slice(start, len(files))
+                yield rows.set_column(rows.column_names.index("image"), "image", pa.array(files, IMAGE))
+                start, files, size = place + 1, [], 0
+                self._target.tick()
 
 
 def dataset_card(title: str, tables: Sequence[str] = tuple(TABLES)) -> str:
     """A README that tells `datasets` and its hub which files make up which table."""
     configs = "".join(f"- config_name: {name}\n  data_files: parquet/{name}-*.parquet\n" for name in tables)
     return (
-        f"---\nconfigs:\n{configs}---\n# {title}\n\n"
+        f"---\nconfigs:\n{configs}---\n# {plain_line(title)}\n\n"
         "Instance masks with their click log. `images` has one row per image with its objects, `annotations` one row "
         "per mask, `clicks` one row per event; `manifest.json` lists every file with its sha256. Masks are COCO RLE "
         "(column-major, compressed, ASCII) at the size of the image after EXIF orientation.\n"
     )
+
+
+def plain_line(text: str) -> str:
+    """Text of people's as one line of Markdown that holds no HTML."""
+    return html.escape(" ".join(text.split()), quote=False)

@@ -91,7 +91,9 @@ class _Check:
             areas = self._check_masks("parquet", self._table("annotations"), sizes)
             self._expect("clicks", sum(1 for _ in self._table("clicks")), counts["clicks"])
         if "coco" in formats:
-            areas = self._check_coco()
+            areas = self._check_coco("coco")
+        if "lvis" in formats:
+            areas = self._check_coco("lvis")
         if "png" in formats:
             self._check_pngs(areas)
 
@@ -164,17 +166,18 @@ class _Check:
         self.masks = max(self.masks, len(areas))
         return areas
 
-    def _check_coco(self) -> dict[int, int]:
-        if "coco/instances.json" not in self.sound:
+    def _check_coco(self, form: str) -> dict[int, int]:
+        name = f"{form}/instances.json"
+        if name not in self.sound:
             return {}
-        coco = orjson.loads(read_bytes(self.fs, join(self.root, "coco/instances.json")))
+        coco = orjson.loads(read_bytes(self.fs, join(self.root, name)))
         sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
-        self._expect("coco: images", len(sizes), self.manifest["counts"]["images"])
+        self._expect(f"{form}: images", len(sizes), self.manifest["counts"]["images"])
         known = {category["id"] for category in coco["categories"]}
         for annotation in coco["annotations"]:
             if annotation["category_id"] not in known:
-                self.problem(f"coco: annotation {annotation['id']}: its category is not in the file")
-        return self._check_masks("coco", iter(coco["annotations"]), sizes)
+                self.problem(f"{form}: annotation {annotation['id']}: its category is not in the file")
+        return self._check_masks(form, iter(coco["annotations"]), sizes)
 
     def _check_pngs(self, areas: dict[int, int]) -> None:
         names = [name for name in self.sound if name.startswith("masks/") and name.endswith(".png")]

@@ -4,7 +4,7 @@ A reader yields what it found and what it left out, with the reason; nothing is 
 """
 
 from pipeline.imports.found import Dropped, Found, Names
-from pipeline.imports.read import FORMATS, read_source
+from pipeline.imports.read import read_source
 from pipeline.imports.store import import_masks
 
-__all__ = ["FORMATS", "Dropped", "Found", "Names", "import_masks", "read_source"]
+__all__ = ["Dropped", "Found", "Names", "import_masks", "read_source"]

@@ -1,15 +1,14 @@
 """Which format a source has, and its reader."""
 
 import json
-from typing import Literal, get_args
+from typing import Literal
 
 from pipeline.imports import coco_json, cvat, label_maps, label_studio, yolo
 from pipeline.imports.found import Items, Names
 from pipeline.imports.source import Source
 from schemas.errors import BadAnnotationsError
-from schemas.requests import ImportFormat
+from schemas.requests import IMPORT_FORMATS, ImportFormat
 
-FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 _SingleFile = Literal["coco", "label-studio", "cvat"]
 _ENDINGS = {"coco": ".json", "label-studio": ".json", "cvat": ".xml"}
 
@@ -68,7 +67,7 @@ def guess(source: Source) -> ImportFormat:
     if any(name.endswith(("data.yaml", "data.yml")) for name in source.files):
         return "yolo-seg"
     raise BadAnnotationsError(
-        f"The format of {source.url!r} cannot be told. Name it with --format: {', '.join(FORMATS)}."
+        f"The format of {source.url!r} cannot be told. Name it with --format: {', '.join(IMPORT_FORMATS)}."
     )
 
 

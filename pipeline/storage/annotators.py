@@ -37,6 +37,24 @@ def get_or_create_annotator(conn: Connection, name: str) -> AnnotatorRecord:
     return AnnotatorRecord(id=row.id, name=row.name, scopes=frozenset())
 
 
+def pseudonyms(conn: Connection) -> dict[str, str]:
+    """What exports call the annotators, by their ids."""
+    return {row.id: row.pseudonym for row in conn.execute(select(Annotator.id, Annotator.pseudonym))}
+
+
+def pseudonym_of(conn: Connection, name: str) -> str:
+    """The pseudonym of the annotator with this name or pseudonym.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    query = select(Annotator.pseudonym).where(or_(Annotator.name == name, Annotator.pseudonym == name))
+    found = conn.execute(query.order_by(Annotator.pseudonym != name)).scalars().first()
+    if found is None:
+        raise NotFoundError(f"There is no annotator {name[:100]!r}.")
+    return found
+
+
 def create_token(
     conn: Connection, annotator_name: str, scopes: Iterable[str], expires_at: datetime | None = None
 ) -> tuple[str, str]:

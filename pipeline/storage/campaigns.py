@@ -11,7 +11,7 @@ from pipeline.storage.masks import count_proposals, is_current
 from pipeline.storage.numbers import next_number
 from pipeline.storage.requests import list_requests
 from pipeline.storage.sql import one, require_id
-from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord
+from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord, TaskState
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
 from schemas.tables import (
@@ -26,7 +26,6 @@ from schemas.tables import (
     Session,
     Source,
     Task,
-    TaskState,
 )
 
 

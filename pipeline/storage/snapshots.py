@@ -3,24 +3,39 @@
 Creating one copies ids in a single statement, so that it sees one state of the database. Knows no file format.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from datetime import datetime
+from typing import Any, get_args
 
-from sqlalchemy import Connection, Row, Select, exists, func, insert, literal, null, select, union_all
-from sqlalchemy.orm import aliased
+import pyarrow as pa
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    union_all,
+)
 
 from pipeline.storage.campaigns import list_categories
+from pipeline.storage.columns import read_columns
 from pipeline.storage.images import image_record
 from pipeline.storage.masks import is_current, mask_query
 from pipeline.storage.numbers import next_number
-from pipeline.storage.sessions import event_record
-from pipeline.storage.sql import batches, fields, new_id, one
-from schemas.campaigns import CategoryRecord, ImageRecord
-from schemas.catalogue import EventResultRecord, LoggedEvent, MaskRecord, SnapshotRecord
+from pipeline.storage.sql import fields, new_id, one
+from schemas.campaigns import CategoryRecord, ImageRecord, TaskState
+from schemas.catalogue import MaskRecord, SnapshotRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, NotFoundError
-from schemas.events import Event
 from schemas.tables import (
     Annotator,
     EventResult,
@@ -31,9 +46,18 @@ from schemas.tables import (
     Session,
     Snapshot,
     SnapshotItem,
+    Task,
 )
 
-FILTERS = frozenset({"holdout", "categories"})
+FILTERS = frozenset({"holdout", "categories", "since", "until", "annotators", "states"})
+MASK_COLUMNS = (
+    "instance_id", "version", "source", "session_id", "seq", "annotator_id", "height", "width", "rle_counts",
+    "mask_sha256", "area", "bbox", "num_clicks", "model_digest", "adapter_digest", "embedding_digest", "created_at",
+)  # fmt: skip
+EVENT_COLUMNS = (
+    "event_id", "session_id", "seq", "instance_id", "kind", "payload", "pins", "server_time", "annotator_id"
+)  # fmt: skip
+RESULT_COLUMNS = ("mask_sha256", "roi", "scores", "engine", "latency_ms")
 
 
 def create_snapshot(
@@ -45,18 +69,20 @@ def create_snapshot(
         conn: Write transaction; short, no file is read.
         campaign_id: The campaign.
         purpose: export or retrain.
-        filters: `holdout` (bool): only images held out, or only the others; `categories` (list of numbers): only these.
+        filters: Only what fits all of them. `holdout` (bool): images held out, or the others; `categories` (list of
+            numbers); `since` and `until` (ISO times with a zone): masks accepted from then on, and before then;
+            `annotators` (list of pseudonyms): their masks; `states` (list of task states): images whose task is in one.
 
     Returns:
-        The snapshot. Images of submitted sessions without such a mask are in it as verified to be empty.
+        The snapshot. Images of submitted sessions without any such mask are in it as verified to be empty. A mask that
+        only `since`, `until` or `annotators` leave out still says that its image is not empty; these also choose
+        whose and which submissions count.
 
     Raises:
-        BadInputError: A filter is unknown.
+        BadInputError: A filter is unknown, or its value means nothing.
         NotFoundError: There is no such campaign.
     """
-    wanted = {key: value for key, value in (filters or {}).items() if value is not None}
-    if not wanted.keys() <= FILTERS:
-        raise BadInputError(f"Snapshots are filtered by {', '.join(sorted(FILTERS))}; got {', '.join(wanted)}.")
+    wanted = _checked({key: value for key, value in (filters or {}).items() if value is not None})
     number = next_number(conn, Snapshot, campaign_id)
     parent = conn.execute(
         select(Snapshot.id).where(Snapshot.campaign_id == campaign_id).order_by(Snapshot.number.desc()).limit(1)
@@ -99,9 +125,8 @@ def list_snapshots(conn: Connection, campaign_id: str) -> list[SnapshotRecord]:
 
 def snapshot_images(conn: Connection, snapshot_id: str, after: int = 0, limit: int | None = None) -> list[ImageRecord]:
     """Images of a snapshot numbered above `after`, by number; those verified to be empty among them."""
-    inside = exists().where(SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id == Image.id)
-    campaign = select(Snapshot.campaign_id).where(Snapshot.id == snapshot_id).scalar_subquery()
-    query = select(Image.__table__).where(Image.campaign_id == campaign, Image.number > after, inside)
+    inside = exists().where(*_item_of(snapshot_id))
+    query = select(Image.__table__).where(Image.campaign_id == _campaign_of(snapshot_id), Image.number > after, inside)
     return [image_record(row) for row in conn.execute(query.order_by(Image.number).limit(limit)).all()]
 
 
@@ -113,108 +138,180 @@ def snapshot_masks(conn: Connection, snapshot_id: str, after: int = 0, limit: in
     return [_mask_then(row) for row in conn.execute(query.order_by(MaskRow.number).limit(limit)).all()]
 
 
-def masks_of_images(conn: Connection, snapshot_id: str, image_ids: Sequence[str]) -> list[MaskRecord]:
-    """Masks of a snapshot on some of its images, by image number, then mask number, with the category of then."""
-    query = mask_query().add_columns(SnapshotItem.category_number.label("category_then"))
-    query = query.join(SnapshotItem, SnapshotItem.mask_id == MaskRow.id)
-    query = query.where(SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id.in_(image_ids))
-    return [_mask_then(row) for row in conn.execute(query.order_by(Image.number, MaskRow.number)).all()]
+@dataclass(frozen=True)
+class SnapshotImage:
+    """An image of a snapshot, as exports need it; `items` is how many masks it has there, 1 if it has none."""
+
+    id: str
+    number: int
+    uri: str
+    file_name: str
+    sha256: str
+    group_key: str
+    holdout: bool
+    width: int
+    height: int
+    format: str
+    items: int
 
 
-def snapshot_sessions(conn: Connection, snapshot_id: str) -> list[str]:
-    """Ids of the sessions that a snapshot's masks came from, by image number, then lease."""
-    query = (
-        select(Session.id)
-        .join(Image, Image.id == Session.image_id)
-        .where(
-            Session.id.in_(
-                select(MaskRow.session_id)
-                .join(SnapshotItem, SnapshotItem.mask_id == MaskRow.id)
-                .where(SnapshotItem.snapshot_id == snapshot_id)
-            )
-        )
-        .order_by(Image.number, Session.lease_no)
+def image_page(conn: Connection, snapshot_id: str, after: int, limit: int) -> list[SnapshotImage]:
+    """Images of a snapshot numbered above `after`, by number."""
+    items = select(func.count(SnapshotItem.id)).where(*_item_of(snapshot_id)).scalar_subquery()
+    names = [field.name for field in dataclass_fields(SnapshotImage) if field.name != "items"]
+    query: Select[Any] = (
+        select(*(getattr(Image, name) for name in names), items)
+        .where(Image.campaign_id == _campaign_of(snapshot_id), Image.number > after)
+        .where(exists().where(*_item_of(snapshot_id)))
     )
-    return list(conn.execute(query).scalars())
+    return [SnapshotImage(*row) for row in conn.execute(query.order_by(Image.number).limit(limit))]
 
 
-def session_clicks(conn: Connection, snapshot_id: str, session_ids: Sequence[str]) -> list[LoggedEvent]:
-    """All events of some of a snapshot's sessions with their results, in the order given, then by seq."""
-    item, mask = aliased(SnapshotItem), aliased(MaskRow)
-    numbers = {
-        (row.session_id, row.instance_id): row.number
-        for row in conn.execute(
-            select(mask.session_id, mask.instance_id, mask.number)
-            .join(item, item.mask_id == mask.id)
-            .where(item.snapshot_id == snapshot_id, mask.session_id.in_(session_ids))
-        )
-    }
-    rows = conn.execute(
+def mask_columns(conn: Connection, snapshot_id: str, image_ids: Sequence[str]) -> pa.Table:
+    """The masks of a snapshot on some of its images, in any order; see `read_columns`.
+
+    Besides `MASK_COLUMNS`: `image_id` and `id` (their numbers), `annotation_uuid`, `parent_uuid`, `accept_event_id` and
+    the `category_number` of then.
+    """
+    row = MaskRow.__table__.c
+    query = (
         select(
-            EventRow.__table__,
-            Session.image_id,
-            Image.number.label("image_number"),
-            Annotator.pseudonym,
-            *(column.label(f"result_{column.name}") for column in EventResult.__table__.c),
+            Image.number.label("image_id"),
+            row.number.label("id"),
+            row.id.label("annotation_uuid"),
+            row.parent_id.label("parent_uuid"),
+            row.event_id.label("accept_event_id"),
+            SnapshotItem.category_number,
+            *(row[name] for name in MASK_COLUMNS),
         )
-        .join(Session, Session.id == EventRow.session_id)
-        .join(Image, Image.id == Session.image_id)
-        .join(Annotator, Annotator.id == EventRow.annotator_id)
+        .select_from(SnapshotItem)
+        .join(MaskRow, MaskRow.id == SnapshotItem.mask_id)
+        .join(Image, Image.id == SnapshotItem.image_id)
+        .where(SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id.in_(image_ids))
+    )
+    return read_columns(conn, query)
+
+
+def event_counts(conn: Connection, session_ids: Sequence[str]) -> dict[str, int]:
+    """How many events sessions have, by id."""
+    columns = (Session.__table__.c[name] for name in ("id", "last_seq"))
+    found = read_columns(conn, select(*columns).where(Session.id.in_(session_ids)))
+    return dict(zip(found["id"].to_pylist(), found["last_seq"].to_pylist(), strict=True))
+
+
+def event_columns(conn: Connection, session_ids: Sequence[str]) -> pa.Table:
+    """All events of some sessions with their results, in any order; see `read_columns`."""
+    event, result = EventRow.__table__.c, EventResult.__table__.c
+    query = (
+        select(*(event[name] for name in EVENT_COLUMNS), *(result[name] for name in RESULT_COLUMNS))
+        .select_from(EventRow)
         .outerjoin(EventResult, EventResult.event_id == EventRow.event_id)
         .where(EventRow.session_id.in_(session_ids))
-        .order_by(EventRow.session_id, EventRow.seq)
-    ).all()
-    by_session = {key: list(group) for key, group in groupby(rows, key=lambda row: row.session_id)}
-    return [logged for session_id in session_ids for logged in _logged(by_session.get(session_id, []), numbers)]
+    )
+    return read_columns(conn, query)
 
 
-def snapshot_clicks(conn: Connection, snapshot_id: str, batch: int = 50) -> Iterator[LoggedEvent]:
-    """All events of a snapshot's sessions, `batch` sessions at a time."""
-    for session_ids in batches(snapshot_sessions(conn, snapshot_id), batch):
-        yield from session_clicks(conn, snapshot_id, session_ids)
+def undone_events(log: Iterable[tuple[str, str, dict[str, Any]]]) -> frozenset[str]:
+    """Ids of the events that an undo which was not redone named.
 
-
-def undone_events(events: Sequence[Event]) -> frozenset[str]:
-    """Ids of the events of one session, in order, that an undo which was not redone named."""
+    Args:
+        log: (event id, kind, payload) by session and seq; only undo and redo matter.
+    """
     undone: set[str] = set()
     target: dict[str, str] = {}
-    for event in events:
-        if event.kind == "undo":
-            target[event.event_id] = event.payload["event_id"]
-            undone.add(event.payload["event_id"])
-        elif event.kind == "redo":
-            undone.discard(target.get(event.payload["event_id"], ""))
+    for event_id, kind, payload in log:
+        if kind == "undo":
+            target[event_id] = payload["event_id"]
+            undone.add(payload["event_id"])
+        elif kind == "redo":
+            undone.discard(target.get(payload["event_id"], ""))
     return frozenset(undone)
+
+
+def _item_of(snapshot_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """That an item is of the snapshot and the image."""
+    return SnapshotItem.snapshot_id == snapshot_id, SnapshotItem.image_id == Image.id
+
+
+def _campaign_of(snapshot_id: str) -> ScalarSelect[str]:
+    return select(Snapshot.campaign_id).where(Snapshot.id == snapshot_id).scalar_subquery()
+
+
+def _checked(filters: dict[str, Any]) -> dict[str, Any]:
+    """Filters that mean something.
+
+    Raises:
+        BadInputError: They don't.
+    """
+    if not filters.keys() <= FILTERS:
+        raise BadInputError(f"Snapshots are filtered by {', '.join(sorted(FILTERS))}; got {', '.join(filters)}.")
+    for name in filters.keys() & {"since", "until"}:
+        _time(name, filters[name])
+    unknown = set(filters.get("states", ())) - set(get_args(TaskState))
+    if unknown:
+        raise BadInputError(f"Task states are {', '.join(get_args(TaskState))}; got {', '.join(sorted(unknown))}.")
+    return filters
+
+
+def _time(name: str, text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInputError(f"{name}: {text!r} is no time. Example: 2026-11-28T00:00:00+00:00.") from error
+    if found.tzinfo is None:
+        raise BadInputError(f"{name}: {text!r} has no time zone. Example: 2026-11-28T00:00:00+00:00.")
+    return found
 
 
 def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Select[Any]:
     """Masks that are current, and images that a submitted session left without one."""
-    holdout, categories = filters.get("holdout"), filters.get("categories")
+    images: list[ColumnElement[bool]] = []
+    if "holdout" in filters:
+        images.append(Image.holdout.is_(filters["holdout"]))
+    if "states" in filters:
+        of_image = and_(Task.campaign_id == Image.campaign_id, Task.image_id == Image.id)  # as its index has them
+        images.append(exists().where(of_image, Task.state.in_(filters["states"])))
     masks = (
         select(Image.number.label("image_order"), Instance.image_id, Instance.mask_id, Instance.category_number)
         .select_from(Instance)
         .join(Image, Image.id == Instance.image_id)
         .outerjoin(Session, Session.id == Instance.session_id)
-        .where(Instance.campaign_id == campaign_id, is_current())
+        .where(Instance.campaign_id == campaign_id, is_current(), *images)
     )
-    if holdout is not None:
-        masks = masks.where(Image.holdout.is_(holdout))
-    if categories is not None:
-        masks = masks.where(Instance.category_number.in_(categories))
+    if "categories" in filters:
+        masks = masks.where(Instance.category_number.in_(filters["categories"]))
     full = masks.cte("current_masks")
-    submitted = exists(select(Session.id).where(Session.image_id == Image.id, Session.state == "submitted"))
+    chosen = select(full)
+    if filters.keys() & {"since", "until", "annotators"}:
+        chosen = chosen.join(MaskRow, MaskRow.id == full.c.mask_id)
+        chosen = chosen.where(*_made_within(MaskRow.created_at, filters))
+        if "annotators" in filters:
+            chosen = chosen.where(_made_by(MaskRow.annotator_id, filters))
+    submitted = select(Session.id).where(Session.image_id == Image.id, Session.state == "submitted")
+    if "annotators" in filters:
+        submitted = submitted.where(_made_by(Session.annotator_id, filters))
+    if filters.keys() & {"since", "until"}:
+        submit = and_(EventRow.session_id == Session.id, EventRow.kind == "submit")
+        submitted = submitted.join(EventRow, submit).where(*_made_within(EventRow.server_time, filters))
     empty = select(
         Image.number.label("image_order"), Image.id, null().label("mask_id"), null().label("category_number")
-    ).where(Image.campaign_id == campaign_id, submitted, Image.id.not_in(select(full.c.image_id)))
-    if holdout is not None:
-        empty = empty.where(Image.holdout.is_(holdout))
-    both = union_all(select(full), empty).subquery()
+    ).where(Image.campaign_id == campaign_id, exists(submitted), Image.id.not_in(select(full.c.image_id)), *images)
+    both = union_all(chosen, empty).subquery()
     return select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
 
 
-def _result_fields(row: Row[Any]) -> dict[str, Any]:
-    values = dict(zip(row._fields, row, strict=True))
-    return {name: values[f"result_{name}"] for name in EventResultRecord.model_fields}
+def _made_within(when: Any, filters: dict[str, Any]) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if "since" in filters:
+        found.append(when >= _time("since", filters["since"]))
+    if "until" in filters:
+        found.append(when < _time("until", filters["until"]))
+    return found
+
+
+def _made_by(who: Any, filters: dict[str, Any]) -> ColumnElement[bool]:
+    found: ColumnElement[bool] = who.in_(select(Annotator.id).where(Annotator.pseudonym.in_(filters["annotators"])))
+    return found
 
 
 def _mask_then(row: Row[Any]) -> MaskRecord:
@@ -230,18 +327,3 @@ def _record(conn: Connection, row: Row[Any]) -> SnapshotRecord:
     ).one()
     categories = [CategoryRecord(number=number, name=name) for number, name in row.categories]
     return SnapshotRecord(**{**row._mapping, "categories": categories}, masks=masks, images=images)
-
-
-def _logged(rows: Sequence[Row[Any]], numbers: dict[tuple[str, str], int]) -> Iterator[LoggedEvent]:
-    events = [event_record(row) for row in rows]
-    undone = undone_events(events)
-    for row, event in zip(rows, events, strict=True):
-        yield LoggedEvent(
-            event=event,
-            image_id=row.image_id,
-            image_number=row.image_number,
-            pseudonym=row.pseudonym,
-            result=None if row.result_event_id is None else EventResultRecord(**_result_fields(row)),
-            undone=event.event_id in undone,
-            mask_number=numbers.get((event.session_id, event.instance_id or "")),
-        )

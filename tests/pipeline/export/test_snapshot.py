@@ -15,7 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.export import snapshot as module
+from pipeline.export import batches, parquet, png, snapshot
+from pipeline.export import coco as coco_module
 from pipeline.export.snapshot import FORMATS, export_snapshot
 from pipeline.export.verify import verify_snapshot
 from pipeline.storage import snapshots
@@ -177,10 +178,12 @@ def test_the_same_snapshot_has_the_same_bytes(world: Labelled, tmp_path: Path) -
 
 
 def test_filters(world: Labelled, tmp_path: Path) -> None:
-    report = export_snapshot(world.database, world.campaign, str(tmp_path / "dogs"), ["coco"], categories=[2])
+    report = export_snapshot(
+        world.database, world.campaign, str(tmp_path / "dogs"), ["coco"], filters={"categories": [2]}
+    )
     assert report.counts["annotations"] == 2
     held = [image.number for image in world.images if image.holdout]
-    export_snapshot(world.database, world.campaign, str(tmp_path / "held"), ["coco"], holdout=True)
+    export_snapshot(world.database, world.campaign, str(tmp_path / "held"), ["coco"], filters={"holdout": True})
     coco = json.loads((tmp_path / "held" / "coco" / "instances.json").read_text())
     assert {image["id"] for image in coco["images"]} == set(held) & {1, 2, 3, 5}
 
@@ -204,8 +207,8 @@ def test_an_empty_campaign_gives_empty_tables(sqlite_database: Database, tmp_pat
 
 
 def test_shards(world: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = module.TableWriter
-    monkeypatch.setattr(module, "TableWriter", lambda *args: writer(*args, shard_bytes=1))
+    writer = parquet.TableWriter
+    monkeypatch.setattr(parquet, "TableWriter", lambda *args: writer(*args, shard_bytes=1))
     monkeypatch.setattr("pipeline.export.parquet._GROUP_ROWS", {"images": 1, "annotations": 2, "clicks": 7})
     export_snapshot(world.database, world.campaign, str(tmp_path / "out"), ["parquet", "coco"])
     assert len(list((tmp_path / "out" / "parquet").glob("images-*.parquet"))) == 4
@@ -235,7 +238,9 @@ def test_stopped_between_rows_nothing_is_there(world: Labelled, tmp_path: Path, 
     assert left_over(url, tmp_path) == []
 
 
-def interrupt(world: Labelled, url: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt(
+    world: Labelled, url: str, module: Any, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Export with a function that is interrupted: nothing may be left, and the next export works."""
 
     def fail(*args: object, **options: object) -> None:
@@ -250,18 +255,28 @@ def interrupt(world: Labelled, url: str, where: str, tmp_path: Path, monkeypatch
     assert verify_snapshot(url).ok
 
 
-@pytest.mark.parametrize("where", ["annotation_row", "click_row", "write_coco", "write_mask_png", "manifest_facts"])
+@pytest.mark.parametrize(
+    ("module", "where"),
+    [
+        (batches, "annotation_table"),
+        (batches, "click_table"),
+        (coco_module, "object_parts"),
+        (png, "write_mask_png"),
+        (parquet, "dataset_card"),
+        (snapshot, "manifest_facts"),
+    ],
+)
 def test_interrupted_anywhere_nothing_is_left(
-    world: Labelled, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+    world: Labelled, tmp_path: Path, module: Any, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupt(world, str(tmp_path / "storage"), where, tmp_path, monkeypatch)
+    interrupt(world, str(tmp_path / "storage"), module, where, tmp_path, monkeypatch)
 
 
 @pytest.mark.s3
 def test_interrupted_before_the_manifest_nothing_is_left_in_a_bucket(
     world: Labelled, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupt(world, f"{s3_bucket}/prefix", "manifest_facts", tmp_path, monkeypatch)
+    interrupt(world, f"{s3_bucket}/prefix", snapshot, "manifest_facts", tmp_path, monkeypatch)
     with pytest.raises(BadInputError, match="holds a snapshot already"):
         export_snapshot(world.database, world.campaign, f"{s3_bucket}/prefix", ["coco"])
 
@@ -270,10 +285,10 @@ def test_interrupted_before_the_manifest_nothing_is_left_in_a_bucket(
 def test_a_full_disk_leaves_nothing_visible(world: Labelled, tmp_path: Path, limit: int) -> None:
     # SQLite writes its snapshot row before the disk fills up
     with world.database.begin() as conn:
-        snapshot = snapshots.create_snapshot(conn, world.campaign_id, "export")
+        made = snapshots.create_snapshot(conn, world.campaign_id, "export")
     campaign, url = world.campaign, str(tmp_path / "storage")
     with full_disk(limit), pytest.raises(OutOfSpaceError):
-        export_snapshot(world.database, campaign, url, FORMATS, snapshot_id=snapshot.id)
+        export_snapshot(world.database, campaign, url, FORMATS, snapshot_id=made.id)
     assert left_over(url, tmp_path) == []
 
 

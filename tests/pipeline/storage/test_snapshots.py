@@ -1,25 +1,32 @@
 """Snapshots are immutable and whole."""
 
+import json
+import time
+
 import pytest
 
+from pipeline.storage.annotators import pseudonym_of
 from pipeline.storage.campaigns import add_categories
-from pipeline.storage.click_log import Effects, InstanceChange, record_results
+from pipeline.storage.click_log import record_results
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import current_masks
+from pipeline.storage.sessions import session_events
 from pipeline.storage.snapshots import (
     create_snapshot,
+    event_columns,
+    event_counts,
     get_snapshot,
+    image_page,
     list_snapshots,
-    session_clicks,
-    snapshot_clicks,
+    mask_columns,
     snapshot_images,
     snapshot_masks,
-    snapshot_sessions,
     undone_events,
 )
+from pipeline.storage.sql import database_now
 from schemas.catalogue import EventResultRecord, SnapshotRecord
 from schemas.errors import BadInputError, NotFoundError
-from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid
+from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_uuid
 
 
 def _snapshot(catalogue: Catalogue, purpose: str = "export", **filters: object) -> SnapshotRecord:
@@ -108,54 +115,106 @@ def test_bad_filters_and_unknown_campaigns_are_refused(catalogue: Catalogue) -> 
         _snapshot(catalogue)
 
 
-def test_clicks_come_with_their_results_and_what_was_undone(catalogue: Catalogue) -> None:
+def test_columns_of_masks_and_events_say_what_is_stored(catalogue: Catalogue) -> None:
     claim = catalogue.claim()
-    instance = new_uuid()
-    open_ = Effects([InstanceChange(instance)])
-    clicks = [event(claim, seq, instance_id=instance) for seq in (1, 2)]
-    for click in clicks:
-        catalogue.append(claim, click, effects=open_)
-    undo = event(claim, 3, "undo", instance_id=instance, payload={"event_id": str(clicks[1].event_id)})
-    catalogue.append(claim, undo, effects=open_)
-    mask = new_mask(instance, 1)
-    accept = event(claim, 4, "accept", instance_id=instance, payload={"seq": 1, "mask_sha256": SHA})
-    catalogue.append(
-        claim, accept, effects=Effects([InstanceChange(instance, "accepted", 1, mask_id=mask.mask_id)], mask)
-    )
-    catalogue.append(claim, event(claim, 5, "submit"))
-    result = EventResultRecord(event_id=str(clicks[0].event_id), mask_sha256=SHA, engine={}, latency_ms={"model": 2.0})
+    mask = catalogue.label(claim, rle_counts="0\\n1", bbox=(0, 1, 2, 3))
+    later = catalogue.label(catalogue.claim(), category_number=None)
     with catalogue.database.begin() as conn:
+        clicks = [e for e in session_events(conn, claim.session_id) if e.kind == "click"]
+        result = EventResultRecord(
+            event_id=clicks[0].event_id, mask_sha256=SHA, engine={"x": "a b"}, latency_ms={"model": 2.0}
+        )
         record_results(conn, [result])
-    other = catalogue.claim()
-    catalogue.append(other, event(other, 1))
-    made = _snapshot(catalogue)
-
-    with catalogue.database.connect() as conn:
-        logged = list(snapshot_clicks(conn, made.id))
-        assert snapshot_sessions(conn, made.id) == [claim.session_id]
-        assert session_clicks(conn, made.id, [claim.session_id]) == logged
-    assert [(row.event.seq, row.event.kind) for row in logged] == [
-        (1, "click"),
-        (2, "click"),
-        (3, "undo"),
-        (4, "accept"),
-        (5, "submit"),
-    ]
-    assert [row.undone for row in logged] == [False, True, False, False, False]
-    assert [row.mask_number for row in logged] == [1, 1, 1, 1, None]
-    assert logged[0].result == result
-    assert logged[1].result is None
-    assert {row.image_number for row in logged} == {1}
-
-
-def test_clicks_of_many_sessions_come_by_image_in_batches(catalogue: Catalogue) -> None:
-    for image in reversed(catalogue.images):
-        catalogue.label(catalogue.claim(image_id=image.id))
     made = _snapshot(catalogue)
     with catalogue.database.connect() as conn:
-        numbers = [row.image_number for row in snapshot_clicks(conn, made.id, batch=2)]
-    assert numbers == sorted(numbers)
-    assert len(numbers) == 4 * len(catalogue.images)
+        assert [(i.number, i.items) for i in image_page(conn, made.id, 0, 10)] == [(1, 1), (2, 1)]
+        assert [i.number for i in image_page(conn, made.id, 1, 10)] == [2]
+        stored = {
+            row["annotation_uuid"]: row
+            for row in mask_columns(conn, made.id, [image.id for image in catalogue.images]).to_pylist()
+        }
+        assert mask_columns(conn, made.id, [catalogue.images[1].id]).num_rows == 1
+        assert event_counts(conn, [claim.session_id]) == {claim.session_id: 4}
+        events = event_columns(conn, [claim.session_id])
+        log = session_events(conn, claim.session_id)
+        assert event_columns(conn, [new_uuid()]).num_rows == 0
+    assert stored.keys() == {mask.mask_id, later.mask_id}
+    first = stored[mask.mask_id]
+    assert (first["id"], first["image_id"], first["rle_counts"], first["seq"]) == (1, 1, "0\\n1", 2)
+    assert json.loads(first["bbox"]) == [0, 1, 2, 3]
+    assert (first["parent_uuid"], first["category_number"]) == (None, 1)
+    assert stored[later.mask_id]["category_number"] is None
+    rows = sorted(events.to_pylist(), key=lambda row: row["seq"])
+    assert [(row["kind"], row["server_time"]) for row in rows] == [(e.kind, e.server_time) for e in log]
+    assert [json.loads(row["payload"]) for row in rows] == [e.payload for e in log]
+    assert [row["mask_sha256"] for row in rows] == [None, SHA, None, None]
+    assert json.loads(rows[1]["engine"]) == {"x": "a b"} and rows[1]["roi"] is None
+
+
+def test_masks_by_others_and_of_other_times_can_be_left_out(catalogue: Catalogue) -> None:
+    own = catalogue.label(catalogue.claim())
+    between = _now(catalogue)
+    other = catalogue.claim(catalogue.other_id)
+    catalogue.annotator_id, mine = catalogue.other_id, catalogue.annotator_id
+    theirs = catalogue.label(other)
+    empty = catalogue.claim()
+    catalogue.append(empty, event(empty, 1, "submit"))
+    catalogue.annotator_id = mine
+    with catalogue.database.connect() as conn:
+        names = {key: pseudonym_of(conn, key) for key in ("ann", "bob")}
+        assert pseudonym_of(conn, names["ann"]) == names["ann"]
+        with pytest.raises(NotFoundError):
+            pseudonym_of(conn, "carol")
+
+    def taken(**filters: object) -> tuple[list[str], list[int]]:
+        made = _snapshot(catalogue, **filters)
+        with catalogue.database.connect() as conn:
+            masks = [mask.id for mask in snapshot_masks(conn, made.id)]
+            return masks, [image.number for image in snapshot_images(conn, made.id)]
+
+    assert taken(annotators=[names["ann"]]) == ([own.mask_id], [1])
+    assert taken(annotators=[names["bob"]]) == ([theirs.mask_id], [2, 3])  # 3 is empty; 1 is neither theirs nor empty
+    assert taken(until=between) == ([own.mask_id], [1])
+    assert taken(since=between) == ([theirs.mask_id], [2, 3])
+    assert taken(since=between, annotators=[names["ann"]]) == ([], [])
+
+
+def test_images_in_other_states_can_be_left_out(catalogue: Catalogue) -> None:
+    done = catalogue.label(catalogue.claim())
+    opened_again = catalogue.label(catalogue.claim())
+    catalogue.claim(image_id=catalogue.images[1].id)
+    assert _snapshot(catalogue).masks == 2
+    made = _snapshot(catalogue, states=["done"])
+    with catalogue.database.connect() as conn:
+        assert [mask.id for mask in snapshot_masks(conn, made.id)] == [done.mask_id]
+    made = _snapshot(catalogue, states=["leased", "new"])
+    with catalogue.database.connect() as conn:
+        assert [mask.id for mask in snapshot_masks(conn, made.id)] == [opened_again.mask_id]
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ({"since": "yesterday"}, "since: 'yesterday' is no time"),
+        ({"until": "2026-11-28T00:00:00"}, "has no time zone"),
+        ({"states": ["lost"]}, "Task states are new, leased"),
+    ],
+)
+def test_filters_that_mean_nothing_are_refused(catalogue: Catalogue, filters: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInputError, match=said):
+        _snapshot(catalogue, **filters)
+
+
+def _now(catalogue: Catalogue) -> str:
+    """The database's time, later than all that was written and earlier than all that will be."""
+    with catalogue.database.connect() as conn:
+        before = database_now(conn)
+    while True:
+        with catalogue.database.connect() as conn:
+            now = database_now(conn)
+        if now > before:
+            time.sleep(0.002)  # SQLite's clock counts milliseconds
+            return now.isoformat()
 
 
 def test_redone_events_are_not_undone(catalogue: Catalogue) -> None:
@@ -166,11 +225,9 @@ def test_redone_events_are_not_undone(catalogue: Catalogue) -> None:
     again = event(claim, 4, "undo", payload={"event_id": str(click.event_id)})
     for sent in (click, undo, redo, again):
         catalogue.append(claim, sent)
-    from pipeline.storage.sessions import session_events
-
     with catalogue.database.connect() as conn:
         log = session_events(conn, claim.session_id)
-    assert [undone_events(log[:count]) for count in (1, 2, 3, 4)] == [
+    assert [undone_events((e.event_id, e.kind, e.payload) for e in log[:count]) for count in (1, 2, 3, 4)] == [
         frozenset(),
         {str(click.event_id)},
         frozenset(),

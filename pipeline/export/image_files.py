@@ -1,0 +1,23 @@
+"""Image files beside labels, named by number: what an image was called can name no place in the snapshot."""
+
+from pipeline.export.directory import SnapshotDirectory
+from pipeline.export.tables import ExportImage
+from pipeline.ingest.decode import read_image_bytes
+
+_SUFFIXES = {"JPEG": "jpg", "PNG": "png"}
+
+
+def image_name(image: ExportImage) -> str:
+    """`000001.jpg`."""
+    return f"{image.number:06d}.{_SUFFIXES[image.format]}"
+
+
+def put_image(directory: SnapshotDirectory, folder: str, image: ExportImage) -> None:
+    """Copy an image into a folder of a snapshot.
+
+    Raises:
+        BadImageError, CorruptDataError, OSError: It is gone, changed or not reachable.
+    """
+    name = f"{folder}/{image_name(image)}"
+    directory.local_path(name).write_bytes(read_image_bytes(image.ref))
+    directory.add(name)

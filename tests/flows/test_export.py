@@ -1,0 +1,51 @@
+"""What an export is asked for reaches the snapshot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline.ingest.annotations import import_annotations
+
+from flows.export import export_flow
+from flows.jobs import new_job
+from flows.services import Services
+from pipeline.export.verify import verify_snapshot
+from pipeline.storage.campaigns import add_categories
+from pipeline.storage.database import Database
+from schemas.campaigns import CampaignRecord
+from schemas.errors import BadInputError, NotFoundError
+from schemas.requests import checked
+from schemas.settings import Settings
+
+pytestmark = [pytest.mark.usefixtures("prefect"), pytest.mark.timeout(300)]
+
+
+def test_what_was_asked_for_is_written(
+    settings: Settings, database: Database, campaign: CampaignRecord, tmp_path: Path
+) -> None:
+    import_annotations(database, campaign, str(tmp_path / "truth.json"))
+    with database.begin() as conn:
+        add_categories(conn, campaign.id, ["square"])
+    services = Services(settings, database, beside_serve=True)
+
+    def export(to: str, **options: Any) -> dict[str, Any]:
+        payload = checked("export", {"to": str(tmp_path / to), **options})
+        with new_job(services, "export", "discs", payload):
+            result: dict[str, Any] = export_flow("discs", **payload)
+        assert verify_snapshot(str(tmp_path / to)).ok
+        manifest: dict[str, Any] = json.loads((tmp_path / to / "manifest.json").read_text())
+        assert manifest["counts"] == result["counts"]
+        return manifest
+
+    made = export("all", formats=["lvis", "yolo-seg"], images="uri", val=0.5, categories=["disc"])
+    assert (made["counts"]["annotations"], made["images"]) == (4, "uri")
+    assert made["splits"] == {"val": 0.5, "test": 0.0} and made["filters"] == {"categories": [1]}
+    assert export("squares", categories=["square"])["counts"]["annotations"] == 0
+    late = export("late", since="2020-01-01T00:00:00Z", until="2020-01-02T00:00:00Z", states=["new"])
+    assert late["counts"]["annotations"] == 0 and late["filters"].keys() == {"since", "until", "states"}
+    for options, error in (({"categories": ["cat"]}, BadInputError), ({"annotators": ["nobody"]}, NotFoundError)):
+        with pytest.raises(error):
+            export("refused", **options)
+    assert not (tmp_path / "refused").exists()
+    services.close()
