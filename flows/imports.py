@@ -4,8 +4,7 @@ from typing import Any
 
 from flows.jobs import current_job, job_scope
 from flows.options import as_flow, as_step
-from pipeline.imports import Names, import_masks, read_source
-from pipeline.storage import images
+from pipeline.imports import import_source
 from schemas.requests import ImportFormat
 
 
@@ -43,17 +42,17 @@ def store_masks(
     """Read, count, store; safe to run twice, since what is stored is known by its id."""
     job = current_job()
     record = job.services.campaign(campaign)
-    with job.services.database.connect() as conn:
-        names = Names(images.images_of(conn, record.id))
 
     def on_batch(done: int) -> None:
         job.check()
         job.progress(step="import", done=done)
 
-    report = import_masks(
+    report = import_source(
         job.services.database,
         record,
-        lambda: read_source(source, names, format, category),
+        source,
+        given=format,
+        category=category,
         is_trusted=trusted,
         is_look=look,
         on_batch=on_batch,

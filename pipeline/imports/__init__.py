@@ -5,6 +5,6 @@ A reader yields what it found and what it left out, with the reason; nothing is 
 
 from pipeline.imports.found import Dropped, Found, Names
 from pipeline.imports.read import read_source
-from pipeline.imports.store import import_masks
+from pipeline.imports.store import import_masks, import_source
 
-__all__ = ["Dropped", "Found", "Names", "import_masks", "read_source"]
+__all__ = ["Dropped", "Found", "Names", "import_masks", "import_source", "read_source"]

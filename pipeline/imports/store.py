@@ -7,15 +7,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.imports.found import EMPTY, Dropped, Found, Items
+from pipeline.imports.found import EMPTY, Dropped, Found, Items, Names
+from pipeline.imports.read import read_source
 from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
-from pipeline.storage import campaigns, masks
+from pipeline.storage import campaigns, images, masks
 from pipeline.storage.database import Database
 from pipeline.storage.sql import batches
 from schemas.campaigns import CampaignRecord
 from schemas.errors import BadInputError
+from schemas.requests import ImportFormat
 
 EXAMPLES = 5
 """Entries named for each reason."""
@@ -39,6 +41,27 @@ class ImportReport(BaseModel):
     examples: dict[str, list[str]] = {}
     stored: int = 0
     round_trip_iou: float = 1.0
+
+
+def import_source(
+    database: Database,
+    campaign: CampaignRecord,
+    url: str,
+    *,
+    is_trusted: bool,
+    given: ImportFormat | None = None,
+    category: str = "object",
+    is_look: bool = False,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> ImportReport:
+    """Register the masks of a file or folder; see `read_source` and `import_masks`."""
+    with database.connect() as conn:
+        names = Names(images.images_of(conn, campaign.id))
+
+    def read() -> Items:
+        return read_source(url, names, given, category)
+
+    return import_masks(database, campaign, read, is_trusted=is_trusted, is_look=is_look, on_batch=on_batch)
 
 
 def import_masks(
@@ -67,13 +90,13 @@ def import_masks(
         BadAnnotationsError: The source is malformed.
     """
     report = ImportReport()
-    counts, images = Counter[str](), set[str]()
+    counts, pictured = Counter[str](), set[str]()
     for batch in batches(read()):
         for row in _checked(batch, campaign.id, report):
             counts[row["category"]] += 1
-            images.add(row["image_id"])
+            pictured.add(row["image_id"])
         on_batch(counts.total())
-    report.masks, report.images = dict(sorted(counts.items())), len(images)
+    report.masks, report.images = dict(sorted(counts.items())), len(pictured)
     if is_look:
         return report
     with database.begin() as conn:

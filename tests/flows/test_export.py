@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.ingest.annotations import import_annotations
 
 from flows.export import export_flow
 from flows.jobs import new_job
 from flows.services import Services
 from pipeline.export.verify import verify_snapshot
+from pipeline.imports import import_source
 from pipeline.storage.campaigns import add_categories
 from pipeline.storage.database import Database
 from schemas.campaigns import CampaignRecord
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.usefixtures("prefect"), pytest.mark.timeout(300)]
 def test_what_was_asked_for_is_written(
     settings: Settings, database: Database, campaign: CampaignRecord, tmp_path: Path
 ) -> None:
-    import_annotations(database, campaign, str(tmp_path / "truth.json"))
+    import_source(database, campaign, str(tmp_path / "truth.json"), is_trusted=True)
     with database.begin() as conn:
         add_categories(conn, campaign.id, ["square"])
     services = Services(settings, database, beside_serve=True)

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from pipeline.ingest.annotations import import_annotations
 from pycocotools.coco import COCO
 from sqlalchemy import func, select
 
@@ -23,6 +22,7 @@ from pipeline.export.snapshot import FORMATS, export_snapshot
 from pipeline.export.splits import Splits
 from pipeline.export.verify import verify_snapshot
 from pipeline.export.yolo import yaml_text
+from pipeline.imports import import_source
 from pipeline.ingest.scan import ingest
 from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.campaigns import add_categories, create_campaign
@@ -67,7 +67,7 @@ def copy_of(world: Labelled, annotations: Path) -> CampaignRecord:
             labels=[],
         )
     ingest(world.database, made, world.campaign.source_url)
-    assert import_annotations(world.database, made, str(annotations)) == (len(world.masks), 0)
+    assert import_source(world.database, made, str(annotations), is_trusted=True).stored == len(world.masks)
     return made
 
 

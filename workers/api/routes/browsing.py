@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from pipeline.storage.browsing import BrowseFilter, browse_image, browse_images
 from pipeline.storage.campaigns import get_campaign
 from schemas.browsing import BrowsedImage, BrowsePage
-from schemas.tables import TaskState
+from schemas.campaigns import TaskState
 from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep
 
 router = APIRouter(prefix="/api/campaigns", tags=["browsing"])
