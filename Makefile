@@ -26,7 +26,7 @@ lint: setup ## formatting, lint, types, layers
 
 test: setup lint ## everything that CI runs
 	@bash infra/system-packages.sh
-	timeout --kill-after=30 1320 $(PYTEST) -m "not slow"
+	timeout --kill-after=30 1320 bash infra/test.sh $(PYTEST)
 
 test-slow: setup ## the tests that take minutes
 	@bash infra/system-packages.sh

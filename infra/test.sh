@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Run the fast tests in two processes side by side: those that start clusters, flows and whole loops, and all others.
+# Usage: infra/test.sh PYTEST [OPTION ...]
+set -uo pipefail
+cd "$(dirname "$0")/.."
+log=$(mktemp)
+trap 'kill $(jobs -p) 2> /dev/null; rm -f "$log"' EXIT
+"$@" -m "not slow" tests/flows tests/integration tests/workers --ignore=tests/workers/api > "$log" 2>&1 &
+loops=$!
+"$@" -m "not slow" tests --ignore=tests/flows --ignore=tests/integration --ignore-glob='tests/workers/test_*.py'
+others=$?
+wait "$loops"
+loops=$?
+echo "== tests/flows, tests/integration, tests/workers"
+cat "$log"
+[ "$others" -eq 0 ] && [ "$loops" -eq 0 ]
