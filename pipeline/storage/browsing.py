@@ -53,7 +53,7 @@ def browse_images(
         preview: Longest side of the previews in pixels.
     """
     matching = _matching(campaign_id, wanted)
-    count = conn.execute(select(func.count()).select_from(matching.subquery())).scalar_one()
+    count = _count(conn, campaign_id, wanted)
     page = matching.where(Image.number > after).order_by(Image.number).limit(limit + 1)
     rows = conn.execute(page).all()
     images = _with_masks(conn, rows[:limit], preview)
@@ -70,6 +70,17 @@ def browse_image(conn: Connection, campaign_id: str, image_id: str, *, preview: 
     if row is None:
         raise NotFoundError(f"There is no image {image_id!r} in this campaign.")
     return _with_masks(conn, [row], preview)[0]
+
+
+def _count(conn: Connection, campaign_id: str, wanted: BrowseFilter) -> int:
+    """How many images match; without a look at them where their tasks tell."""
+    tasks = select(func.count()).where(Task.campaign_id == campaign_id)
+    if wanted.state is not None:
+        tasks = tasks.where(Task.state == wanted.state)
+    if wanted.category is None and wanted.annotator_id is None:
+        return int(conn.execute(tasks).scalar_one())
+    matching = _matching(campaign_id, wanted).subquery()
+    return int(conn.execute(select(func.count()).select_from(matching)).scalar_one())
 
 
 def _matching(campaign_id: str, wanted: BrowseFilter) -> Select[Any]:
