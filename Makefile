@@ -1,5 +1,5 @@
 # The commands that people and CI run. `make demo` and `make test` set up everything they need.
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow chaos lint format bench clean
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
@@ -31,6 +31,12 @@ test: setup lint ## everything that CI runs
 test-slow: setup ## the tests that take minutes
 	@bash infra/system-packages.sh
 	$(PYTEST) -m slow --timeout 1800
+
+chaos: setup ## label a campaign while processes die and stop, on SQLite, then on PostgreSQL; FAULTS=N each, SEED=N
+	@bash infra/system-packages.sh
+	@for stack in sqlite postgres; do \
+	  $(BIN)/python -m tests.chaos.run --stack $$stack --faults $(or $(FAULTS),100) --seed $(or $(SEED),0) || exit 1; \
+	done
 
 bench: setup ## print the ratios of the hot paths, each from one run
 	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
