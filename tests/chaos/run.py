@@ -23,7 +23,7 @@ from uuid import uuid4
 from sqlalchemy import select
 
 from pipeline.storage import masks
-from pipeline.storage.database import Database, open_database
+from pipeline.storage.database import Database, open_database, upgrade_database
 from schemas.settings import Settings
 from schemas.tables import EventRow, Lease, Session, Task
 from tests.chaos.annotators import Annotator, Ledger
@@ -172,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
             more["database killed"] = restart
         os.environ["CLICKLOOP_MIN_FREE_BYTES"] = "0"
         settings = Settings(workspace=workspace)
+        upgrade_database(settings.resolved_database_url)
         database = open_database(settings.resolved_database_url)
         make_campaign(settings, database, write_pictures(Path(folder), options.images), NAME, lease_s=LEASE_S)
         database.close()
