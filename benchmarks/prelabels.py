@@ -97,8 +97,8 @@ def main() -> None:
     noc = np.mean(rows, axis=0)
     print(
         f"{args.data.name}: {model.model_id}, {args.grid}x{args.grid} clicks, score >= {args.min_score:g}: "
-        f"{len(groups)} images, {len(best)} objects, {proposals} proposals ({useful} of them with IoU 0.5 with an object), "
-        f"{seconds / len(groups):.1f} s an image\n"
+        f"{len(groups)} images, {len(best)} objects, {proposals} proposals, "
+        f"{useful} of them with IoU >= 0.5 with an object, {seconds / len(groups):.1f} s an image\n"
         f"objects with a proposal of IoU >= 0.5: {covered[0]:.1%}, >= 0.75: {covered[1]:.1%}\n"
         f"NoC@90 of {len(rows)} objects: from nothing {noc[0]:.2f}, from the best proposal as is {noc[1]:.2f}, "
         f"at 0.5 {noc[2]:.2f}: {1 - noc[2] / noc[0]:.1%} of the clicks saved"

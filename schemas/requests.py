@@ -14,7 +14,7 @@ ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", 
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
 OrderBy = Literal["uncertainty", "diversity", "gain", "mixed", "plain"]
 ADAPTER_KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
-MAX_GRID = 64
+MAX_GRID = 32
 """Clicks per side of a prelabel pass."""
 DEFAULT_MIN_SCORE = 0.5
 
