@@ -26,8 +26,10 @@ FATAL = {error.code: error for error in (BadCheckpointError, NotFoundError, OutO
 def pins_of(record: CampaignRecord) -> Pins:
     """The campaign's model with the adapter that is live now."""
     return Pins(
-        model_digest=record.model_digest, model_key=record.model_key, adapter_digest=record.live_adapter
-    )  # fmt: skip
+        model_digest=record.model_digest,
+        model_key=record.model_key,
+        adapter_digest=record.live_adapter,
+    )
 
 
 def run_passes(

@@ -128,7 +128,7 @@ def _candidate(click: Click, prediction: CropPrediction, index: int) -> _Candida
 
 
 def _is_plausible(own: _Candidate, size: tuple[int, int]) -> bool:
-    area = np.count_nonzero(own.mask) / own.mask.size
+    area = float(np.count_nonzero(own.mask)) / own.mask.size
     return area * size[0] * size[1] >= MIN_AREA_PX and area <= MAX_AREA and own.stability >= MIN_STABILITY
 
 
@@ -146,9 +146,8 @@ def _distinct(found: list[_Candidate]) -> list[_Candidate]:
 
 
 def _prelabel(own: _Candidate, size: tuple[int, int]) -> Prelabel:
-    state = InstanceState(
-        clicks=(own.click,), prompts=(own.click,), prediction=own.prediction, candidate=own.index
-    )  # fmt: skip
+    clicks = (own.click,)
+    state = InstanceState(clicks=clicks, prompts=clicks, prediction=own.prediction, candidate=own.index)
     mask = final_mask(state, size)
     return Prelabel(
         rle=mask_to_rle(mask),

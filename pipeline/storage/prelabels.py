@@ -127,9 +127,9 @@ def _name(campaign_id: str, image_id: str, pins: Pins, own: Prelabel) -> str:
 
 
 def _iou(own: Prelabel, other: MaskRecord) -> float:
-    x, y, width, height = own.box_xywh
+    x, y, width, height = own.box_xywh  # never empty: its click is in it
     u, v, w, h = other.bbox
     if x + width <= u or u + w <= x or y + height <= v or v + h <= y:
         return 0.0
     mine, theirs = rle_to_mask(own.rle), rle_to_mask(other.rle)
-    return float(np.count_nonzero(mine & theirs) / max(1, np.count_nonzero(mine | theirs)))
+    return float(np.count_nonzero(mine & theirs) / np.count_nonzero(mine | theirs))

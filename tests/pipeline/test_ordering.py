@@ -19,9 +19,7 @@ LOOKS = st.lists(st.builds(Look, st.floats(0, 1), st.integers(0, 9), st.tuples(C
 
 
 @given(POINTS, CENTRES, st.integers(0, 9), st.integers(1, 30))
-def test_k_centre_takes_the_farthest_next(
-    points: np.ndarray, centres: np.ndarray, seed: int, max_centres: int
-) -> None:
+def test_k_centre_takes_the_farthest_next(points: np.ndarray, centres: np.ndarray, seed: int, max_centres: int) -> None:
     order = k_centre_greedy(points, centres, seed=seed, max_centres=max_centres)
     assert sorted(order) == list(range(len(points)))
     assert order == k_centre_greedy(points, centres, seed=seed, max_centres=max_centres)
