@@ -13,7 +13,6 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, 
 from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.images import image_record
 from pipeline.storage.masks import current_masks, import_mask, known_masks, proposed_masks
-from pipeline.storage.numbers import lock_campaign
 from schemas.campaigns import ImageRecord
 from schemas.catalogue import MaskRecord
 from schemas.predictions import Pins, Prelabel
@@ -60,8 +59,8 @@ def store_prelabels(
     Returns:
         How many are new; 0 when the task is not new any more.
     """
-    lock_campaign(conn, campaign_id)
     task = select(Task.state).where(Task.campaign_id == campaign_id, Task.image_id == image_id)
+    # The task is locked before the campaign (for a mask's number), in the order in which an accept locks them.
     if conn.execute(task.with_for_update(key_share=True)).scalar_one() != "new":
         return 0
     _withdraw_others(conn, campaign_id, image_id, pins)

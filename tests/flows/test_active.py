@@ -77,10 +77,7 @@ def test_prelabel_proposes_the_discs_once_and_sets_apart_what_cannot_be_read(
         picture = cv2.imread(str(source / f"{number}.png"))
         assert picture is not None
         disc = picture.mean(2) < 150
-        ious = [
-            (disc & mask).sum() / (disc | mask).sum() for mask in (rle_to_mask(m.rle) for m in found[f"{number}.png"])
-        ]
-        assert max(ious) > 0.8
+        assert max(iou(disc, rle_to_mask(mask.rle)) for mask in found[f"{number}.png"]) > 0.8
     every = [mask for own in found.values() for mask in own]
     assert {(m.model_digest, m.adapter_digest, m.category_number) for m in every} == {(campaign.model_digest, None, 1)}
     again = prelabel(services)
