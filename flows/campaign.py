@@ -7,7 +7,9 @@ from flows.imports import import_flow, store_masks
 from flows.ingest import ingest_flow
 from flows.jobs import current_job, job_scope
 from flows.options import as_flow, as_step
+from flows.order import order_flow
 from flows.precompute import precompute_flow
+from flows.prelabel import prelabel_flow
 from flows.retrain import retrain_flow
 from flows.services import open_services
 from flows.triggers import fire_triggers
@@ -16,7 +18,7 @@ from schemas.settings import Settings
 
 STEPS = {"ingest": ingest_flow, "precompute": precompute_flow, "retrain": retrain_flow, "export": export_flow}
 """What a campaign goes through, in this order."""
-KINDS: dict[str, Any] = {**STEPS, "import": import_flow}
+KINDS: dict[str, Any] = {**STEPS, "import": import_flow, "prelabel": prelabel_flow, "order": order_flow}
 """Kind of request -> its flow; `campaign` runs the steps."""
 
 

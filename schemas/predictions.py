@@ -146,7 +146,7 @@ class Encoded(BaseModel):
 
 
 class EncodeFailure(BaseModel):
-    """Why an image of a chunk has no embedding.
+    """Why an image of a chunk has no embedding, or no prelabels.
 
     Attributes:
         sha256: Image key.
@@ -161,3 +161,47 @@ class EncodeFailure(BaseModel):
     code: str
     reason: str
     is_image_fault: bool
+
+
+class Prelabel(BaseModel):
+    """A mask that a model found by itself, with one click.
+
+    Attributes:
+        rle: At the image's size.
+        mask_sha256: Digest of its pixels.
+        area: Pixels.
+        box_xywh: (x, y, width, height) in pixels.
+        score: The model's estimate of the mask's quality, in [0, 1].
+        stability: IoU of the mask at a lower and at a higher probability, in [0, 1].
+        click: (x, y) in image pixels.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rle: Rle
+    mask_sha256: str
+    area: int
+    box_xywh: tuple[int, int, int, int]
+    score: float
+    stability: float
+    click: tuple[float, float]
+
+
+class Prelabels(BaseModel):
+    """What a model found on an image (see `pipeline.prelabels`).
+
+    Attributes:
+        sha256: Image key.
+        masks: By falling score.
+        uncertainty: In [0, 1]: how little the model trusts its first clicks; 0 where none was made.
+        feature: Mean-pooled encoding; empty for cut "crop".
+        is_new: False when it was computed before.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    masks: tuple[Prelabel, ...] = ()
+    uncertainty: float = 0.0
+    feature: tuple[float, ...] = ()
+    is_new: bool = True

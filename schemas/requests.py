@@ -14,7 +14,11 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
 IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
+OrderBy = Literal["uncertainty", "diversity", "gain", "mixed", "plain"]
 ADAPTER_KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
+MAX_GRID = 32
+"""Clicks per side of a prelabel pass."""
+DEFAULT_MIN_SCORE = 0.5
 
 
 class _Payload(BaseModel):
@@ -39,6 +43,21 @@ class Import(_Payload):
 
 class Precompute(_Payload):
     """Says nothing."""
+
+
+class Prelabel(_Payload):
+    """A `grid` x `grid` of clicks; masks below `min_score` are dropped; at most `limit` images that were not tried."""
+
+    grid: int = Field(default=8, ge=1, le=MAX_GRID)
+    min_score: float = Field(default=DEFAULT_MIN_SCORE, ge=0, le=1)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class Order(_Payload):
+    """`by` which score the new tasks are handed out; `seed` of whatever is drawn."""
+
+    by: OrderBy
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
 
 
 class Retrain(_Payload):
@@ -94,6 +113,8 @@ PAYLOADS: dict[str, type[_Payload]] = {
     "ingest": Ingest,
     "import": Import,
     "precompute": Precompute,
+    "prelabel": Prelabel,
+    "order": Order,
     "retrain": Retrain,
     "export": Export,
     "campaign": Campaign,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
-from schemas.predictions import Encoded, EncodeFailure, Engine, ImageRef, MaskReply, Pins, RefineRequest
+from schemas.predictions import Encoded, EncodeFailure, Engine, ImageRef, MaskReply, Pins, Prelabels, RefineRequest
 
 if TYPE_CHECKING:
     from workers.lanes import Lane
@@ -55,8 +55,10 @@ class _EncoderShell:
 
     def __init__(self, **options: Any) -> None:
         from workers.encoder import Encoder
+        from workers.prelabeler import Prelabeler
 
         self._encoder = Encoder(**options)
+        self._prelabeler = Prelabeler(self._encoder, **options)
 
     async def encode(
         self,
@@ -72,6 +74,11 @@ class _EncoderShell:
         self, images: Sequence[ImageRef], model_digest: str, model_key: str
     ) -> list[Encoded | EncodeFailure]:
         return await self._encoder.encode_chunk(images, model_digest, model_key)
+
+    async def prelabel_chunk(
+        self, images: Sequence[ImageRef], pins: Pins, grid: int
+    ) -> list[Prelabels | EncodeFailure]:
+        return await self._prelabeler.run_chunk(images, pins, grid)
 
     async def stats(self) -> dict[str, int]:
         return self._encoder.stats()

@@ -86,8 +86,8 @@ class Encoder:
         self._threads = threads
         self._cache_dir = cache_dir
         self._max_image_pixels = max_image_pixels
-        self._device = device()
-        self._max_batch = GPU_BATCH if self._device == "cuda" else CPU_BATCH
+        self.device = device()
+        self._max_batch = GPU_BATCH if self.device == "cuda" else CPU_BATCH
         self._store = EmbeddingStore(storage_url, cache_dir, min_free_bytes)
         self._models: Lru[str, InteractiveModel] = Lru(_MODELS)
         self._loading = threading.Lock()
@@ -171,7 +171,7 @@ class Encoder:
         futures = [asyncio.wrap_future(self.submit(i, model_digest, model_key, "bulk")) for i in images]
         done = await asyncio.gather(*futures, return_exceptions=True)
         return [
-            answer if isinstance(answer, Encoded) else _failure(image.sha256, answer)
+            answer if isinstance(answer, Encoded) else failure_of(image.sha256, answer)
             for image, answer in zip(images, done, strict=True)
         ]
 
@@ -235,16 +235,17 @@ class Encoder:
         return Encoded(sha256=job.image.sha256, digest=embedding_digest(data), size=len(data), is_new=False)
 
     def _inputs(self, job: _Job) -> Tensor:
-        model = self._model(job.model_digest)
+        model = self.model(job.model_digest)
         if model.cut != "image":
             raise BadInputError(f"Model {model.model_id!r} encodes crops: there is nothing to store.")
         return image_to_input(model, read_image(job.image, max_pixels=self._max_image_pixels))
 
-    def _model(self, digest: str) -> InteractiveModel:
+    def model(self, digest: str) -> InteractiveModel:
+        """The bare model with these weights, loaded when it is not held."""
         with self._loading:
             model = self._models.get(digest)
             if model is None:
-                model = load_model_by_digest(self._storage_url, digest, cache_dir=self._cache_dir, device=self._device)
+                model = load_model_by_digest(self._storage_url, digest, cache_dir=self._cache_dir, device=self.device)
                 self._models.put(digest, model)
         return model
 
@@ -276,18 +277,18 @@ class Encoder:
         return []
 
     def _batch_limit(self, job: _Job) -> int:
-        if self._device != "cpu":
+        if self.device != "cpu":
             return self._max_batch
         seconds = self._seconds_per_image.get(_shape(job), BATCH_SECONDS)
         return max(1, min(self._max_batch, int(BATCH_SECONDS / seconds)))
 
     def _forward(self, batch: list[_Job]) -> list[Encoding]:
-        model = self._model(batch[0].model_digest)
+        model = self.model(batch[0].model_digest)
         inputs = torch.cat([job.inputs for job in batch if job.inputs is not None])
         with heavy_turn():
             started = time.perf_counter()
             with torch.inference_mode():
-                encoding = model.encode(inputs.to(self._device)).to("cpu")
+                encoding = model.encode(inputs.to(self.device)).to("cpu")
             spent = time.perf_counter() - started
         seconds = spent / len(batch)
         with self._changed:
@@ -330,7 +331,10 @@ def _are_alike(first: _Job, second: _Job) -> bool:
     return _shape(first) == _shape(second)
 
 
-def _failure(sha256: str, error: BaseException) -> EncodeFailure:
+def failure_of(sha256: str, error: BaseException) -> EncodeFailure:
+    """An error as an image's answer, and whether the image is to blame."""
+    if isinstance(error, OSError):
+        error = BusyError(f"The storage does not answer: {error}. Try again later.")
     code = error.code if isinstance(error, ClickloopError) else "error"
     reason = str(error) or type(error).__name__
     is_image_fault = not isinstance(error, BusyError | OutOfSpaceError | NotFoundError | BadCheckpointError)

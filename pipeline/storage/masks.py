@@ -113,11 +113,15 @@ def import_mask(
     area: int,
     bbox: tuple[int, int, int, int],
     is_trusted: bool = True,
+    model_digest: str | None = None,
+    adapter_digest: str | None = None,
 ) -> MaskRecord:
-    """Store a mask that came from a file; the same id again gives the same mask.
+    """Store a mask that came from a file, or from the model by itself; the same id again gives the same mask.
 
     Args:
         is_trusted: It counts as it is; else it is a proposal, which counts once somebody has accepted it.
+        model_digest: Of the model that made it, for a prelabel.
+        adapter_digest: Likewise, of the adapter over it.
 
     Raises:
         NotFoundError: There is no such image.
@@ -150,6 +154,8 @@ def import_mask(
             area=area,
             bbox=list(bbox),
             num_clicks=0,
+            model_digest=model_digest,
+            adapter_digest=adapter_digest,
             created_at=db_now(),
         )
     )

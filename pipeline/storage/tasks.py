@@ -4,14 +4,15 @@ A claim takes new tasks in order, then those whose lease has expired. It increme
 from then on the former holder's session is lost.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.images import get_image, image_record
-from pipeline.storage.sql import database_now, new_id, require_id
+from pipeline.storage.sql import batches, database_now, new_id, require_id
 from schemas.campaigns import Claim, ImageRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError, StateError
@@ -81,6 +82,25 @@ def peek_tasks(conn: Connection, campaign_id: str, n: int) -> list[ImageRecord]:
     """Images of the next `n` tasks that would be given out, were nobody else to claim."""
     query = _queue(campaign_id, Image.__table__).where(Task.state == "new").limit(n)
     return [image_record(row) for row in conn.execute(query)]
+
+
+def task_order(conn: Connection, campaign_id: str, *, new: bool) -> list[tuple[str, ImageRecord]]:
+    """(task id, image) of all tasks that are new, or of all others, by position; quarantined images left out."""
+    query = (
+        select(Task.id.label("task_id"), Image.__table__)
+        .join(Image, Image.id == Task.image_id)
+        .where(Task.campaign_id == campaign_id, Image.quarantine_reason.is_(None))
+        .where(Task.state == "new" if new else Task.state != "new")
+    )
+    return [(row.task_id, image_record(row)) for row in conn.execute(query.order_by(Task.position))]
+
+
+def set_priorities(conn: Connection, priorities: Mapping[str, float]) -> None:
+    """Give tasks (id to priority, smaller first) their place in the queue; those that are not new stay as they are."""
+    by_task = update(Task).where(Task.id == bindparam("task"), Task.state == "new")
+    statement = by_task.values(priority=bindparam("rank"), updated_at=db_now())
+    for batch in batches(priorities.items()):
+        conn.execute(statement, [{"task": task, "rank": rank} for task, rank in batch])
 
 
 def expired_leases(conn: Connection, campaign_id: str | None = None) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from tests.flows.scenes import write_pictures
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
 simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
 model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
-workers; backup; restore"""
+workers; backup; restore; prelabel; order"""
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -61,6 +61,11 @@ def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -
         "export c --to out --since noon",
         "export c --to out --val 1.5",
         "export c --to out --state lost",
+        "prelabel c --grid 0",
+        "prelabel c --min-score 2",
+        "prelabel c --limit 0",
+        "order c",
+        "order c --by luck",
         "retrain c --promote maybe",
         "predict --image x.png --click 1,2 --out m.png",
         "predict --image x.png --click 1,nan,+ --out m.png",
@@ -105,6 +110,8 @@ def test_unknown_campaigns_sessions_and_adapters_exit_2(
         ["campaign", "status", "none"],
         ["campaign", "pause", "none"],
         ["precompute", "none"],
+        ["prelabel", "none"],
+        ["order", "none", "--by", "plain"],
         ["export", "none", "--to", "x"],
         ["adapter", "show", "discs", "7"],
         ["adapter", "promote", "discs", "abcdef"],
