@@ -22,7 +22,10 @@ from schemas.tables import Image, Instance, MaskRow, Task
 def images_to_prelabel(
     conn: Connection, campaign_id: str, pins: Pins, limit: int | None = None, exclude: Sequence[str] = ()
 ) -> list[ImageRecord]:
-    """Images whose task is new and that have no prelabels of this model and adapter, in the order of the queue."""
+    """Images whose task is new and that have no prelabels of this model and adapter, in the order of the queue.
+
+    Those held out for the gate are left out.
+    """
     query = _new_images(campaign_id).where(~_has_prelabels(pins))
     left_out = set(exclude)
     found = (image_record(row) for row in conn.execute(query))
@@ -93,6 +96,7 @@ def _new_images(campaign_id: str) -> Select[tuple[Image]]:
         select(Image.__table__)
         .join(Task, Task.image_id == Image.id)
         .where(Task.campaign_id == campaign_id, Task.state == "new", Image.quarantine_reason.is_(None))
+        .where(Image.holdout.is_(False))  # truth that began as the model's own proposal would flatter it at the gate
         .order_by(Task.priority, Task.position)
     )
 
