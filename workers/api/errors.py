@@ -20,6 +20,7 @@ STATUS: dict[str, int] = {
     "too_large": 413,
     "not_found": 404,
     "unauthorized": 401,
+    "too_many_attempts": 429,
     "forbidden": 403,
     "conflict": 409,
     "gap": 409,
@@ -75,9 +76,9 @@ def error_body(error: ClickloopError) -> dict[str, Any]:
 
 
 def error_response(error: ClickloopError) -> JSONResponse:
-    """The answer for an error; a 503 says when to come back."""
+    """The answer for an error; a 503 and a 429 say when to come back."""
     status = STATUS[error.code]
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    headers = {"Retry-After": str(error.details.get("retry_after_s", RETRY_AFTER_S))} if status in (429, 503) else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status, headers)
