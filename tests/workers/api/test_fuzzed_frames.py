@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.workers.api.gateway import Gateway, Work, gateway_in
-from tests.workers.api.hostile_json import json_values, mutated
+from tests.hostile_json import json_values, mutated
 
 pytestmark = pytest.mark.timeout(90)
 BOUNDED = settings(
