@@ -3,7 +3,6 @@
 import io
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -57,20 +56,21 @@ def _maps(source: Source, names: Names) -> Any:
 
 
 def _labels(data: bytes, name: str, image: ImageRecord) -> NDArray[Any] | Dropped:
-    """The map; its size is compared before memory is taken for its pixels."""
+    """The map; its size is compared before memory is taken for its pixels.
+
+    By Pillow: OpenCV takes as much memory as a damaged PNG says that a chunk is long.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             width, height = picture.size
             if (height, width) != (image.height, image.width):
                 stated = f"{height}x{width}, the image has {image.height}x{image.width} (height x width)"
                 return Dropped("it is for an image of another size", f"{name}: {stated}")
-            if picture.mode in ("P", "1"):  # the colours of a palette mean nothing here
-                return np.asarray(picture)
-        labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (*BROKEN, cv2.error) as error:
+            labels = np.asarray(picture)  # of a palette the indices; its colours mean nothing here
+    except BROKEN as error:
         raise BadAnnotationsError(f"{name} is no PNG, or damaged: {error}.") from error
-    if labels is None or labels.shape[:2] != (height, width):
+    if labels.shape[:2] != (height, width):
         raise BadAnnotationsError(f"{name} is damaged: it cannot be decoded.")
     if labels.ndim == 3:
         raise BadAnnotationsError(f"{name} has {labels.shape[2]} channels. A label map has one, or a palette.")
-    return np.asarray(labels)
+    return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels

@@ -1,7 +1,6 @@
 """Generated damage to annotation files: a refusal in words or dropped entries, never anything else."""
 
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.masks.rle import rle_to_mask
 from schemas.errors import BadAnnotationsError, BadInputError, TooLargeError
 from schemas.requests import ImportFormat
 from tests.hostile_json import ODD_TEXT, json_values, mutated
+from tests.peaks import at_most
 from tests.pipeline.imports.test_imports import HEIGHT, MASKS, NAMES, WIDTH, coco_document, cvat_document, encode_brush
 
 REFUSALS = (BadAnnotationsError, TooLargeError)
@@ -183,10 +183,8 @@ def test_odd_yaml_is_refused(folder: Path, text: str) -> None:
 def test_names_that_refer_to_each_other_do_not_blow_up(folder: Path) -> None:
     levels = "".join(f"e{n}: &e{n} [{', '.join([f'*e{n - 1}'] * 10)}]\n" for n in range(1, 10))
     text = "e0: &e0 [ha]\n" + levels + "names: [*e9]\n"
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(BadAnnotationsError):
+    with at_most(150), pytest.raises(BadAnnotationsError):
         list(read_source(str(yolo(folder, text, "0 0.1 0.1 0.5 0.1 0.5 0.5")), NAMES))
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "kilobytes"
 
 
 def png(name: str, mode: str, folder: Path) -> bytes:
@@ -196,6 +194,22 @@ def png(name: str, mode: str, folder: Path) -> bytes:
     picture = picture.point(lambda value: value, mode) if mode == "1" else picture.convert(mode)
     picture.save(folder / name, "PNG")
     return (folder / name).read_bytes()
+
+
+def test_a_length_in_a_damaged_label_map_takes_no_memory(folder: Path) -> None:
+    (folder / "lying").mkdir()
+    whole = png("one.png", "RGB", folder / "lying")
+    (folder / "lying" / "one.png").write_bytes(whole[:33] + b"\x7f\xff\xff\xf0" + whole[37:])
+    with at_most(150), pytest.raises(BadAnnotationsError):
+        list(read_source(str(folder / "lying"), NAMES, "label-map"))
+
+
+def test_a_bilevel_label_map_has_one_class_that_is_named(folder: Path) -> None:
+    (folder / "bits").mkdir()
+    png("one.png", "1", folder / "bits")
+    (folder / "bits" / "classes.txt").write_text("nothing\ncell\n")
+    [only] = read_source(str(folder / "bits"), NAMES, "label-map")
+    assert isinstance(only, Found) and only.category == "cell"
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "I;16", "RGB"])
