@@ -1,17 +1,19 @@
 """What a request of each kind may say: checked before its flow runs, whoever inserted it."""
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.campaigns import CampaignSettings
 from schemas.errors import BadInputError
+from schemas.logs import without_password
 from schemas.models import checked_model_id
 
 Step = Literal["ingest", "precompute", "retrain", "export"]
 Format = Literal["coco", "parquet", "png"]
 ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
+Place = Annotated[str, AfterValidator(without_password)]
 ADAPTER_KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
 
 
@@ -22,13 +24,13 @@ class _Payload(BaseModel):
 class Ingest(_Payload):
     """`images`: another source than the campaign's own."""
 
-    images: str | None = None
+    images: Place | None = None
 
 
 class Import(_Payload):
     """Masks at `source`; `format` None: by what is there. `look`: only count. Not `trusted`: they are proposals."""
 
-    source: str
+    source: Place
     format: ImportFormat | None = None
     category: str = Field(default="object", min_length=1, max_length=200)
     trusted: bool = False
@@ -51,7 +53,7 @@ class Retrain(_Payload):
 class Export(_Payload):
     """`to` None: below the campaign's folder in the storage."""
 
-    to: str | None = None
+    to: Place | None = None
     formats: list[Format] = Field(default=["coco", "parquet"], min_length=1)
 
 
@@ -60,11 +62,11 @@ class Create(_Payload):
 
     id: str
     name: str = Field(min_length=1, max_length=200)
-    images: str
+    images: Place
     labels: list[str] = []
-    annotations: str | None = None
+    annotations: Place | None = None
     model: str = "default"
-    checkpoint: str | None = None
+    checkpoint: Place | None = None
     settings: CampaignSettings = CampaignSettings()
 
 

@@ -6,7 +6,17 @@ from typing import Any
 from hypothesis import strategies as st
 
 ODD_TEXT = st.sampled_from(
-    ["", "\0", "\ud800", "a\udfffb", "\u202e", "<script>alert(1)</script>", "' OR 1=1 --", "../../etc/passwd", "x" * 5000]
+    [
+        "",
+        "\0",
+        "\ud800",
+        "a\udfffb",
+        "\u202e",
+        "<script>alert(1)</script>",
+        "' OR 1=1 --",
+        "../../etc/passwd",
+        "x" * 5000,
+    ]
 )
 ODD_NUMBERS = st.sampled_from(
     [0, -1, 2**31, 2**63, 2**64, -(2**70), 10**400, 1e308, -0.0, float("nan"), float("inf"), float("-inf"), 0.5]

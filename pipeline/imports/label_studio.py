@@ -15,7 +15,16 @@ from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.masks import Rle
 
-_OTHERS = ("rectanglelabels", "ellipselabels", "keypointlabels", "rectangle", "ellipse", "keypoint", "choices", "labels")
+_OTHERS = (
+    "rectanglelabels",
+    "ellipselabels",
+    "keypointlabels",
+    "rectangle",
+    "ellipse",
+    "keypoint",
+    "choices",
+    "labels",
+)
 _CHANNELS = 4
 """The code holds RGBA pixels; the mask is the last channel."""
 
