@@ -111,10 +111,11 @@ def main() -> int:
     """Run as a child of the supervisor, until SIGTERM."""
     from flows.prefect_env import configure_prefect
     from flows.services import attached_services
+    from schemas.logs import log_plainly
     from schemas.settings import Settings
 
     settings = Settings()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_plainly(logging.WARNING, "%(asctime)s %(levelname)s %(name)s %(message)s")
     for package in ("pipeline", "workers", "flows"):
         logging.getLogger(package).setLevel(settings.log_level.upper())
     configure_prefect(settings.workspace)

@@ -9,6 +9,7 @@ ClickloopError
 │   └── TooLargeError        too_large           a body, frame, image or session is over its limit (413)
 ├── NotFoundError            not_found           unknown campaign, task, session, model, ... (404)
 ├── AuthError                unauthorized        no token, or not a valid one (401)
+├── TooManyAttemptsError     too_many_attempts   too many wrong tokens from one address; wait (429)
 ├── ForbiddenError           forbidden           valid, but not for this object or scope (403)
 ├── ConflictError            conflict            same id with another payload, same seq with another id (409)
 │   ├── GapError             gap                 seq is not last + 1 (409)
@@ -83,6 +84,10 @@ class NotFoundError(ClickloopError):
 
 class AuthError(ClickloopError):
     code = "unauthorized"
+
+
+class TooManyAttemptsError(ClickloopError):
+    code = "too_many_attempts"
 
 
 class ForbiddenError(ClickloopError):

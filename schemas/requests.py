@@ -1,11 +1,12 @@
 """What a request of each kind may say: checked before its flow runs, whoever inserted it."""
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.campaigns import CampaignSettings, TaskState
 from schemas.errors import BadInputError
+from schemas.logs import without_password
 from schemas.models import checked_model_id
 
 Step = Literal["ingest", "precompute", "retrain", "export"]
@@ -15,6 +16,7 @@ ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", 
 IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
 OrderBy = Literal["uncertainty", "diversity", "gain", "mixed", "plain"]
+Place = Annotated[str, AfterValidator(without_password)]
 ADAPTER_KINDS: tuple[AdapterKind, ...] = get_args(AdapterKind)
 MAX_GRID = 32
 """Clicks per side of a prelabel pass."""
@@ -28,13 +30,13 @@ class _Payload(BaseModel):
 class Ingest(_Payload):
     """`images`: another source than the campaign's own."""
 
-    images: str | None = None
+    images: Place | None = None
 
 
 class Import(_Payload):
     """Masks at `source`; `format` None: by what is there. `look`: only count. Not `trusted`: they are proposals."""
 
-    source: str
+    source: Place
     format: ImportFormat | None = None
     category: str = Field(default="object", min_length=1, max_length=200)
     trusted: bool = False
@@ -77,7 +79,7 @@ class Export(_Payload):
     the images that these parts get. `images` "uri": image files are named instead of copied.
     """
 
-    to: str | None = None
+    to: Place | None = None
     formats: list[Format] = Field(default=["coco", "parquet"], min_length=1)
     categories: list[str] | None = None
     since: AwareDatetime | None = None
@@ -94,11 +96,11 @@ class Create(_Payload):
 
     id: str
     name: str = Field(min_length=1, max_length=200)
-    images: str
+    images: Place
     labels: list[str] = []
-    annotations: str | None = None
+    annotations: Place | None = None
     model: str = "default"
-    checkpoint: str | None = None
+    checkpoint: Place | None = None
     settings: CampaignSettings = CampaignSettings()
 
 

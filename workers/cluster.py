@@ -24,6 +24,7 @@ import psutil
 import ray
 
 from schemas.errors import BusyError, WorkspaceLockedError
+from schemas.logs import log_plainly
 from schemas.settings import Settings
 from workers.pool import Pool
 
@@ -281,5 +282,5 @@ def own(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_plainly(logging.INFO, "%(asctime)s %(levelname)s %(name)s %(message)s")
     sys.exit(own(Settings()))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from schemas.logs import log_plainly
 from schemas.settings import Settings
 
 Run = Callable[[argparse.Namespace], int]
@@ -21,7 +22,7 @@ def settings_of(args: argparse.Namespace, **overrides: Any) -> Settings:
         given["workspace"] = Path(args.workspace)
     settings = Settings(**given)
     level = logging.DEBUG if settings.log_level.upper() == "DEBUG" else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_plainly(logging.WARNING, "%(levelname)s %(name)s: %(message)s")
     for package in ("schemas", "pipeline", "workers", "flows"):
         logging.getLogger(package).setLevel(level)
     return settings

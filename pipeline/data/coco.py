@@ -178,7 +178,7 @@ def _load_json(path: Path) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise BadAnnotationsError(f"{path} can't be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadAnnotationsError(f"{path} is not JSON: {error}.") from error
     if not isinstance(document, dict):
         raise BadAnnotationsError(f"{path} is no COCO file: expected an object with images, annotations, categories.")
@@ -262,7 +262,7 @@ def _to_rle(segmentation: Any, image: CocoImage, where: str) -> Rle:
         if not isinstance(counts, str):
             raise BadInputError("counts must be text or a list of whole numbers.")
         return Rle(size=size, counts=counts)
-    except (BadInputError, ValueError, TypeError) as error:
+    except (BadInputError, ValueError, TypeError, OverflowError) as error:
         raise BadAnnotationsError(f"{where}: {error}") from error
 
 

@@ -15,17 +15,23 @@ from schemas.masks import Rle
 _SHAPES = ("polygon", "mask", "box", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses a document type when the parser meets it, whatever the encoding, before entities are declared."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Called by the parser."""
+        raise BadAnnotationsError("The XML declares a document type or entities; CVAT's does not. It is not read.")
+
+
 def read(data: bytes, names: Names) -> Items:
     """The polygons and masks of all images.
 
     Raises:
         BadAnnotationsError: It is no such file, or declares entities (which may blow up when they are expanded).
     """
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise BadAnnotationsError("The XML declares a document type or entities; CVAT's does not. It is not read.")
     try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: its encoding
         raise BadAnnotationsError(f"The file is not XML: {error}.") from error
     if root.tag != "annotations":
         raise BadAnnotationsError("The file is no CVAT export: expected <annotations>. Export as 'CVAT for images'.")
@@ -51,7 +57,7 @@ def _item(shape: Any, image: ImageRecord, where: str) -> Item:
     try:
         rle = _polygon(shape, image) if shape.tag == "polygon" else _mask(shape, image)
         return Found(image, shape.get("label") or "object", f"cvat/{where}", rle)
-    except (BadInputError, ValueError) as error:
+    except (BadInputError, ValueError, OverflowError) as error:
         return Dropped("the mask is malformed", f"{where}: {error}")
 
 

@@ -1,15 +1,17 @@
 """PNG label maps: the pixel's value is a class, or the number of an instance."""
 
+import io
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.imports.found import NO_IMAGE, Dropped, Found, Items, Names
 from pipeline.imports.source import Source
-from pipeline.ingest.decode import MAX_PIXELS
+from pipeline.ingest.decode import BROKEN
 from pipeline.masks.rle import mask_to_rle
+from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError
 
 VOID = 255
@@ -50,33 +52,25 @@ def _maps(source: Source, names: Names) -> Any:
         if image is None:
             yield name, None, Dropped(NO_IMAGE, name)
             continue
-        labels = _decode(source.read(name), name)
-        if labels.shape != (image.height, image.width):
-            stated = f"{labels.shape[0]}x{labels.shape[1]}, the image has {image.height}x{image.width} (height x width)"
-            yield name, None, Dropped("it is for an image of another size", f"{name}: {stated}")
-            continue
-        yield name, image, labels
+        yield name, image, _labels(source.read(name), name, image)
 
 
-def _decode(data: bytes, name: str) -> NDArray[Any]:
-    header = data[16:24]
-    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or not 0 < width * height <= MAX_PIXELS:
-        raise BadAnnotationsError(f"{name} is no PNG of at most {MAX_PIXELS} pixels.")
-    indices = _palette_indices(data)
-    labels = indices if indices is not None else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if labels is None:
+def _labels(data: bytes, name: str, image: ImageRecord) -> NDArray[Any] | Dropped:
+    """The map; its size is compared before memory is taken for its pixels.
+
+    By Pillow: OpenCV takes as much memory as a damaged PNG says that a chunk is long.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            width, height = picture.size
+            if (height, width) != (image.height, image.width):
+                stated = f"{height}x{width}, the image has {image.height}x{image.width} (height x width)"
+                return Dropped("it is for an image of another size", f"{name}: {stated}")
+            labels = np.asarray(picture)  # of a palette the indices; its colours mean nothing here
+    except BROKEN as error:
+        raise BadAnnotationsError(f"{name} is no PNG, or damaged: {error}.") from error
+    if labels.shape[:2] != (height, width):
         raise BadAnnotationsError(f"{name} is damaged: it cannot be decoded.")
     if labels.ndim == 3:
         raise BadAnnotationsError(f"{name} has {labels.shape[2]} channels. A label map has one, or a palette.")
-    return np.asarray(labels)
-
-
-def _palette_indices(data: bytes) -> NDArray[Any] | None:
-    """Of a PNG with a palette, whose colours mean nothing here; None for another."""
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture) if picture.mode in ("P", "1") else None
+    return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels

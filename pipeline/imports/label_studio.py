@@ -15,6 +15,16 @@ from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.masks import Rle
 
+_OTHERS = (
+    "rectanglelabels",
+    "ellipselabels",
+    "keypointlabels",
+    "rectangle",
+    "ellipse",
+    "keypoint",
+    "choices",
+    "labels",
+)
 _CHANNELS = 4
 """The code holds RGBA pixels; the mask is the last channel."""
 
@@ -55,7 +65,10 @@ def _image(task: dict[str, Any], names: Names) -> ImageRecord | None:
     for value in values.values() if isinstance(values, dict) else []:
         if not isinstance(value, str):
             continue
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+        except ValueError:  # no URL, and no path of ours
+            continue
         for path in (*parse_qs(parts.query).get("d", []), unquote(parts.path)):
             name = PurePosixPath(path).name
             # An upload is stored as <eight hex digits>-<name>.
@@ -68,7 +81,7 @@ def _image(task: dict[str, Any], names: Names) -> ImageRecord | None:
 def _item(result: dict[str, Any], image: ImageRecord, where: str) -> Item:
     kind, value = result.get("type"), result.get("value")
     if kind not in ("brushlabels", "polygonlabels", "brush", "polygon") or not isinstance(value, dict):
-        return Dropped(f"a {kind} is no mask", where)
+        return Dropped(f"a {kind} is no mask" if kind in _OTHERS else "it is no mask", where)
     stated = (result.get("original_height"), result.get("original_width"))
     if stated != (image.height, image.width):
         return Dropped("it is for an image of another size", f"{where}: {stated[0]}x{stated[1]}")
@@ -76,7 +89,7 @@ def _item(result: dict[str, Any], image: ImageRecord, where: str) -> Item:
     try:
         rle = _brush(value, image) if "rle" in value else _polygon(value, image)
         return Found(image, str(labels[0]), f"label-studio/{where}", rle)
-    except (BadInputError, ValueError, TypeError, KeyError, IndexError) as error:
+    except (BadInputError, ValueError, TypeError, LookupError, OverflowError) as error:
         return Dropped("the mask is malformed", f"{where}: {error}")
 
 

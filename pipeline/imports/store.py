@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from pipeline.imports.found import EMPTY, Dropped, Found, Items, Names
 from pipeline.imports.read import read_source
+from pipeline.ingest.sources import printable
 from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
@@ -126,7 +127,7 @@ def _checked(batch: Sequence[Found | Dropped], campaign_id: str, report: ImportR
             report.dropped[made.reason] = report.dropped.get(made.reason, 0) + 1
             examples = report.examples.setdefault(made.reason, [])
             if len(examples) < EXAMPLES:
-                examples.append(made.where[:300])
+                examples.append(printable(made.where[:300]))
         else:
             rows.append(made)
     return rows
@@ -134,6 +135,10 @@ def _checked(batch: Sequence[Found | Dropped], campaign_id: str, report: ImportR
 
 def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any] | Dropped:
     where = f"{found.key}, {found.image.file_name}"
+    try:
+        campaigns.check_name(found.category, "category")
+    except BadInputError as error:
+        return Dropped("the name of its category cannot be used", f"{where}: {error.message}")
     try:
         mask = rle_to_mask(found.rle)
     except BadInputError as error:
@@ -144,7 +149,7 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
     again = rle_to_mask(rle)
     report.round_trip_iou = min(report.round_trip_iou, float((mask & again).sum() / (mask | again).sum()))
     digest = mask_digest(mask)
-    name = f"{campaign_id}/{found.image.id}/{found.key}/{digest}"
+    name = f"{campaign_id}/{found.image.id}/{printable(found.key)}/{digest}"
     return {
         "mask_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mask/{name}")),
         "instance_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"instance/{name}")),

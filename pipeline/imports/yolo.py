@@ -1,5 +1,6 @@
 """YOLO segmentation folders: a text file per image, a line per object: class x1 y1 x2 y2 ... as shares of the sides."""
 
+import contextlib
 from pathlib import PurePosixPath
 
 import yaml
@@ -8,7 +9,9 @@ from pipeline.imports.found import NO_IMAGE, Dropped, Found, Item, Items, Names
 from pipeline.imports.source import Source
 from pipeline.masks.polygons import polygons_to_rle
 from schemas.campaigns import ImageRecord
-from schemas.errors import BadAnnotationsError, BadInputError
+from schemas.errors import BadAnnotationsError, BadInputError, TooLargeError
+
+_MAX_YAML_BYTES = 1_000_000
 
 
 def read(source: Source, names: Names) -> Items:
@@ -16,6 +19,7 @@ def read(source: Source, names: Names) -> Items:
 
     Raises:
         BadAnnotationsError: `data.yaml` is malformed.
+        TooLargeError: It is too large.
     """
     classes = _classes(source)
     for file in source.of_type(".txt"):
@@ -47,13 +51,18 @@ def _classes(source: Source) -> dict[int, str]:
     found = [name for name in source.files if PurePosixPath(name).name in ("data.yaml", "data.yml")]
     if not found:
         return {}
+    data = source.read(found[0])
+    if len(data) > _MAX_YAML_BYTES:
+        raise TooLargeError(f"{found[0]} has {len(data)} bytes, at most {_MAX_YAML_BYTES} are read.")
     try:
-        document = yaml.safe_load(source.read(found[0]))
-    except yaml.YAMLError as error:
-        raise BadAnnotationsError(f"{found[0]} is not YAML: {error}.") from error
+        document = yaml.load(data, yaml.BaseLoader)  # every value stays text: no dates, no numbers, no objects
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadAnnotationsError(f"{found[0]} is not YAML, or nested too deep: {error}.") from error
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):
-        return {index: str(name) for index, name in enumerate(names)}
-    if isinstance(names, dict) and all(isinstance(key, int) for key in names):
-        return {key: str(name) for key, name in names.items()}
+        names = dict(enumerate(names))
+    # A name that is a list may hold others many times over: as text it would grow without bound.
+    if isinstance(names, dict) and all(isinstance(name, str) for name in names.values()):
+        with contextlib.suppress(ValueError, TypeError):
+            return {int(key): name for key, name in names.items()}
     raise BadAnnotationsError(f"{found[0]}: expected `names`, a list or a mapping from numbers to names.")

@@ -30,7 +30,7 @@ MAX_PIXELS = 120_000_000
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is checked here, against the header, before memory is taken
 
-_BROKEN = (OSError, SyntaxError, ValueError, KeyError, IndexError, EOFError, struct.error, zlib.error, OverflowError)
+BROKEN = (OSError, SyntaxError, ValueError, KeyError, IndexError, EOFError, struct.error, zlib.error, OverflowError)
 """What Pillow raises on broken files."""
 _ORIENTATION_TAG = 0x0112
 
@@ -76,7 +76,7 @@ def decode_image(
             image.draft(None, (at_least, at_least))
         image.load()  # before EXIF is asked for: a PNG's may follow its pixels
         rgb = np.asarray(_to_rgb(image))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise BadImageError(f"The {format} file is broken or cut off: {error}. Replace the file.") from error
     except MemoryError as error:
         raise BadImageError(f"No memory to decode {image.width}x{image.height} pixels.") from error
@@ -128,7 +128,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
         raise BadImageError("Neither a JPEG nor a PNG file, or its header is broken.") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise BadImageError(f"The header cannot be read: {error}.") from error
     width, height = image.size
     if width < 1 or height < 1:

@@ -141,16 +141,16 @@ def _source_file(
     suffix = os.path.splitext(name)[1].lower()
     if suffix in OTHER_IMAGES:
         problem = f"Files of type {suffix} cannot be read; JPEG and PNG can."
-        return SourceFile(_printable(uri), _printable(name), version, problem)
-    if _printable(uri) != uri or "::" in uri:
+        return SourceFile(printable(uri), printable(name), version, problem)
+    if printable(uri) != uri or "::" in uri:
         problem = "The file's name is not valid UTF-8, or holds '::'. Rename it."
-        return SourceFile(_printable(uri), _printable(name), version, problem)
+        return SourceFile(printable(uri), printable(name), version, problem)
     if roots is not None and is_local(fs) and not any(_is_below(_place(path), _place(root)) for root in roots):
         return SourceFile(uri, name, version, "A link that leads out of the configured roots.")
     return SourceFile(uri, name, version)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with what is not valid UTF-8, and NUL, written out: a database can store it."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 

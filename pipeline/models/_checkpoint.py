@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -166,12 +167,23 @@ def _load_own(model_id: str, path: Path) -> InteractiveModel:
     tensors, metadata = _read(path)
     if metadata.get("model", model_id) != model_id:
         raise BadCheckpointError(f"{path} holds weights of {metadata['model']!r}, not {model_id!r}.")
-    try:
-        model = create_model(model_id, **json.loads(metadata.get(_OPTIONS, "{}")))
-    except (ValueError, TypeError) as error:
-        raise BadCheckpointError(f"{path}: its header names options that {model_id!r} has not: {error}.") from error
+    model = create_model(model_id, **_checked_options(model_id, metadata.get(_OPTIONS, "{}"), tensors, path))
     _fill(model, tensors, path)
     return model
+
+
+def _checked_options(model_id: str, text: str, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """The builder's options by a file's header, tried without memory first: they may ask for any."""
+    if text == "{}":
+        return {}
+    try:
+        options: dict[str, Any] = json.loads(text)
+        with torch.device("meta"):
+            model = create_model(model_id, **options)
+    except Exception as error:  # whatever a builder raises for what its type hints exclude
+        raise BadCheckpointError(f"{path}: its header names options that {model_id!r} has not: {error}.") from error
+    _check_fit(model, tensors, path)
+    return options
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -186,7 +198,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _fill(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) -> None:
+def _check_fit(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) -> None:
     own = model.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - own.keys())
@@ -199,6 +211,11 @@ def _fill(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) ->
             if names
         )
         raise BadCheckpointError(f"{path} does not fit {model.model_id!r}: {told}.", **wrong)
+
+
+def _fill(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) -> None:
+    _check_fit(model, tensors, path)
+    own = model.state_dict()
     other = [name for name, value in tensors.items() if value.is_floating_point() != own[name].is_floating_point()]
     if other:
         raise BadCheckpointError(f"{path} holds {tensors[other[0]].dtype} in {other[0]!r}. Export it again.")

@@ -48,7 +48,7 @@ def create_campaign(
         ConflictError: The name is taken, or the id is another campaign's.
     """
     require_id(campaign_id, "campaign")
-    _check_name(name, "campaign")
+    check_name(name, "campaign")
     values: dict[str, Any] = {
         "name": name,
         "source_url": source_url,
@@ -127,7 +127,7 @@ def add_categories(conn: Connection, campaign_id: str, names: Iterable[str]) -> 
     known = list_categories(conn, campaign_id)
     present = {category.name for category in known}
     for name in dict.fromkeys(names):
-        _check_name(name, "label")
+        check_name(name, "label")
         if name in present:
             continue
         conn.execute(insert(Category).values(campaign_id=campaign_id, number=number, name=name))
@@ -218,6 +218,11 @@ def _record(row: Row[Any], categories: list[CategoryRecord]) -> CampaignRecord:
     return CampaignRecord(**{**row._mapping, "categories": categories})
 
 
-def _check_name(name: str, what: str) -> None:
+def check_name(name: str, what: str) -> None:
+    """Check the name of something that people call by it.
+
+    Raises:
+        BadInputError: It is empty, too long or not printable.
+    """
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise BadInputError(f"A {what} name has 1 to 200 printable characters; got {name[:40]!r}.")

@@ -83,7 +83,7 @@ def create_app(services: Services) -> FastAPI:
         await services.finish_background(DRAIN_S)
         await in_thread(services.writer.close)
 
-    app = FastAPI(title="Clickloop", lifespan=lifespan)
+    app = FastAPI(title="Clickloop", lifespan=lifespan, responses=errors.RESPONSES)
     app.state.services = services
     errors.install(app)
     for module in (

@@ -4,20 +4,31 @@ Knows the catalogue's annotators and the supervisor's own token; knows no routes
 """
 
 import hmac
+import logging
+import math
 import re
 import time
 from dataclasses import dataclass
+
+from starlette.requests import HTTPConnection
 
 from pipeline.storage.annotators import authenticate, get_or_create_annotator
 from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
 from schemas.campaigns import SCOPES, AnnotatorRecord
-from schemas.errors import AuthError, BadInputError, ForbiddenError
+from schemas.errors import AuthError, BadInputError, ForbiddenError, TooManyAttemptsError
 from workers.api.work import in_thread, write
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[\w.@ -]{1,100}")
 _CACHE_S = 5.0
 """Seconds for which a token's answer is kept: how late a revocation may bite."""
+_MAX_WRONG, _WINDOW_S = 100, 60.0
+"""So many wrong tokens of an address are looked up in so many seconds. No rate would let anybody guess 256 bits: this
+spares the database, and the log shows the attempt."""
+_MAX_KEPT = 10_000
+"""Entries of each table below, so that strangers cannot fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,37 @@ class Caller:
             raise ForbiddenError(f"This needs the scope '{scope}', which your token does not have.")
 
 
+class _WrongTokens:
+    """Counts wrong tokens by the address that they came from."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, float]] = {}
+
+    def check(self, address: str) -> None:
+        """Refuse an address that sent too many.
+
+        Raises:
+            TooManyAttemptsError: Until its window is over.
+        """
+        count, ends = self._counts.get(address, (0, 0.0))
+        left = ends - time.monotonic()
+        if count >= _MAX_WRONG and left > 0:
+            message = f"Too many wrong tokens came from {address}. Try again in {left:.0f} seconds."
+            raise TooManyAttemptsError(message, retry_after_s=math.ceil(left))
+
+    def add(self, address: str) -> None:
+        """Count one."""
+        now = time.monotonic()
+        count, ends = self._counts.get(address, (0, 0.0))
+        if ends <= now:
+            count, ends = 0, now + _WINDOW_S
+        if len(self._counts) > _MAX_KEPT:
+            self._counts.clear()
+        self._counts[address] = (count + 1, ends)
+        if count + 1 == _MAX_WRONG:
+            logger.warning("%d wrong tokens from %s: no more are looked up for a while", _MAX_WRONG, address)
+
+
 class Authenticator:
     """Turns a token and an annotator's name into a caller.
 
@@ -66,31 +108,43 @@ class Authenticator:
         self._open_door = open_door
         self._annotators: dict[str, AnnotatorRecord] = {}
         self._tokens: dict[str, tuple[float, AnnotatorRecord]] = {}
+        self._wrong = _WrongTokens()
 
-    async def caller(self, token: str | None, name: str | None) -> Caller:
+    async def caller(self, token: str | None, name: str | None, address: str = "") -> Caller:
         """The caller.
 
         Args:
             token: Bearer token, None if none was given; one that was given must be valid.
             name: Annotator's name, looked at only where no token names the person.
+            address: Where the call comes from.
 
         Raises:
             AuthError: The token is not valid, or one is needed.
+            TooManyAttemptsError: The token is not known, and the address sent many wrong ones.
             BadInputError: The name has characters that no name needs.
         """
         if token:
+            if not token.isascii():  # and so no token of ours; half a character could not even be compared
+                raise AuthError("The token is not valid. `clickloop token create` makes one.")
             if self._admin_token and hmac.compare_digest(token.encode(), self._admin_token.encode()):
                 return Caller(await self._named(name or "local"), trusted=True)
-            return Caller(await self._by_token(token))
+            return Caller(await self._by_token(token, address))
         if not self._open_door:
             raise AuthError("Send a token: 'Authorization: Bearer ...'. `clickloop token create` makes one.")
         return Caller(await self._named(name or "local"))
 
-    async def _by_token(self, token: str) -> AnnotatorRecord:
+    async def _by_token(self, token: str, address: str) -> AnnotatorRecord:
         kept = self._tokens.get(token)
+        if kept is None:
+            self._wrong.check(address)
         if kept is None or kept[0] < time.monotonic():
-            record = await in_thread(self._authenticate, token)
-            if len(self._tokens) > 10_000:
+            try:
+                record = await in_thread(self._authenticate, token)
+            except AuthError:
+                self._tokens.pop(token, None)
+                self._wrong.add(address)
+                raise
+            if len(self._tokens) > _MAX_KEPT:
                 self._tokens.clear()
             kept = self._tokens[token] = (time.monotonic() + _CACHE_S, record)
         return kept[1]
@@ -104,10 +158,15 @@ class Authenticator:
             raise BadInputError("An annotator's name has 1 to 100 letters, digits, spaces or any of . _ @ -")
         if name not in self._annotators:
             record = await write(self._writer, lambda conn: get_or_create_annotator(conn, name))
-            if len(self._annotators) > 10_000:
+            if len(self._annotators) > _MAX_KEPT:
                 self._annotators.clear()
             self._annotators[name] = record.model_copy(update={"scopes": frozenset(SCOPES)})
         return self._annotators[name]
+
+
+def address(connection: HTTPConnection) -> str:
+    """The client's address, "" where the transport has none."""
+    return connection.client.host if connection.client else ""
 
 
 def bearer(header: str | None) -> str | None:

@@ -13,7 +13,7 @@ from pipeline.ingest.sources import require_allowed
 from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
 from schemas.settings import Settings
-from workers.api.auth import Authenticator, Caller, bearer
+from workers.api.auth import Authenticator, Caller, address, bearer
 from workers.api.intake import Intake
 from workers.api.live import Hub
 from workers.api.metrics import Metrics
@@ -102,7 +102,7 @@ async def get_caller(
     x_annotator: Annotated[str | None, Header()] = None,
 ) -> Caller:
     """Who calls (see `workers.api.auth`)."""
-    caller = await services.auth.caller(bearer(authorization), x_annotator)
+    caller = await services.auth.caller(bearer(authorization), x_annotator, address(request))
     request.scope["clickloop.annotator"] = caller.annotator.id
     return caller
 

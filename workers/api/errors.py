@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from schemas.errors import ClickloopError
@@ -19,6 +20,7 @@ STATUS: dict[str, int] = {
     "too_large": 413,
     "not_found": 404,
     "unauthorized": 401,
+    "too_many_attempts": 429,
     "forbidden": 403,
     "conflict": 409,
     "gap": 409,
@@ -39,15 +41,44 @@ RETRY_AFTER_S = 1
 _HTTP_CODES = {404: "not_found", 405: "bad_input", 400: "bad_input"}
 
 
+class ErrorFacts(BaseModel):
+    """What went wrong: a stable code, words for a person, facts for a program."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
+class ErrorAnswer(BaseModel):
+    """The one shape of all refusals."""
+
+    error: ErrorFacts
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "Refused; `code` says why."},
+    503: {"model": ErrorAnswer, "description": "Not now; come back after Retry-After seconds."},
+    507: {"model": ErrorAnswer, "description": "No space left."},
+}
+"""Of every route, for the OpenAPI document."""
+
+
+def of_bytes(*media_types: str, cached: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The answer of a route that hands out a file, for the OpenAPI document; `cached`: also 304 by its ETag."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    answers: dict[int | str, dict[str, Any]] = {200: {"content": dict.fromkeys(media_types, binary)}}
+    return answers | ({304: {"description": "The ETag that was sent is still right."}} if cached else {})
+
+
 def error_body(error: ClickloopError) -> dict[str, Any]:
     """The JSON shape of an error."""
     return {"error": {"code": error.code, "message": error.message, "details": error.details}}
 
 
 def error_response(error: ClickloopError) -> JSONResponse:
-    """The answer for an error; a 503 says when to come back."""
+    """The answer for an error; a 503 and a 429 say when to come back."""
     status = STATUS[error.code]
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    headers = {"Retry-After": str(error.details.get("retry_after_s", RETRY_AFTER_S))} if status in (429, 503) else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error_body(error), status, headers)

@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from schemas.logs import redact
+
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """Id of the request or connection that is being served."""
 
@@ -28,7 +30,7 @@ class JsonFormatter(logging.Formatter):
         line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return redact(json.dumps(line, default=str))
 
 
 def configure(level: str) -> None:

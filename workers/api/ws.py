@@ -20,7 +20,7 @@ from pipeline.storage.click_log import Appended
 from schemas.errors import AuthError, BadInputError, ClickloopError
 from schemas.events import EventIn
 from schemas.predictions import MaskReply, RefineRequest
-from workers.api.auth import Caller, bearer
+from workers.api.auth import Caller, address, bearer
 from workers.api.deps import Services
 from workers.api.errors import error_body
 from workers.api.intake import MASK_KINDS, Plan
@@ -33,7 +33,7 @@ router = APIRouter()
 HELLO_S = 10.0
 """Seconds that a new connection has to say hello."""
 TOO_BIG, GOING_AWAY, REFUSED = 1009, 1001, 4400
-_CLOSE = {"unauthorized": 4401, "forbidden": 4403, "not_found": 4404}
+_CLOSE = {"unauthorized": 4401, "too_many_attempts": 4401, "forbidden": 4403, "not_found": 4404}
 
 
 class Hello(BaseModel):
@@ -98,7 +98,8 @@ async def _welcome(socket: WebSocket, services: Services, session_id: str) -> "C
     async with asyncio.timeout(HELLO_S):
         hello = _parse(_HELLO, await _receive(socket, services))
     token = hello.token or bearer(socket.headers.get("authorization"))
-    caller = await services.auth.caller(token, hello.annotator or socket.headers.get("x-annotator"))
+    name = hello.annotator or socket.headers.get("x-annotator")
+    caller = await services.auth.caller(token, name, address(socket))
     caller.need("label")
     socket.scope["clickloop.annotator"] = caller.id
     live = await services.hub.fresh(session_id)
@@ -225,7 +226,7 @@ class Connection:
     async def _check_token(self) -> None:
         """Refuse a token that was revoked or has expired since the hello; closes the connection."""
         if self._token:
-            (await self._services.auth.caller(self._token, None)).need("label")
+            (await self._services.auth.caller(self._token, None, address(self._socket))).need("label")
 
     async def _show_again(self, ack: Appended, instance_id: str, mask_format: str) -> None:
         """The mask of an event that was in the log already, or that left the mask as it was."""

@@ -1,5 +1,6 @@
 """Image bytes to pixels: hostile files, and one pixel space."""
 
+import contextlib
 import hashlib
 import io
 import struct
@@ -9,21 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pipeline.ingest.decode import decode_image, read_image, read_image_bytes
 from schemas.errors import BadImageError, CorruptDataError
 from schemas.predictions import ImageRef
+from tests.peaks import at_most
 from tests.pipeline.ingest.pictures import encoded, scene
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png_with_size(width: int, height: int) -> bytes:
     """A PNG whose header promises a size that its data does not hold."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
@@ -67,6 +70,59 @@ def test_any_damage_gives_pixels_or_a_named_error(noise: bytes, start: int, form
     data[start : start + len(noise)] = noise
     try:
         pixels, info = decode_image(bytes(data), max_pixels=100_000)
+    except BadImageError:
+        return
+    assert pixels.shape == (info.height, info.width, 3)
+
+
+def packed_zeros(megabytes: int) -> bytes:
+    """A thousandth of what it unpacks to."""
+    packer = zlib.compressobj(9)
+    return b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(megabytes)), packer.flush()])
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files that unpack to 300 MB, or say that they do."""
+    whole, zeros = encoded(scene(0)), packed_zeros(300)
+    header, rest = whole[:33], whole[33:]
+    tiff = encoded(scene(0), "TIFF")
+    webp = bytearray(encoded(scene(0), "WEBP"))
+    webp[26:30] = b"\xff\x3f\xff\x3f"  # both sides of a lossy file
+    return {
+        "pixels": header + chunk(b"IDAT", zeros) + chunk(b"IEND", b""),
+        "text": header + chunk(b"zTXt", b"a\0\0" + zeros) + rest,
+        "late text": whole[:-12] + chunk(b"zTXt", b"a\0\0" + zeros) + whole[-12:],
+        "international text": header + chunk(b"iTXt", b"a\0\1\0\0\0" + zeros) + rest,
+        "profile": header + chunk(b"iCCP", b"a\0\0" + zeros) + rest,
+        "length of a chunk": header + b"\x7f\xff\xff\xf0" + rest[4:],
+        "second header": header + chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)) + rest,
+        "sides in TIFF": tiff.replace(struct.pack("<H", 80), struct.pack("<H", 65_000)),
+        "sides in WebP": bytes(webp),
+    }
+
+
+BOMBS = bombs()
+
+
+@pytest.mark.parametrize("name", list(BOMBS))
+def test_bombs_are_refused_or_harmless(name: str) -> None:
+    assert len(BOMBS[name]) < 400_000
+    with at_most(150), contextlib.suppress(BadImageError):
+        pixels, _ = decode_image(BOMBS[name])
+        assert pixels.shape == (60, 80, 3)
+
+
+@settings(max_examples=200)
+@given(data=st.data(), format=st.sampled_from(["PNG", "JPEG"]))
+def test_flipped_bits_and_cuts_anywhere_give_pixels_or_a_named_error(data: st.DataObject, format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = bytearray(encoded(scene(0), format, exif=exif.tobytes()))
+    for at in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=4)):
+        whole[at] ^= 1 << data.draw(st.integers(0, 7))
+    cut = data.draw(st.none() | st.integers(0, len(whole)))
+    try:
+        pixels, info = decode_image(bytes(whole[:cut]), max_pixels=1_000_000)
     except BadImageError:
         return
     assert pixels.shape == (info.height, info.width, 3)

@@ -291,6 +291,7 @@ def test_each_scope_opens_its_own_routes_only(abroad: Gateway) -> None:
         ("train", f"{base}/adapters/0/promote", {"expected_version": 0}),
         ("export", f"{base}/requests", new_request("export")),
         ("admin", f"{base}/requests", new_request("ingest")),
+        ("admin", f"{base}/requests", new_request("import", source=str(abroad.services.settings.workspace))),
         ("admin", f"{base}/requests", new_request("campaign")),
         ("admin", f"{base}/requests", new_request("import", source=str(abroad.services.settings.workspace))),
         ("admin", f"{base}/pause", None),
@@ -353,6 +354,8 @@ def test_somebody_elses_session_is_closed_on_every_route(abroad: Gateway) -> Non
             http.get(work.path),
             http.get(f"{work.path}/events"),
             http.get(mask),
+            http.get(f"{work.path}/masks"),
+            http.get(f"{work.path}/standing"),
             http.post(f"{work.path}/open"),
             http.post(f"{work.path}/events", json={"events": [event]}),
         ):
@@ -414,6 +417,8 @@ def test_places_outside_the_roots_are_refused_over_http(gateway: Gateway, http: 
     for answer in (
         http.post(requests, json=new_request("export", to=url)),
         http.post(requests, json=new_request("ingest", images=url)),
+        http.post(requests, json=new_request("import", source=url)),
+        http.post(requests, json=new_request("import", source=url, trusted=True, look=True)),
         http.post("/api/campaigns", json={**new, "images": url}),
         http.post("/api/campaigns", json={**new, "annotations": url}),
         http.post(requests, json=new_request("campaign", create={**new, "images": url})),
@@ -424,7 +429,7 @@ def test_places_outside_the_roots_are_refused_over_http(gateway: Gateway, http: 
 
 @pytest.mark.parametrize("place", [["/etc"], {"a": 1}, 7, True])
 def test_places_that_are_no_text_are_bad_input(http: httpx.Client, place: Any) -> None:
-    for kind, name in (("export", "to"), ("ingest", "images")):
+    for kind, name in (("export", "to"), ("ingest", "images"), ("import", "source")):
         answer = http.post(f"/api/campaigns/{CAMPAIGN}/requests", json=new_request(kind, **{name: place}))
         assert (answer.status_code, code_of(answer)) == (422, "bad_input")
 
@@ -434,6 +439,7 @@ def test_places_below_the_roots_are_taken_and_the_command_line_is_trusted(gatewa
     requests = f"/api/campaigns/{CAMPAIGN}/requests"
     with gateway.http() as http:
         assert http.post(requests, json=new_request("export", to=below)).status_code == 202
+        assert http.post(requests, json=new_request("import", source=below)).status_code == 202
     with gateway.http(token=ADMIN_TOKEN) as http:
         assert http.post(requests, json=new_request("export", to="/elsewhere")).status_code == 202
 

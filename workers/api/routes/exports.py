@@ -17,6 +17,7 @@ from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError, ForbiddenError, NotFoundError
 from schemas.exports import ExportFile, ExportRecord
 from workers.api.deps import CallerDep, Services, ServicesDep, envelope
+from workers.api.errors import of_bytes
 from workers.api.work import in_thread
 
 router = APIRouter(tags=["exports"])
@@ -39,7 +40,11 @@ async def index(campaign: str, services: ServicesDep, caller: CallerDep) -> dict
     return envelope([record.model_dump(mode="json") for record in found], len(found))
 
 
-@router.get("/api/requests/{request_id}/files/{path:path}")
+@router.get(
+    "/api/requests/{request_id}/files/{path:path}",
+    response_class=StreamingResponse,
+    responses=of_bytes("application/octet-stream"),
+)
 async def download(request_id: str, path: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
     """A file that a finished export names, if the export lies in the storage, the workspace or a configured root."""
     caller.need("export")
@@ -58,7 +63,9 @@ async def download(request_id: str, path: str, services: ServicesDep, caller: Ca
     return StreamingResponse(blocks, media_type="application/octet-stream", headers=headers)
 
 
-@router.get("/api/requests/{request_id}/archive")
+@router.get(
+    "/api/requests/{request_id}/archive", response_class=StreamingResponse, responses=of_bytes("application/x-tar")
+)
 async def archive(request_id: str, services: ServicesDep, caller: CallerDep) -> StreamingResponse:
     """All files of a finished export as one tar, made while it is sent."""
     caller.need("export")

@@ -5,7 +5,8 @@ from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
 from sqlalchemy import text
 
 from pipeline.storage.files import open_storage
@@ -20,13 +21,20 @@ router = APIRouter(tags=["health"])
 _TIMEOUT_S = 3.0
 
 
+class Readiness(BaseModel):
+    """Of each part, "ok" or what is wrong."""
+
+    ready: bool
+    parts: dict[str, str]
+
+
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not all."}})
 async def readyz(services: ServicesDep) -> JSONResponse:
     """Each part: "ok" or what is wrong. 503 unless all are ok."""
     checks = {
@@ -43,7 +51,7 @@ async def readyz(services: ServicesDep) -> JSONResponse:
     return JSONResponse({"ready": good, "parts": parts}, 200 if good else 503, headers)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: ServicesDep) -> Response:
     """Prometheus text."""
     services.metrics.writer_queue.set(services.writer.waiting)

@@ -11,14 +11,20 @@ from pipeline.storage.images import get_image
 from schemas.campaigns import ImageRecord
 from schemas.errors import NotFoundError
 from workers.api.deps import CallerDep, ServicesDep
+from workers.api.errors import of_bytes
 from workers.api.work import in_thread
 
 router = APIRouter(prefix="/api/images", tags=["images"])
 
 _TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png"}
+_OTHER = "application/octet-stream"
 
 
-@router.get("/{image_id}/content")
+@router.get(
+    "/{image_id}/content",
+    response_class=Response,
+    responses=of_bytes(*_TYPES.values(), _OTHER, cached=True),
+)
 async def content(
     image_id: str, services: ServicesDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
@@ -28,11 +34,11 @@ async def content(
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     data = await in_thread(_read, image)
-    kind = next((kind for start, kind in _TYPES.items() if data.startswith(start)), "application/octet-stream")
+    kind = next((kind for start, kind in _TYPES.items() if data.startswith(start)), _OTHER)
     return Response(data, media_type=kind, headers=headers)
 
 
-@router.get("/{image_id}/thumbnail")
+@router.get("/{image_id}/thumbnail", response_class=Response, responses=of_bytes("image/jpeg", cached=True))
 async def small(
     image_id: str,
     services: ServicesDep,
