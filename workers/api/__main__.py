@@ -5,7 +5,7 @@ import sys
 
 from pipeline.storage.annotators import list_tokens
 from pipeline.storage.database import Database, open_database
-from schemas.errors import ClickloopError
+from schemas.errors import ClickloopError, DatabaseUnavailableError
 from schemas.settings import Settings
 from workers.api.app import build_services, create_app
 from workers.api.logs import configure
@@ -28,7 +28,12 @@ def has_tokens(database: Database) -> bool:
 
 
 def main() -> int:
-    """Serve until SIGTERM; 0 after a drain, 2 when the settings or the database do not allow a start."""
+    """Serve until SIGTERM.
+
+    Returns:
+        0 after a drain; 2 when the settings or the database's version do not allow a start; 1 when the database does not
+        answer, after which another start may do.
+    """
     settings = Settings()
     configure(settings.log_level)
     try:
@@ -38,6 +43,9 @@ def main() -> int:
                 "refusing to listen on %s without any token: run `clickloop token create NAME` first", settings.host
             )
             return 2
+    except DatabaseUnavailableError as error:
+        logger.error("cannot start yet: %s", error.message)
+        return 1
     except ClickloopError as error:
         logger.error("cannot start: %s", error.message)
         return 2

@@ -1,7 +1,10 @@
 """What happens when a part is away: a locked or lost database, refiners that are down, a gateway that drains."""
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -191,3 +194,13 @@ def test_lost_database_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
         while work.post(event).status_code != 200:
             assert time.monotonic() < give_up
         assert work.state()["last_seq"] == 1
+
+
+def test_gateway_whose_database_is_away_may_be_started_again(tmp_path: Path) -> None:
+    """`serve` ends for good when a child says that it cannot start: a database that restarts is no reason to."""
+    url = f"postgresql+psycopg://nobody@/none?host={tmp_path}"
+    environment = {**os.environ, "CLICKLOOP_WORKSPACE": str(tmp_path), "CLICKLOOP_DATABASE_URL": url}
+    command = [sys.executable, "-m", "workers.api"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "cannot start yet" in done.stdout + done.stderr
