@@ -31,8 +31,8 @@ def main() -> int:
     """Serve until SIGTERM.
 
     Returns:
-        0 after a drain; 2 when the settings or the database's version do not allow a start; 1 when the database does not
-        answer, after which another start may do.
+        0 after a drain; 2 when the settings or the database's version do not allow a start; 1 when the database does
+        not answer, after which another start may do.
     """
     settings = Settings()
     configure(settings.log_level)
