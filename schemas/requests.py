@@ -37,6 +37,10 @@ class Import(_Payload):
     look: bool = False
 
 
+class Propose(_Payload):
+    """Says nothing."""
+
+
 class Precompute(_Payload):
     """Says nothing."""
 
@@ -93,6 +97,7 @@ class Campaign(_Payload):
 PAYLOADS: dict[str, type[_Payload]] = {
     "ingest": Ingest,
     "import": Import,
+    "propose": Propose,
     "precompute": Precompute,
     "retrain": Retrain,
     "export": Export,

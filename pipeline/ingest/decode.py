@@ -15,6 +15,7 @@ import hashlib
 import io
 import logging
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from schemas.predictions import ImageRef
 logger = logging.getLogger(__name__)
 
 DECODER = f"pillow-{PIL.__version__.split('.')[0]}/rgb-white-v1"
-"""Decoder and version, part of the key of stored embeddings."""
+"""Decoder and version, part of the key of stored embeddings: changes whenever a file's pixels would."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 120_000_000
 """The default of `Settings.max_image_pixels`."""
@@ -140,7 +141,7 @@ def browser_type(data: bytes) -> str | None:
     Raises:
         BadImageError: The header cannot be read.
     """
-    image = _open(data, MAX_PIXELS * 1000)
+    image = _open(data, sys.maxsize)  # nothing is decoded here
     format = _format(image)
     if format == "JPEG" and image.mode in {"L", "RGB"}:
         return "image/jpeg"
@@ -166,8 +167,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except PIL.UnidentifiedImageError as error:
         if data.startswith(_TIFF_STARTS):
             raise BadImageError(
-                "A TIFF file whose header is broken, or whose samples are of a kind that is not read: 8 bits, 16 bits or "
-                "float for grey, 8 or 16 bits for colour are. Convert it."
+                "A TIFF file whose header is broken, or whose samples are of a kind that is not read. Convert it to grey "
+                "of 8 or 16 bits or float, or to colour of 8 or 16 bits."
             ) from error
         raise BadImageError("Neither a JPEG, PNG, WebP, TIFF nor BMP file, or its header is broken.") from error
     except _BROKEN as error:

@@ -31,7 +31,8 @@ def known_sources(conn: Connection, campaign_id: str) -> dict[str, tuple[str, st
         .where(Source.campaign_id == campaign_id)
     )
     return {
-        key: (version, state if reason is None else "quarantined") for key, version, state, reason in conn.execute(query)
+        key: (version, state if reason is None else "quarantined")
+        for key, version, state, reason in conn.execute(query)
     }
 
 

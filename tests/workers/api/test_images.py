@@ -79,7 +79,9 @@ GREY = (scene(6)[:, :, 0].astype(np.uint16) << 4) + 100
         ("lying.tif", encoded(scene(7), "TIFF", tiffinfo={0x0112: 6})),
     ],
 )
-def test_what_browsers_cannot_show_is_rendered_in_place(gateway: Gateway, tmp_path: Path, name: str, data: bytes) -> None:
+def test_what_browsers_cannot_show_is_rendered_in_place(
+    gateway: Gateway, tmp_path: Path, name: str, data: bytes
+) -> None:
     image_id = put(gateway, tmp_path, name, data)
     with gateway.http() as http:
         answer = http.get(f"/api/images/{image_id}/content")

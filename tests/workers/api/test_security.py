@@ -289,6 +289,8 @@ def test_each_scope_opens_its_own_routes_only(abroad: Gateway) -> None:
         ("train", f"{base}/adapters/0/promote", {"expected_version": 0}),
         ("export", f"{base}/requests", new_request("export")),
         ("admin", f"{base}/requests", new_request("ingest")),
+        ("admin", f"{base}/requests", new_request("import", source=str(abroad.services.settings.workspace))),
+        ("admin", f"{base}/requests", new_request("propose")),
         ("admin", f"{base}/requests", new_request("campaign")),
         ("admin", f"{base}/pause", None),
         ("admin", f"{base}/resume", None),
@@ -411,6 +413,7 @@ def test_places_outside_the_roots_are_refused_over_http(gateway: Gateway, http: 
     for answer in (
         http.post(requests, json=new_request("export", to=url)),
         http.post(requests, json=new_request("ingest", images=url)),
+        http.post(requests, json=new_request("import", source=url)),
         http.post("/api/campaigns", json={**new, "images": url}),
         http.post("/api/campaigns", json={**new, "annotations": url}),
         http.post(requests, json=new_request("campaign", create={**new, "images": url})),
@@ -421,7 +424,7 @@ def test_places_outside_the_roots_are_refused_over_http(gateway: Gateway, http: 
 
 @pytest.mark.parametrize("place", [["/etc"], {"a": 1}, 7, True])
 def test_places_that_are_no_text_are_bad_input(http: httpx.Client, place: Any) -> None:
-    for kind, name in (("export", "to"), ("ingest", "images")):
+    for kind, name in (("export", "to"), ("ingest", "images"), ("import", "source")):
         answer = http.post(f"/api/campaigns/{CAMPAIGN}/requests", json=new_request(kind, **{name: place}))
         assert (answer.status_code, code_of(answer)) == (422, "bad_input")
 

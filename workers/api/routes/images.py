@@ -17,6 +17,7 @@ from workers.api.work import in_thread
 
 router = APIRouter(prefix="/api/images", tags=["images"])
 
+
 @router.get("/{image_id}/content")
 async def content(
     image_id: str, services: ServicesDep, caller: CallerDep, if_none_match: Annotated[str | None, Header()] = None
@@ -51,7 +52,7 @@ async def small(
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     async with services.thumbnails:
-        data = await in_thread(lambda: thumbnail(_read(image), size))
+        data = await in_thread(lambda: thumbnail(_read(image), size, services.settings.max_image_pixels))
     return Response(data, media_type="image/jpeg", headers=headers)
 
 

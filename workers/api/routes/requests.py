@@ -1,7 +1,7 @@
 """Long jobs: insert, follow, cancel. The flow runner works them off."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter
@@ -13,6 +13,7 @@ from pipeline.storage.requests import cancel_request, get_request, insert_reques
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError
 from schemas.requests import checked
+from schemas.tables import RequestKind
 from workers.api.deps import CallerDep, ServicesDep, envelope
 
 router = APIRouter(tags=["requests"])
@@ -20,6 +21,7 @@ router = APIRouter(tags=["requests"])
 SCOPES = {
     "ingest": "admin",
     "import": "admin",
+    "propose": "admin",
     "precompute": "train",
     "retrain": "train",
     "export": "export",
@@ -59,7 +61,7 @@ class NewRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: UUID
-    kind: Literal["ingest", "precompute", "retrain", "export", "campaign"]
+    kind: RequestKind
     payload: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(default_factory=dict)
 
 
