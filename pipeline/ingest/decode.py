@@ -167,8 +167,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except PIL.UnidentifiedImageError as error:
         if data.startswith(_TIFF_STARTS):
             raise BadImageError(
-                "A TIFF file whose header is broken, or whose samples are of a kind that is not read. Convert it to grey "
-                "of 8 or 16 bits or float, or to colour of 8 or 16 bits."
+                "A TIFF file whose header is broken, or whose samples are of a kind that is not read. "
+                "Convert it to grey of 8 or 16 bits or float, or to colour of 8 or 16 bits."
             ) from error
         raise BadImageError("Neither a JPEG, PNG, WebP, TIFF nor BMP file, or its header is broken.") from error
     except _BROKEN as error:
