@@ -3,7 +3,7 @@
 from typing import Any
 
 from flows.export import export_flow
-from flows.imports import import_flow, store_masks
+from flows.imports import import_flow, propose_flow, store_masks
 from flows.ingest import ingest_flow
 from flows.jobs import current_job, job_scope
 from flows.options import as_flow, as_step
@@ -18,7 +18,13 @@ from schemas.settings import Settings
 
 STEPS = {"ingest": ingest_flow, "precompute": precompute_flow, "retrain": retrain_flow, "export": export_flow}
 """What a campaign goes through, in this order."""
-KINDS: dict[str, Any] = {**STEPS, "import": import_flow, "prelabel": prelabel_flow, "order": order_flow}
+KINDS: dict[str, Any] = {
+    **STEPS,
+    "import": import_flow,
+    "propose": propose_flow,
+    "prelabel": prelabel_flow,
+    "order": order_flow,
+}
 """Kind of request -> its flow; `campaign` runs the steps."""
 
 

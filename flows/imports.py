@@ -1,10 +1,11 @@
-"""Flow: masks that other tools made become a campaign's, as proposals to correct or as truth."""
+"""Flows: masks that other tools made, or that a near-duplicate has, become proposals to correct, or truth."""
 
 from typing import Any
 
 from flows.jobs import current_job, job_scope
 from flows.options import as_flow, as_step
 from pipeline.imports import import_source
+from pipeline.imports.propose import propose_in_groups
 from schemas.requests import ImportFormat
 
 
@@ -58,3 +59,29 @@ def store_masks(
         on_batch=on_batch,
     )
     return report.model_dump(mode="json")
+
+
+@as_flow("propose")
+def propose_flow(campaign: str) -> dict[str, Any]:
+    """Propose the masks of labelled images to their near-duplicates.
+
+    Args:
+        campaign: Name or id.
+
+    Returns:
+        See `pipeline.imports.propose.ProposeReport`.
+    """
+    with job_scope("propose", campaign, {}) as job:
+        return job.done(propose_masks(campaign))
+
+
+@as_step("propose masks")
+def propose_masks(campaign: str) -> dict[str, Any]:
+    """Look for groups and store; safe to run twice, since images that have proposals are left alone."""
+    job = current_job()
+
+    def on_batch(done: int) -> None:
+        job.check()
+        job.progress(step="propose", done=done)
+
+    return propose_in_groups(job.services.database, job.services.campaign(campaign), on_batch).model_dump(mode="json")

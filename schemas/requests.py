@@ -43,6 +43,10 @@ class Import(_Payload):
     look: bool = False
 
 
+class Propose(_Payload):
+    """Says nothing."""
+
+
 class Precompute(_Payload):
     """Says nothing."""
 
@@ -114,6 +118,7 @@ class Campaign(_Payload):
 PAYLOADS: dict[str, type[_Payload]] = {
     "ingest": Ingest,
     "import": Import,
+    "propose": Propose,
     "precompute": Precompute,
     "prelabel": Prelabel,
     "order": Order,

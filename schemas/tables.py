@@ -39,7 +39,7 @@ CampaignState = Literal["active", "paused"]
 SessionState = Literal["open", "submitted", "skipped", "released", "lost"]
 InstanceState = Literal["open", "accepted", "deleted"]
 RequestState = Literal["queued", "running", "done", "failed", "cancelled"]
-RequestKind = Literal["ingest", "import", "precompute", "prelabel", "order", "retrain", "export", "campaign"]
+RequestKind = Literal["ingest", "import", "propose", "precompute", "prelabel", "order", "retrain", "export", "campaign"]
 AdapterState = Literal["candidate", "rejected", "promoted", "retired"]
 SourceState = Literal["registered", "duplicate", "quarantined"]
 

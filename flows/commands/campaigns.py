@@ -150,7 +150,7 @@ def status(args: argparse.Namespace) -> int:
         f"clicks      {figures.clicks}"
         + (f" ({figures.clicks_per_mask:.2f} per mask)" if figures.clicks_per_mask is not None else ""),
     ]
-    lines += [f"quarantined {entry.get('uri', '')}: {entry.get('reason', '')}" for entry in figures.quarantined[:20]]
+    lines += [f"quarantined {entry.get('uri', '')}: {entry.get('reason', '')}" for entry in figures.quarantined]
     lines += [f"adapter     {a['digest'][:12]} {a['state']}" for a in figures.adapters]
     for request in figures.requests:
         why = (request.error or "").split("\n")[0][:120]

@@ -1,4 +1,4 @@
-"""import: masks that other tools made."""
+"""import and propose: masks that other tools made, and those of near-duplicates."""
 
 import argparse
 from typing import Any
@@ -11,7 +11,7 @@ from schemas.requests import IMPORT_FORMATS
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
-    """Add the command."""
+    """Add the commands."""
     parser = command(nouns, common, "import", import_, "take over masks from files of other tools, to correct them")
     parser.add_argument("name", metavar="NAME", help="campaign")
     parser.add_argument("source", metavar="URL", help="file or folder; images are found by their names")
@@ -21,6 +21,9 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
         "--trusted", action="store_true", help="they count as they are (default: once somebody has accepted them)"
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what is there")
+
+    parser = command(nouns, common, "propose", propose, "propose the masks of labelled images to their near-duplicates")
+    parser.add_argument("name", metavar="NAME", help="campaign")
 
 
 def import_(args: argparse.Namespace) -> int:
@@ -37,6 +40,17 @@ def import_(args: argparse.Namespace) -> int:
     lines = imported(result)
     if args.dry_run:
         lines.append("Nothing was stored: leave --dry-run out to store them.")
+    terminal.result(result, lines)
+    return 0
+
+
+def propose(args: argparse.Namespace) -> int:
+    """Store proposals."""
+    settings, terminal = settings_of(args), Terminal.of(args)
+    result = run_job(settings, terminal, "propose", args.name, {})
+    lines = [f"{result['stored']} masks proposed on {result['images']} images."]
+    if result["other_size"]:
+        lines.append(f"left out {result['other_size']} images: what is labelled like them has another size")
     terminal.result(result, lines)
     return 0
 

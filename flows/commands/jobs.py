@@ -17,7 +17,7 @@ def run_job(
     Args:
         settings: Of this command.
         terminal: Where progress is shown.
-        kind: ingest, precompute, retrain, export or campaign.
+        kind: ingest, import, propose, precompute, retrain, export or campaign.
         campaign: Name or id.
         payload: The kind's options.
 

@@ -4,7 +4,7 @@ from pipeline.export.directory import SnapshotDirectory
 from pipeline.export.tables import ExportImage
 from pipeline.ingest.decode import read_image_bytes
 
-_SUFFIXES = {"JPEG": "jpg", "PNG": "png"}
+_SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp"}
 
 
 def image_name(image: ExportImage) -> str:

@@ -1,15 +1,25 @@
 """Image bytes to pixels: one decoder and one pixel space for the whole product.
 
-Pixels are RGB after EXIF orientation; alpha is laid over white; 16-bit samples keep their high byte; colour profiles
-are ignored. JPEG and PNG, recognised by content, whatever the name says. Knows nothing about models.
+Pixels are RGB after EXIF orientation; alpha is laid over white; colour profiles are ignored. JPEG, PNG, WebP, TIFF and
+BMP, recognised by content, whatever the name says. A file is one image: several pages or frames are refused.
+
+Samples of more than 8 bits: colour, and PNG, keep their high byte. Grey TIFF (integer or float) has no such scale, so
+its window is the file's own: linear from its least to its greatest finite sample, onto 0 to 255. It depends on nothing
+but the file's bytes, as embeddings do. NaN is black.
+
+Memory: Pillow's samples (4 bytes a pixel, or 1 for grey) and the RGB that is returned (3); the rest goes by bands.
+Knows nothing about models.
 """
 
 import hashlib
 import io
 import logging
 import struct
+import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL
@@ -23,8 +33,8 @@ from schemas.predictions import ImageRef
 logger = logging.getLogger(__name__)
 
 DECODER = f"pillow-{PIL.__version__.split('.')[0]}/rgb-white-v1"
-"""Decoder and version, part of the key of stored embeddings."""
-FORMATS = ("JPEG", "PNG")
+"""Decoder and version, part of the key of stored embeddings: changes whenever a file's pixels would."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 120_000_000
 """The default of `Settings.max_image_pixels`."""
 
@@ -33,6 +43,10 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is checked here, against the header, 
 BROKEN = (OSError, SyntaxError, ValueError, KeyError, IndexError, EOFError, struct.error, zlib.error, OverflowError)
 """What Pillow raises on broken files."""
 _ORIENTATION_TAG = 0x0112
+_BAND_PIXELS = 1 << 22
+_WIDE_MODES = ("I", "F")
+"""Pillow's modes, or their beginnings, of grey samples with more than 8 bits."""
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 @dataclass(frozen=True)
@@ -42,8 +56,8 @@ class ImageInfo:
     Attributes:
         width: Pixels after EXIF orientation.
         height: Pixels after EXIF orientation.
-        format: "JPEG" or "PNG".
-        orientation: EXIF orientation, 1 to 8.
+        format: One of `FORMATS`.
+        orientation: EXIF orientation, 1 to 8; 1 for a TIFF, which Pillow turns upright as it reads it.
     """
 
     width: int
@@ -67,20 +81,21 @@ def decode_image(
         HWC uint8 RGB, C-contiguous, and what the file says of itself.
 
     Raises:
-        BadImageError: Empty, neither JPEG nor PNG, over the limit, or broken or cut off.
+        BadImageError: Empty, of no format that is read, over the limit, of several pages, or broken or cut off.
     """
     image = _open(data, max_pixels)
-    format = "PNG" if image.format == "PNG" else "JPEG"  # a JPEG of several pictures calls itself MPO
+    format = _format(image)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         image.load()  # before EXIF is asked for: a PNG's may follow its pixels
-        rgb = np.asarray(_to_rgb(image))
+        rgb = _rgb(image)
     except BROKEN as error:
         raise BadImageError(f"The {format} file is broken or cut off: {error}. Replace the file.") from error
     except MemoryError as error:
         raise BadImageError(f"No memory to decode {image.width}x{image.height} pixels.") from error
     orientation = _orientation(image)
+    image.close()
     pixels = np.ascontiguousarray(_orient(rgb, orientation))
     return pixels, ImageInfo(pixels.shape[1], pixels.shape[0], format, orientation)
 
@@ -120,6 +135,29 @@ def read_image_bytes(ref: ImageRef) -> bytes:
     return data
 
 
+def browser_type(data: bytes) -> str | None:
+    """The media type under which browsers show a file's bytes in our pixel space; None: they do not, or not surely.
+
+    Raises:
+        BadImageError: The header cannot be read.
+    """
+    image = _open(data, sys.maxsize)  # nothing is decoded here
+    format = _format(image)
+    if format == "JPEG" and image.mode in {"L", "RGB"}:
+        return "image/jpeg"
+    has_few_bits = format == "PNG" and data[24] <= 8  # IHDR's depth
+    if has_few_bits and not any(mark in data for mark in (b"eXIf", b"Raw profile type", b"tiff:Orientation")):
+        return "image/png"
+    if format == "WEBP" and _orientation(image) == 1:
+        return "image/webp"
+    return None
+
+
+def _format(image: Image.Image) -> str:
+    """One of `FORMATS`: a JPEG of several pictures calls itself MPO."""
+    return image.format if image.format in FORMATS else "JPEG"
+
+
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header only."""
     if not data:
@@ -127,7 +165,12 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except PIL.UnidentifiedImageError as error:
-        raise BadImageError("Neither a JPEG nor a PNG file, or its header is broken.") from error
+        if data.startswith(_TIFF_STARTS):
+            raise BadImageError(
+                "A TIFF file whose header is broken, or whose samples are of a kind that is not read. "
+                "Convert it to grey of 8 or 16 bits or float, or to colour of 8 or 16 bits."
+            ) from error
+        raise BadImageError("Neither a JPEG, PNG, WebP, TIFF nor BMP file, or its header is broken.") from error
     except BROKEN as error:
         raise BadImageError(f"The header cannot be read: {error}.") from error
     width, height = image.size
@@ -138,7 +181,24 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             f"{width}x{height} pixels (by the header) are more than the limit of {max_pixels}. "
             "Raise CLICKLOOP_MAX_IMAGE_PIXELS if the image is meant to be that large."
         )
+    if _has_more(image):
+        raise BadImageError(f"The {image.format} file holds several pages or frames. Split it, one image a file.")
     return image
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether a TIFF has a second page, or a WebP a second frame; the first is what is open afterwards."""
+    if image.format == "WEBP":
+        return getattr(image, "n_frames", 1) > 1
+    if image.format != "TIFF":
+        return False
+    try:
+        image.seek(1)  # counting all of them would read every page's header
+    except EOFError:
+        return False
+    except BROKEN as error:
+        raise BadImageError(f"The header cannot be read: {error}.") from error
+    return True
 
 
 def _orientation(image: Image.Image) -> int:
@@ -151,11 +211,51 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """HWC RGB of a loaded image, band by band."""
+    is_wide = image.mode.startswith(_WIDE_MODES)
+    window = _window(image) if is_wide and image.format == "TIFF" else None
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top, band in _bands(image):
+        rows = pixels[top : top + band.height]
+        if not is_wide:
+            rows[:] = np.asarray(_to_rgb(band))
+        elif window is None:
+            rows[:] = (np.asarray(band).astype(np.int64).clip(0, 65535) >> 8)[:, :, None]
+        else:
+            rows[:] = _windowed(np.asarray(band), *window)[:, :, None]
+    return pixels
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, part) of an image from top to bottom, each with so many pixels that memory stays small."""
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _window(image: Image.Image) -> tuple[float, float]:
+    """The least and the greatest finite sample; (0, 0) where there is none."""
+    low, high = np.inf, -np.inf
+    for _, band in _bands(image):
+        samples = np.asarray(band)
+        samples = samples[np.isfinite(samples)]
+        if samples.size:
+            low, high = min(low, float(samples.min())), max(high, float(samples.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
+
+
+def _windowed(samples: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Samples onto 0 to 255; all the same: black."""
+    if high <= low:
+        return np.zeros(samples.shape, np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        parts = (samples.astype(np.float64) - low) / (high - low)
+    return np.asarray(np.nan_to_num(parts, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255).round().astype(np.uint8)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """To mode RGB."""
-    if image.mode.startswith("I") or image.mode == "F":
-        samples = np.asarray(image).astype(np.int64)
-        return Image.fromarray((samples.clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    """To mode RGB, from samples of 8 bits."""
     if image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -1,7 +1,8 @@
 """Registering a source's images: list, read, check, hash, decode once, and write them down in short transactions.
 
 Nothing is copied: images stay where they are. Files whose listing is unchanged since the last pass are not read again,
-so a pass that was stopped goes on where it ended. Database transactions never span a read.
+so a pass that was stopped goes on where it ended; but what is quarantined is, since permissions, limits or formats may
+have changed. Database transactions never span a read.
 """
 
 import hashlib
@@ -109,7 +110,7 @@ def ingest(
         known = images.known_sources(conn, campaign.id)
         hashes = images.image_hashes(conn, campaign.id)
     index = GroupIndex((phash, group) for sha256, phash, group in hashes if sha256 == group)
-    todo = [file for file in listing.files if known.get(file.uri_sha256, ("", ""))[0] != file.version]
+    todo = [file for file in listing.files if known.get(file.uri_sha256) not in _settled(file)]
     report = IngestReport(files=len(listing.files), ignored=listing.ignored, unchanged=len(listing.files) - len(todo))
     stop = should_stop or (lambda: False)
     batch: list[_Read] = []
@@ -136,6 +137,11 @@ def ingest(
     report.seconds = round(time.monotonic() - began, 3)
     logger.info("ingested campaign_id=%s url=%s %s", campaign.id, url, report)
     return report
+
+
+def _settled(file: SourceFile) -> tuple[tuple[str, str], ...]:
+    """What the catalogue says of a file that need not be read."""
+    return (file.version, "registered"), (file.version, "duplicate")
 
 
 def _handled(report: IngestReport) -> int:

@@ -14,8 +14,8 @@ from fsspec.utils import stringify_path
 from pipeline.storage.files import is_local, open_storage, with_retry
 from schemas.errors import BadInputError, BusyError, ForbiddenError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png"})
-OTHER_IMAGES = frozenset({".tif", ".tiff", ".webp", ".bmp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".dng", ".svs"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+OTHER_IMAGES = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".dng", ".svs"})
 """Images that people expect to be read; they are reported instead of being passed over."""
 _VERSION_FIELDS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated")
 _GLOB = frozenset("*?[")
@@ -140,7 +140,7 @@ def _source_file(
     uri = stringify_path(path) if is_local(fs) else fs.unstrip_protocol(path)
     suffix = os.path.splitext(name)[1].lower()
     if suffix in OTHER_IMAGES:
-        problem = f"Files of type {suffix} cannot be read; JPEG and PNG can."
+        problem = f"Files of type {suffix} cannot be read; JPEG, PNG, WebP, TIFF and BMP can."
         return SourceFile(printable(uri), printable(name), version, problem)
     if printable(uri) != uri or "::" in uri:
         problem = "The file's name is not valid UTF-8, or holds '::'. Rename it."

@@ -4,19 +4,19 @@ import io
 
 from PIL import Image
 
-from pipeline.ingest.decode import decode_image
+from pipeline.ingest.decode import MAX_PIXELS, decode_image
 from pipeline.masks.previews import preview_size
 
 _QUALITY = 85
 
 
-def thumbnail(data: bytes, longest: int) -> bytes:
+def thumbnail(data: bytes, longest: int, max_pixels: int = MAX_PIXELS) -> bytes:
     """A JPEG of an image file (upright, RGB) whose longest side is at most `longest` pixels.
 
     Raises:
         BadImageError: The file is no image that we can read.
     """
-    pixels, info = decode_image(data, at_least=longest)
+    pixels, info = decode_image(data, max_pixels, at_least=longest)
     height, width = preview_size(info.height, info.width, longest)
     image = Image.fromarray(pixels)
     out = io.BytesIO()

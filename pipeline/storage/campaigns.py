@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.adapters import list_adapters
@@ -201,10 +201,12 @@ def _mask_figures(conn: Connection, campaign: CampaignRecord) -> tuple[int, floa
 
 
 def _quarantined(conn: Connection, campaign_id: str) -> list[dict[str, str]]:
+    """Files that are no images, and images that cannot be encoded unless their file was replaced since."""
     files = conn.execute(_sources(campaign_id, "quarantined", Source.uri, Source.reason).order_by(Source.uri)).all()
     images = conn.execute(
         select(Image.uri, Image.quarantine_reason)
         .where(Image.campaign_id == campaign_id, Image.quarantine_reason.is_not(None))
+        .where(exists().where(Source.image_id == Image.id, Source.uri == Image.uri))
         .order_by(Image.number)
     ).all()
     return [{"uri": uri, "reason": reason or ""} for uri, reason in (*files, *images)]

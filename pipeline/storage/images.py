@@ -24,9 +24,16 @@ class Added:
 
 
 def known_sources(conn: Connection, campaign_id: str) -> dict[str, tuple[str, str]]:
-    """What ingest has seen: (version, state) by sha256 of the URI."""
-    query = select(Source.uri_sha256, Source.version, Source.state).where(Source.campaign_id == campaign_id)
-    return {key: (version, state) for key, version, state in conn.execute(query)}
+    """What ingest has seen: (version, state) by sha256 of the URI; of a quarantined image, the state is quarantined."""
+    query = (
+        select(Source.uri_sha256, Source.version, Source.state, Image.quarantine_reason)
+        .outerjoin(Image, Image.id == Source.image_id)
+        .where(Source.campaign_id == campaign_id)
+    )
+    return {
+        key: (version, state if reason is None else "quarantined")
+        for key, version, state, reason in conn.execute(query)
+    }
 
 
 def image_hashes(conn: Connection, campaign_id: str) -> list[tuple[str, str, str]]:
@@ -71,7 +78,7 @@ def add_image(
         group_key: sha256 of the first image of its near-duplicate group; its own when it is the first.
         width: Pixels, after EXIF orientation.
         height: Pixels, after EXIF orientation.
-        format: JPEG or PNG.
+        format: JPEG, PNG, WEBP, TIFF or BMP.
         size_bytes: Of the file.
 
     Raises:
@@ -84,6 +91,9 @@ def add_image(
     ).one_or_none()
     if found is not None:  # the same file listed again under a new version is no duplicate of itself
         state = "registered" if found.uri == uri else "duplicate"
+        if found.uri == uri:  # it was read: whatever kept it from being encoded gets another chance
+            fresh = update(Image).where(Image.id == found.id, Image.quarantine_reason.is_not(None))
+            conn.execute(fresh.values(quarantine_reason=None, encode_attempts=0))
         _put_source(conn, campaign_id, **source, state=state, image_id=found.id, reason=None)
         return Added(found.id, True)
     settings = conn.execute(select(Campaign.settings).where(Campaign.id == campaign_id)).scalar_one()

@@ -9,6 +9,8 @@ import cv2
 import pytest
 
 from flows.cli import build_parser, main
+from pipeline.ingest.scan import ingest
+from pipeline.storage.database import Database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.campaigns import CampaignRecord
 from schemas.settings import Settings
@@ -17,7 +19,7 @@ from tests.flows.scenes import write_pictures
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
 simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
 model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
-workers; backup; restore; prelabel; order"""
+workers; backup; restore; import; propose; prelabel; order"""
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -140,6 +142,24 @@ def test_looking_works_while_another_process_owns_the_workspace(
         code, out, _ = run(capsys, "campaign", "list", "--json", "--workspace", str(settings.workspace))
     assert code == 0
     assert [c["name"] for c in json.loads(out)] == ["discs"]
+
+
+def test_status_names_every_quarantined_file_with_its_reason(
+    settings: Settings, campaign: CampaignRecord, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(campaign.source_url)
+    for number in range(25):
+        (folder / f"bad-{number:02d}.tif").write_text("no picture")
+    ingest(database, campaign, campaign.source_url)
+    workspace = ("--workspace", str(settings.workspace))
+    code, out, _ = run(capsys, "campaign", "status", "discs", *workspace)
+    assert code == 0 and "25 quarantined" in out
+    lines = [line for line in out.splitlines() if line.startswith("quarantined ")]
+    assert [f"bad-{number:02d}.tif: Neither" in line for number, line in enumerate(lines)] == [True] * 25
+    for number in range(25):
+        cv2.imwrite(str(folder / f"bad-{number:02d}.tif"), cv2.imread(str(folder / "1.png")) // (number + 2))
+    assert ingest(database, campaign, campaign.source_url).registered == 25
+    assert "0 quarantined" in run(capsys, "campaign", "status", "discs", *workspace)[1]
 
 
 def test_status_and_pause_say_the_same_as_json_and_as_text(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import cv2
 import pytest
 
 from flows.runner import Runner
@@ -67,6 +68,21 @@ def test_a_campaign_is_created_with_its_images_and_masks(runner: Runner, tmp_pat
 
 
 @pytest.mark.usefixtures("prefect")
+def test_masks_are_proposed_to_near_duplicates(runner: Runner, tmp_path: Path) -> None:
+    source = write_pictures(tmp_path, 2)
+    picture = cv2.imread(str(source / "1.png"))
+    assert cv2.imwrite(str(source / "z.jpg"), picture) and cv2.imwrite(str(source / "z.webp"), picture)
+    create = {"id": str(uuid4()), "name": "like", "images": str(source), "annotations": str(tmp_path / "truth.json")}
+    insert(runner, "campaign", None, {"create": {**create, "model": "toy-color"}})
+    assert runner.run_one()
+    proposed = insert(runner, "propose", create["id"], {})
+    assert runner.run_one()
+    assert record_of(runner, proposed).result == {"images": 2, "stored": 2, "other_size": 0}
+    with runner.services.database.connect() as conn:
+        assert masks.count_proposals(conn, create["id"]) == 2
+
+
+@pytest.mark.usefixtures("prefect")
 def test_what_cannot_be_done_fails_with_its_reason_and_the_runner_goes_on(
     runner: Runner, campaign: CampaignRecord, tmp_path: Path
 ) -> None:
@@ -114,6 +130,7 @@ def test_a_runner_waits_for_requests_and_ends_when_told(runner: Runner) -> None:
         ("order", {}),
         ("order", {"by": "luck"}),
         ("order", {"by": "gain", "seed": -1}),
+        ("propose", {"to": "all"}),
         ("retrain", {"promote": "maybe"}),
         ("retrain", {"minutes": -1}),
         ("export", {"formats": ["voc"]}),

@@ -19,11 +19,14 @@ from workers.api.live import Hub
 from workers.api.metrics import Metrics
 from workers.api.refining import Refining
 from workers.api.work import in_thread, write
+from workers.lru import Lru
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_NUMBER = 2**31 - 1
 """The largest integer that every database's columns hold."""
+
+_RENDITION_BYTES = 64_000_000
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Services:
     Attributes:
         draining: Set on SIGTERM: claims are refused, what was begun is finished.
         thumbnails: Held while one is made: few at a time, so that clicks keep their processor.
+        rendering: Held while a rendition is made: one at a time.
+        renditions: What was made last, by the sha256 of the image's file: bytes and media type.
     """
 
     settings: Settings
@@ -45,6 +50,8 @@ class Services:
     metrics: Metrics
     draining: bool = False
     thumbnails: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    renditions: Lru[str, tuple[bytes, str]] = field(default_factory=lambda: Lru(_RENDITION_BYTES))
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def read(self, function: Callable[[Connection], T]) -> T:

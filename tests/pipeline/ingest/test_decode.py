@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from pipeline.ingest import decode
 from pipeline.ingest.decode import decode_image, read_image, read_image_bytes
 from schemas.errors import BadImageError, CorruptDataError
 from schemas.predictions import ImageRef
@@ -32,16 +34,56 @@ def png_with_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
+def pages(format: str) -> bytes:
+    """A file of two pictures."""
+    buffer = io.BytesIO()
+    Image.fromarray(scene(0)).save(buffer, format, save_all=True, append_images=[Image.fromarray(scene(1))])
+    return buffer.getvalue()
+
+
+def tiff(order: str, samples: NDArray[Any], per_pixel: int = 1) -> bytes:
+    """An uncompressed TIFF written by hand: "<" or ">" order, samples (height, width * per_pixel)."""
+    body = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    sort = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
+    facts = [
+        (256, samples.shape[1] // per_pixel),
+        (257, samples.shape[0]),
+        (258, samples.dtype.itemsize * 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, per_pixel),
+        (278, samples.shape[0]),
+        (279, len(body)),
+        (339, sort),
+    ]
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in facts)
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8 + len(body))
+    return start + body + struct.pack(f"{order}H", len(facts)) + entries + bytes(4)
+
+
+def five_channels() -> bytes:
+    """A satellite's picture."""
+    return tiff("<", np.zeros((4, 20), np.uint16), 5)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
         (b"", "0 bytes"),
-        (b"just some text, not an image", "Neither a JPEG nor a PNG"),
+        (b"just some text, not an image", "Neither a JPEG, PNG, WebP, TIFF nor BMP"),
         (b"\x89PNG\r\n\x1a\n", "header|Neither"),
         (b"\xff\xd8\xff", "header|Neither"),
         (encoded(scene(0), "GIF"), "Neither"),
-        (encoded(scene(0), "TIFF"), "Neither"),
-        (encoded(scene(0), "BMP"), "Neither"),
+        (encoded(scene(0), "PPM"), "Neither"),
+        (b"II*\0", "TIFF file whose header is broken"),
+        (encoded(scene(0), "TIFF")[:-200], "TIFF file is broken or cut off"),
+        (encoded(scene(0), "TIFF", compression="tiff_lzw")[:-400], "TIFF file"),
+        (encoded(scene(0), "BMP")[:-200], "BMP file is broken or cut off"),
+        (encoded(scene(0), "WEBP")[:-200], "header|broken or cut off"),
+        (pages("TIFF"), "several pages or frames"),
+        (pages("WEBP"), "several pages or frames"),
+        (five_channels(), "samples are of a kind that is not read"),
         (encoded(scene(0), "PNG")[:200], "broken or cut off"),
         (encoded(scene(0), "JPEG")[:-200], "broken or cut off"),
         (encoded(scene(0), "JPEG")[:300], "header|broken or cut off|Neither"),
@@ -64,7 +106,7 @@ def test_a_damaged_png_is_refused(part: float) -> None:
         decode_image(bytes(data))
 
 
-@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["PNG", "JPEG"]))
+@given(st.binary(max_size=60), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP"]))
 def test_any_damage_gives_pixels_or_a_named_error(noise: bytes, start: int, format: str) -> None:
     data = bytearray(encoded(scene(0), format))
     data[start : start + len(noise)] = noise
@@ -143,9 +185,30 @@ def test_png_pixels_are_exact_and_contiguous() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_exif_orientation_is_applied(orientation: int, format: str) -> None:
     upright = scene(1)
+    stored = turned(upright, orientation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
+    data = encoded(stored, format, exif=exif.tobytes(), **options)
+    pixels, info = decode_image(data)
+    assert (info.height, info.width, info.orientation) == (*upright.shape[:2], orientation)
+    assert np.abs(pixels.astype(int) - upright).mean() < 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_tiff_is_upright(orientation: int, compression: str | None) -> None:
+    data = encoded(turned(scene(1), orientation), "TIFF", tiffinfo={0x0112: orientation}, compression=compression)
+    pixels, info = decode_image(data)
+    assert np.array_equal(pixels, scene(1))
+    assert (info.height, info.width) == (60, 80)
+
+
+def turned(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """How a camera that held its sensor so stores a picture."""
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -156,13 +219,7 @@ def test_exif_orientation_is_applied(orientation: int, format: str) -> None:
         7: upright[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(upright, -1),
     }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options: dict[str, Any] = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
-    data = encoded(np.ascontiguousarray(stored), format, exif=exif.tobytes(), **options)
-    pixels, info = decode_image(data)
-    assert (info.height, info.width, info.orientation) == (*upright.shape[:2], orientation)
-    assert np.abs(pixels.astype(int) - upright).mean() < 2
+    return np.ascontiguousarray(stored)
 
 
 def test_broken_exif_does_not_cost_the_picture() -> None:
@@ -199,6 +256,79 @@ def test_16_bit_samples_keep_their_high_byte() -> None:
     samples = np.arange(60 * 80, dtype=np.uint16).reshape(60, 80) * 13
     pixels, _ = decode_image(encoded(samples))
     assert np.array_equal(pixels, np.repeat((samples >> 8).astype(np.uint8)[:, :, None], 3, 2))
+
+
+RAMP = np.arange(60 * 80).reshape(60, 80)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    "samples",
+    [
+        (RAMP + 200).astype(np.uint16),
+        (RAMP * 13).astype(np.uint16),
+        (RAMP - 1000).astype(np.int16),
+        (RAMP * 100_000).astype(np.int32),
+        (RAMP / 7e6 - 2e-4).astype(np.float32),
+    ],
+)
+def test_grey_tiff_is_windowed_by_its_own_least_and_greatest_sample(order: str, samples: NDArray[Any]) -> None:
+    pixels, info = decode_image(tiff(order, samples))
+    low, high = float(samples.min()), float(samples.max())
+    exact = (samples.astype(float) - low) / (high - low)
+    assert info.format == "TIFF"
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+    assert np.abs(pixels[..., 0] - exact * 255).max() <= 0.51
+
+
+def test_what_is_no_number_does_not_spoil_the_window() -> None:
+    samples = np.linspace(1, 2, 4800, dtype=np.float32).reshape(60, 80)
+    samples[1, :4] = [np.nan, np.inf, -np.inf, 1.5]
+    pixels, _ = decode_image(tiff("<", samples))
+    assert pixels[1, :4, 0].tolist() == [0, 255, 0, 128]
+    assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 255)
+    for same in (np.full((60, 80), 7, np.float32), np.full((60, 80), np.nan, np.float32)):
+        assert not decode_image(tiff("<", same))[0].any()
+
+
+def test_a_picture_of_several_bands_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = (RAMP * 3).astype(np.uint16)
+    files = [tiff("<", samples), encoded(np.dstack([scene(0), scene(1)[:, :, 0]])), encoded(samples)]
+    whole = [decode_image(data)[0] for data in files]
+    monkeypatch.setattr(decode, "_BAND_PIXELS", 7 * 80)
+    for data, pixels in zip(files, whole, strict=True):
+        assert np.array_equal(decode_image(data)[0], pixels)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK"])
+def test_tiff_modes(mode: str) -> None:
+    image = Image.fromarray(scene(0)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF")
+    assert np.array_equal(decode_image(buffer.getvalue())[0], np.asarray(image.convert("RGB")))
+
+
+def test_16_bit_colour_keeps_its_high_byte() -> None:
+    samples = np.random.default_rng(0).integers(0, 65536, (6, 8 * 3)).astype(np.uint16)
+    data = tiff("<", samples, 3).replace(struct.pack("<HHII", 262, 4, 1, 1), struct.pack("<HHII", 262, 4, 1, 2))
+    pixels, _ = decode_image(data)
+    assert np.array_equal(pixels, (samples >> 8).astype(np.uint8).reshape(6, 8, 3))
+
+
+def test_webp_and_bmp() -> None:
+    pixels, info = decode_image(encoded(scene(0), "WEBP", lossless=True))
+    assert np.array_equal(pixels, scene(0)) and info.format == "WEBP"
+    assert np.abs(decode_image(encoded(scene(0), "WEBP", quality=90))[0].astype(int) - scene(0)).mean() < 6
+    alpha = np.dstack([scene(0), np.full((60, 80), 0, np.uint8)])
+    assert (decode_image(encoded(alpha, "WEBP", lossless=True, exact=True))[0] == 255).all()
+    pixels, info = decode_image(encoded(scene(0), "BMP"))
+    assert np.array_equal(pixels, scene(0)) and info.format == "BMP"
+
+
+def test_progressive_jpeg() -> None:
+    plain, progressive = (encoded(scene(0), "JPEG", quality=90, progressive=way) for way in (False, True))
+    assert plain != progressive
+    assert np.array_equal(decode_image(plain)[0], decode_image(progressive)[0])
 
 
 def test_one_bit_pictures() -> None:

@@ -1,17 +1,21 @@
 """Ingest on real databases: content once, resumable, bad files with the reason."""
 
+import hashlib
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.ingest import scan
+from pipeline.ingest.dedupe import GroupIndex
 from pipeline.ingest.scan import IngestReport, ingest
 from pipeline.storage.campaigns import campaign_status, create_campaign
 from pipeline.storage.database import Database
-from pipeline.storage.images import images_of
+from pipeline.storage.images import images_of, in_holdout, missing_embeddings, note_encode_attempt, quarantine_image
 from schemas.campaigns import CampaignRecord, CampaignSettings, ImageRecord
 from schemas.errors import BadInputError, BusyError
 from tests.pipeline.ingest.pictures import encoded, scene, write_scenes
@@ -57,13 +61,14 @@ def test_registers_reports_and_does_nothing_twice(database: Database, tmp_path: 
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.jpg").write_bytes(encoded(scene(9), "JPEG")[:-100])
     (tmp_path / "scan.tif").write_bytes(b"II*\0")
+    (tmp_path / "photo.heic").touch()
     (tmp_path / "notes.txt").touch()
     campaign = new_campaign(database)
     seen: list[dict[str, int]] = []
     report = ingest(database, campaign, str(tmp_path), progress=seen.append)
-    assert counts(report) == (6, 1, 4, 0)
-    assert (report.files, report.ignored, report.stopped) == (11, 1, False)
-    assert seen[-1] == {"done": 11, "total": 11}
+    assert counts(report) == (6, 1, 5, 0)
+    assert (report.files, report.ignored, report.stopped) == (12, 1, False)
+    assert seen[-1] == {"done": 12, "total": 12}
     found = catalogue(database, campaign)
     assert [image.number for image in found] == [1, 2, 3, 4, 5, 6]
     assert [image.file_name for image in found][:2] == ["copy.png", "scene-001.jpg"]
@@ -72,9 +77,10 @@ def test_registers_reports_and_does_nothing_twice(database: Database, tmp_path: 
     assert "0 bytes" in reasons["empty.jpg"]
     assert "Neither" in reasons["text.png"]
     assert "cut off" in reasons["cut.jpg"]
-    assert ".tif" in reasons["scan.tif"]
+    assert "TIFF" in reasons["scan.tif"]
+    assert ".heic" in reasons["photo.heic"]
     again = ingest(database, campaign, str(tmp_path))
-    assert counts(again) == (0, 0, 0, 11)
+    assert counts(again) == (0, 0, 5, 7)
     assert catalogue(database, campaign) == found
 
 
@@ -88,6 +94,73 @@ def test_a_repaired_file_is_read_again_and_a_new_one_added(sqlite_database: Data
     assert counts(ingest(sqlite_database, campaign, str(tmp_path))) == (2, 0, 0, 2)
     assert quarantined(sqlite_database, campaign) == {}
     assert [image.file_name for image in catalogue(sqlite_database, campaign)][2:] == ["late.png", "scene-008.png"]
+
+
+def test_a_quarantined_file_gets_another_chance_though_its_listing_is_the_same(
+    database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "big.png").write_bytes(encoded(scene(0, 200, 200)))
+    campaign = new_campaign(database)
+    assert ingest(database, campaign, str(tmp_path), max_pixels=10_000).quarantined == 1
+    assert counts(ingest(database, campaign, str(tmp_path))) == (1, 0, 0, 0)
+    assert quarantined(database, campaign) == {}
+
+
+def test_an_image_that_could_not_be_encoded_gets_another_chance(database: Database, tmp_path: Path) -> None:
+    write_scenes(tmp_path, range(2))
+    campaign = new_campaign(database)
+    ingest(database, campaign, str(tmp_path))
+    for image in catalogue(database, campaign):
+        with database.begin() as conn:
+            note_encode_attempt(conn, [image.id])
+            quarantine_image(conn, image.id, "gone when it was to be encoded")
+    (tmp_path / "scene-001.jpg").write_bytes(encoded(scene(5), "JPEG"))
+    assert set(quarantined(database, campaign)) == {"scene-000.png", "scene-001.jpg"}
+    assert counts(ingest(database, campaign, str(tmp_path))) == (1, 1, 0, 0)
+    assert quarantined(database, campaign) == {}
+    with database.connect() as conn:
+        waiting = missing_embeddings(conn, campaign.id, "k", 10)
+    assert [image.number for image in waiting] == [1, 3]
+    assert counts(ingest(database, campaign, str(tmp_path))) == (0, 0, 0, 2)
+
+
+@pytest.mark.parametrize("name", ["cut.tif", "cut.webp", "cut.bmp", "cut.jpg", "cut.png"])
+def test_a_file_that_was_cut_off_is_picked_up_once_it_is_whole(
+    sqlite_database: Database, tmp_path: Path, name: str
+) -> None:
+    format = {".jpg": "JPEG", ".tif": "TIFF"}.get(name[3:], name[4:].upper())
+    data = encoded(scene(2), format)
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    campaign = new_campaign(sqlite_database)
+    assert counts(ingest(sqlite_database, campaign, str(tmp_path))) == (0, 0, 1, 0)
+    assert quarantined(sqlite_database, campaign)[name]
+    (tmp_path / name).write_bytes(data)
+    assert counts(ingest(sqlite_database, campaign, str(tmp_path))) == (1, 0, 0, 0)
+    assert quarantined(sqlite_database, campaign) == {}
+
+
+@given(
+    st.lists(st.integers(0, 2**12 - 1), min_size=1, max_size=40),
+    st.floats(0.05, 0.9),
+    st.integers(0, 100),
+    st.integers(1, 40),
+)
+def test_no_group_straddles_the_holdout(bits: list[int], fraction: float, seed: int, first: int) -> None:
+    """However hashes lie about each other and whichever pass finds an image: groups are drawn whole."""
+    settings = CampaignSettings(holdout_fraction=fraction, seed=seed)
+    hashes = [f"{value * 0x0001000100010001 % 2**64:016x}" for value in bits]
+    rows: list[tuple[str, str, str]] = []
+    for part in (range(len(bits))[:first], range(len(bits))[first:]):
+        index = GroupIndex((phash, group) for sha, phash, group in rows if sha == group)
+        for number in part:
+            sha = hashlib.sha256(str(number).encode()).hexdigest()
+            rows.append((sha, hashes[number], index.assign(hashes[number], sha)))
+    leaders = {sha: phash for sha, phash, group in rows if sha == group}
+    drawn: dict[str, set[bool]] = {}
+    for _, phash, group in rows:
+        assert (int(phash, 16) ^ int(leaders[group], 16)).bit_count() <= 6
+        drawn.setdefault(group, set()).add(in_holdout(group, settings))
+    assert all(len(sides) == 1 for sides in drawn.values())
 
 
 def test_stopped_and_run_again_is_as_run_once(

@@ -29,9 +29,11 @@ def test_a_folder_is_looked_through_and_other_files_are_passed_over(tmp_path: Pa
 
 
 def test_other_image_types_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "scan.HEIC").touch()
     (tmp_path / "scan.TIF").touch()
-    (file,) = list_files(str(tmp_path)).files
-    assert file.problem is not None and ".tif" in file.problem
+    other, file = list_files(str(tmp_path)).files
+    assert other.problem is not None and ".heic" in other.problem
+    assert file.problem is None
 
 
 def test_a_glob_and_a_single_file(tmp_path: Path) -> None:

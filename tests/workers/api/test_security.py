@@ -292,6 +292,7 @@ def test_each_scope_opens_its_own_routes_only(abroad: Gateway) -> None:
         ("export", f"{base}/requests", new_request("export")),
         ("admin", f"{base}/requests", new_request("ingest")),
         ("admin", f"{base}/requests", new_request("import", source=str(abroad.services.settings.workspace))),
+        ("admin", f"{base}/requests", new_request("propose")),
         ("admin", f"{base}/requests", new_request("campaign")),
         ("admin", f"{base}/requests", new_request("import", source=str(abroad.services.settings.workspace))),
         ("admin", f"{base}/pause", None),

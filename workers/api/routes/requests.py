@@ -21,6 +21,7 @@ router = APIRouter(tags=["requests"])
 SCOPES = {
     "ingest": "admin",
     "import": "admin",
+    "propose": "admin",
     "precompute": "train",
     "prelabel": "train",
     "order": "train",

@@ -1,0 +1,128 @@
+"""What a browser is given of an image: always something that it shows, in the pixel space of the masks."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.ingest.decode import decode_image
+from pipeline.ingest.renditions import rendition
+from pipeline.storage.images import add_image
+from tests.pipeline.ingest.pictures import encoded, scene
+from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with gateway_in(tmp_path_factory.mktemp("images"), images=1) as running:
+        yield running
+
+
+def put(gateway: Gateway, folder: Path, name: str, data: bytes) -> str:
+    """Register a file as an image of the campaign; its id."""
+    path = folder / name
+    path.write_bytes(data)
+    _, info = decode_image(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    with gateway.services.database.begin() as conn:
+        return add_image(
+            conn,
+            CAMPAIGN,
+            uri=str(path),
+            file_name=name,
+            uri_sha256=hashlib.sha256(str(path).encode()).hexdigest(),
+            version="1",
+            sha256=sha256,
+            phash="0" * 16,
+            group_key=sha256,
+            width=info.width,
+            height=info.height,
+            format=info.format,
+            size_bytes=len(data),
+        ).image_id
+
+
+def cmyk() -> bytes:
+    """A JPEG for printers."""
+    buffer = io.BytesIO()
+    Image.fromarray(scene(4)).convert("CMYK").save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def lying(format: str) -> bytes:
+    """A picture to be turned by a quarter."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(scene(5), format, exif=exif.tobytes())
+
+
+GREY = (scene(6)[:, :, 0].astype(np.uint16) << 4) + 100
+"""12 bits."""
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("colour.tif", encoded(scene(1), "TIFF", compression="tiff_lzw")),
+        ("grey16.tif", encoded(GREY, "TIFF")),
+        ("float.tif", encoded(GREY.astype(np.float32) / 7e3, "TIFF")),
+        ("grey16.png", encoded(GREY << 4)),
+        ("picture.bmp", encoded(scene(2), "BMP")),
+        ("cmyk.jpg", cmyk()),
+        ("lying.png", lying("PNG")),
+        ("lying.webp", lying("WEBP")),
+        ("lying.tif", encoded(scene(7), "TIFF", tiffinfo={0x0112: 6})),
+    ],
+)
+def test_what_browsers_cannot_show_is_rendered_in_place(
+    gateway: Gateway, tmp_path: Path, name: str, data: bytes
+) -> None:
+    image_id = put(gateway, tmp_path, name, data)
+    with gateway.http() as http:
+        answer = http.get(f"/api/images/{image_id}/content")
+        small = http.get(f"/api/images/{image_id}/thumbnail", params={"size": 64})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    shown, seen = np.asarray(Image.open(io.BytesIO(answer.content))), decode_image(data)[0]
+    assert shown.shape == seen.shape
+    assert np.abs(shown.astype(int) - seen).mean() < 2
+    assert (small.status_code, max(Image.open(io.BytesIO(small.content)).size)) == (200, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("a.jpg", encoded(scene(8), "JPEG", progressive=True), "image/jpeg"),
+        ("turned.jpg", lying("JPEG"), "image/jpeg"),
+        ("grey.jpg", encoded(scene(8)[:, :, 0], "JPEG"), "image/jpeg"),
+        ("a.png", encoded(scene(8)), "image/png"),
+        ("a.webp", encoded(scene(8), "WEBP"), "image/webp"),
+    ],
+)
+def test_what_browsers_show_is_the_file(gateway: Gateway, tmp_path: Path, name: str, data: bytes, kind: str) -> None:
+    image_id = put(gateway, tmp_path, name, data)
+    with gateway.http() as http:
+        answer = http.get(f"/api/images/{image_id}/content")
+    assert (answer.headers["content-type"], answer.content) == (kind, data)
+
+
+def test_a_rendition_is_kept(gateway: Gateway, tmp_path: Path) -> None:
+    image_id = put(gateway, tmp_path, "kept.tif", encoded(scene(9), "TIFF"))
+    with gateway.http() as http:
+        first = http.get(f"/api/images/{image_id}/content")
+        (tmp_path / "kept.tif").unlink()
+        again = http.get(f"/api/images/{image_id}/content")
+        same = http.get(f"/api/images/{image_id}/content", headers={"If-None-Match": first.headers["etag"]})
+    assert first.content == again.content
+    assert same.status_code == 304
+
+
+def test_a_side_that_no_jpeg_has_is_rendered_as_png() -> None:
+    wide: Any = np.zeros((1, 70_000, 3), np.uint8)
+    data, kind = rendition(encoded(wide, "BMP"))
+    assert kind == "image/png"
+    assert Image.open(io.BytesIO(data)).size == (70_000, 1)
