@@ -22,6 +22,7 @@ from flows.commands import (
     imports,
     label,
     models,
+    purge,
     serving,
     snapshots,
     tokens,
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print JSON")
     nouns = parser.add_subparsers(dest="noun", required=True, metavar="COMMAND")
     modules = (
-        serving, campaigns, imports, work, label, adapters, snapshots, models, compare, tokens, backups, admin,
+        serving, campaigns, imports, work, label, adapters, snapshots, models, compare, tokens, purge, backups, admin,
     )  # fmt: skip
     for module in modules:
         module.register(nouns, common)
