@@ -18,7 +18,7 @@ from tests.flows.scenes import write_pictures
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
 simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
 model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
-workers; backup; restore; purge annotator"""
+workers; backup; restore; purge annotator; gc"""
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -172,6 +172,18 @@ def test_purging_an_annotator_asks_first(
     done = json.loads(run(capsys, "purge", "annotator", "ann", "--yes", *where)[1])
     assert done["tokens"] == 1 and done["pseudonym"].startswith("annotator-")
     assert json.loads(run(capsys, "token", "list", *where)[1]) == []
+
+
+def test_gc_counts_and_never_makes_a_database(
+    campaign: CampaignRecord, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = ["--json", "--workspace", str(settings.workspace)]
+    with WorkspaceLock(settings.workspace):  # as beside `serve`
+        code, out, _ = run(capsys, "gc", *where)
+    nothing = {"files": 0, "size_bytes": 0}
+    assert (code, json.loads(out)) == (0, {"dry_run": False, "kinds": {"embeddings": nothing, "partial": nothing}})
+    assert run(capsys, "gc", "--dry-run", "--workspace", str(tmp_path / "empty"))[0] == 2
+    assert not (tmp_path / "empty").exists()
 
 
 def test_db_upgrade_makes_a_database_and_then_has_nothing_to_do(
