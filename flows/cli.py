@@ -20,9 +20,11 @@ from flows.commands import (
     backups,
     campaigns,
     compare,
+    garbage,
     imports,
     label,
     models,
+    purge,
     serving,
     snapshots,
     tokens,
@@ -57,7 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print JSON")
     nouns = parser.add_subparsers(dest="noun", required=True, metavar="COMMAND")
     modules = (
-        serving, campaigns, imports, work, active, label, adapters, snapshots, models, compare, tokens, backups, admin,
+        serving, campaigns, imports, work, active, label, adapters, snapshots, models, compare, tokens, purge, garbage,
+        backups, admin,
     )  # fmt: skip
     for module in modules:
         module.register(nouns, common)

@@ -5,14 +5,14 @@ import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
 from pipeline.storage.sql import database_now, insert_into, new_id
 from schemas.campaigns import SCOPES, AnnotatorRecord
 from schemas.catalogue import TokenRecord
 from schemas.columns import db_now
-from schemas.errors import AuthError, BadInputError, NotFoundError
-from schemas.tables import Annotator, Token
+from schemas.errors import AuthError, BadInputError, NotFoundError, StateError
+from schemas.tables import Annotator, Request, Task, Token
 
 PREFIX = "clk_"
 TOUCH_S = 60.0
@@ -139,6 +139,48 @@ def revoke_token(conn: Connection, token_id: str) -> None:
         raise NotFoundError(f"There is no token {token_id!r}. `clickloop token list` shows them.")
     valid = update(Token).where(Token.id == token_id, Token.revoked_at.is_(None))
     conn.execute(valid.values(revoked_at=db_now()))
+
+
+def purge_annotator(conn: Connection, name: str) -> tuple[str, int]:
+    """Forget who an annotator is: the pseudonym takes the place of the name, the tokens go.
+
+    The row and its id stay, as the append-only log and the masks name them. Harmless when done already, if named by
+    the pseudonym.
+
+    Args:
+        conn: Write transaction.
+        name: The name or the pseudonym.
+
+    Returns:
+        The pseudonym, and how many tokens were removed.
+
+    Raises:
+        NotFoundError: There is no such annotator.
+        StateError: The annotator holds leases; nothing is changed.
+    """
+    pseudonym = pseudonym_of(conn, name)
+    query = select(Annotator.id, Annotator.name).where(Annotator.pseudonym == pseudonym)
+    annotator_id, known_as = conn.execute(query.with_for_update()).one()
+    held = conn.execute(
+        select(func.count())
+        .select_from(Task)
+        .where(Task.annotator_id == annotator_id, Task.state == "leased", Task.lease_expires_at > db_now())
+    ).scalar_one()
+    if held:
+        raise StateError(
+            f"Annotator {name[:100]!r} is at work on {held} image{'s' if held > 1 else ''}. "
+            "Let them submit or release, or wait until the leases expire, then purge again."
+        )
+    removed = conn.execute(delete(Token).where(Token.annotator_id == annotator_id)).rowcount
+    conn.execute(update(Annotator).where(Annotator.id == annotator_id).values(name=pseudonym))
+    # Exports may have been asked for by name. The payload's digest stays, so that sending one again is recognised.
+    asked = select(Request.id, Request.payload).where(Request.kind == "export")
+    for row in conn.execute(asked).all():
+        names = row.payload.get("annotators") or []
+        if known_as in names:
+            payload = {**row.payload, "annotators": [pseudonym if n == known_as else n for n in names]}
+            conn.execute(update(Request).where(Request.id == row.id).values(payload=payload))
+    return pseudonym, removed
 
 
 def _digest(token: str) -> str:

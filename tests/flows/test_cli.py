@@ -1,6 +1,7 @@
 """The commands' contract: names, exit codes, one clear line for what a user got wrong, JSON for programs."""
 
 import argparse
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.flows.scenes import write_pictures
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
 simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
 model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
-workers; backup; restore; import; propose; prelabel; order"""
+workers; backup; restore; import; propose; prelabel; order; purge annotator; gc"""
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -118,6 +119,8 @@ def test_unknown_campaigns_sessions_and_adapters_exit_2(
         ["adapter", "show", "discs", "7"],
         ["adapter", "promote", "discs", "abcdef"],
         ["token", "revoke", "none"],
+        ["purge", "annotator", "none", "--yes"],
+        ["purge", "annotator", ""],
     ):
         code, _, err = run(capsys, *words, *where)
         assert (code, err.count("\n")) == (2, 1), words
@@ -182,6 +185,32 @@ def test_a_token_is_shown_once_and_revoked(settings: Settings, capsys: pytest.Ca
     assert [(t["id"], t["revoked_at"]) for t in json.loads(listed)] == [(made["id"], None)]
     assert run(capsys, "token", "revoke", made["id"], *where)[0] == 0
     assert json.loads(run(capsys, "token", "list", *where)[1])[0]["revoked_at"] is not None
+
+
+def test_purging_an_annotator_asks_first(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ["--json", "--workspace", str(settings.workspace)]
+    run(capsys, "token", "create", "ann", *where)
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))  # a pipe is nobody to ask
+    code, _, err = run(capsys, "purge", "annotator", "ann", *where)
+    assert (code, "Say --yes" in err) == (2, True)
+    assert [t["annotator"] for t in json.loads(run(capsys, "token", "list", *where)[1])] == ["ann"]
+    done = json.loads(run(capsys, "purge", "annotator", "ann", "--yes", *where)[1])
+    assert done["tokens"] == 1 and done["pseudonym"].startswith("annotator-")
+    assert json.loads(run(capsys, "token", "list", *where)[1]) == []
+
+
+def test_gc_counts_and_never_makes_a_database(
+    campaign: CampaignRecord, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    where = ["--json", "--workspace", str(settings.workspace)]
+    with WorkspaceLock(settings.workspace):  # as beside `serve`
+        code, out, _ = run(capsys, "gc", *where)
+    nothing = {"files": 0, "size_bytes": 0}
+    assert (code, json.loads(out)) == (0, {"dry_run": False, "kinds": {"embeddings": nothing, "partial": nothing}})
+    assert run(capsys, "gc", "--dry-run", "--workspace", str(tmp_path / "empty"))[0] == 2
+    assert not (tmp_path / "empty").exists()
 
 
 def test_db_upgrade_makes_a_database_and_then_has_nothing_to_do(

@@ -13,6 +13,7 @@ from tests.databases import (  # noqa: F401
     sqlite_database,
 )
 from tests.pipeline.storage.catalogues import Catalogue
+from tests.s3 import s3_bucket, s3_server  # noqa: F401
 
 
 @pytest.fixture

@@ -3,19 +3,22 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from pipeline.storage.annotators import (
     authenticate,
     create_token,
     get_or_create_annotator,
     list_tokens,
+    pseudonym_of,
+    purge_annotator,
     revoke_token,
     touch_token,
 )
 from pipeline.storage.database import Database
-from schemas.errors import AuthError, BadInputError, NotFoundError
-from schemas.tables import Annotator, Token
+from schemas.errors import AuthError, BadInputError, NotFoundError, StateError
+from schemas.tables import Annotator, EventRow, Request, Token
+from tests.pipeline.storage.catalogues import Catalogue, event
 
 
 def test_annotator_is_made_once(database: Database) -> None:
@@ -78,3 +81,42 @@ def test_use_is_noted_now_and_then(database: Database) -> None:
         assert first is not None
         touch_token(conn, token)
         assert list_tokens(conn)[0].last_used_at == first
+
+
+def test_purged_annotator_is_only_a_pseudonym(database: Database) -> None:
+    with database.begin() as conn:
+        _, token = create_token(conn, "ann", ["label"])
+        _, other = create_token(conn, "bob", ["label"])
+        ann = authenticate(conn, token)
+        pseudonym = pseudonym_of(conn, "ann")
+        payload = {"annotators": ["bob", "ann"], "formats": ["coco"]}
+        times = {"created_at": datetime.now(UTC), "updated_at": datetime.now(UTC)}
+        row = {"id": "r", "kind": "export", "payload": payload, "payload_sha256": "d", "progress": {}, **times}
+        conn.execute(insert(Request).values(**row))
+        assert purge_annotator(conn, "ann") == (pseudonym, 1)
+        with pytest.raises(AuthError):
+            authenticate(conn, token)
+        assert authenticate(conn, other).name == "bob"
+        with pytest.raises(NotFoundError):
+            purge_annotator(conn, "ann")
+        assert purge_annotator(conn, pseudonym) == (pseudonym, 0)
+        assert conn.execute(select(Annotator.name).where(Annotator.id == ann.id)).scalar_one() == pseudonym
+        stored, digest = conn.execute(select(Request.payload, Request.payload_sha256)).one()
+        assert (stored, digest) == ({**payload, "annotators": ["bob", pseudonym]}, "d")
+        assert get_or_create_annotator(conn, "ann").id != ann.id
+
+
+def test_purge_waits_for_leases_and_keeps_the_log(database: Database) -> None:
+    catalogue = Catalogue(database, images=1)
+    claim = catalogue.claim()
+    catalogue.append(claim, event(claim, 1))
+    with database.begin() as conn:
+        before = conn.execute(select(EventRow.__table__)).all()
+        name = conn.execute(select(Annotator.name).where(Annotator.id == before[0].annotator_id)).scalar_one()
+        with pytest.raises(StateError, match="at work on 1 image"):
+            purge_annotator(conn, name)
+        assert get_or_create_annotator(conn, name).id == before[0].annotator_id
+    catalogue.expire(claim)
+    with database.begin() as conn:
+        purge_annotator(conn, name)
+        assert conn.execute(select(EventRow.__table__)).all() == before
