@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, select
 from pipeline.storage.database import Database
 from pipeline.storage.files import join, open_storage, remove, with_retry
 from pipeline.storage.sql import batches
+from schemas.errors import StateError
 from schemas.tables import Campaign, Embedding, Image
 
 MIN_AGE = timedelta(days=1)
@@ -54,8 +55,15 @@ def collect(
         What was (or would be) removed, by kind: embeddings, partial.
 
     Raises:
+        StateError: The catalogue has no campaign: it hardly is the one that the storage belongs to.
         OSError: The storage cannot be listed, or a file cannot be removed.
     """
+    with database.connect() as conn:
+        if not dry_run and conn.execute(select(Campaign.id).limit(1)).first() is None:
+            raise StateError(
+                "This database has no campaign, so every embedding would be removed. Check the workspace and "
+                "CLICKLOOP_DATABASE_URL; an empty workspace's storage can be deleted as a folder."
+            )
     fs, root = open_storage(storage_url)
     before = (now or datetime.now(UTC)) - max(older_than, MIN_AGE)
     done = {"embeddings": Garbage(), "partial": Garbage()}

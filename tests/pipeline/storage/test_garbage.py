@@ -14,6 +14,7 @@ from pipeline.storage import garbage
 from pipeline.storage.database import Database
 from pipeline.storage.files import write_atomic
 from schemas.columns import db_now
+from schemas.errors import StateError
 from schemas.tables import Embedding, Image
 from tests.pipeline.storage.catalogues import Catalogue, sha
 from tests.s3 import object_names
@@ -79,3 +80,13 @@ def test_a_bucket_is_listed_with_its_times(database: Database, s3_bucket: str) -
     later = datetime.now(UTC) + timedelta(days=2)  # an object's time cannot be set
     assert garbage.collect(database, f"{s3_bucket}/prefix", now=later)["embeddings"].files == 1
     assert [name for name in before if needed in name] == object_names(s3_bucket)
+
+
+def test_a_catalogue_without_campaigns_removes_nothing(database: Database, tmp_path: Path) -> None:
+    store = EmbeddingStore(str(tmp_path))
+    path = _put(database, store, "key", sha("of another catalogue"))
+    _age(path, 3)
+    with pytest.raises(StateError, match="no campaign"):
+        garbage.collect(database, str(tmp_path))
+    assert Path(path).exists()
+    assert garbage.collect(database, str(tmp_path), dry_run=True)["embeddings"].files == 1
