@@ -46,6 +46,14 @@ class Desk:
         self.page.get_by_role("button", name="discs").click()
         self.wait_image(1)
 
+    def open(self, session_id: str) -> None:
+        """From the first visit to a session that is there already."""
+        self.page.goto(self.gateway.url)
+        self.identify()
+        self.page.get_by_role("button", name="discs").wait_for()  # the start is done with the address
+        self.page.goto(f"{self.gateway.url}#session={session_id}")
+        self.page.reload()
+
     def wait_image(self, number: int) -> None:
         """Until the image of this number is drawn."""
         self.page.locator("#where", has_text=f"Image {number} ").wait_for()

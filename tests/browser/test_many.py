@@ -84,10 +84,7 @@ def test_a_thousand_objects_on_twelve_megapixels(browser: Any, tmp_path: Path) -
 
 
 def work_on(desk: Desk, session: str) -> None:
-    desk.page.goto(desk.gateway.url)
-    desk.identify()
-    desk.page.goto(f"{desk.gateway.url}#session={session}")
-    desk.page.reload()
+    desk.open(session)
     desk.page.locator("#objects li").nth(COUNT - 1).wait_for()
     loaded = "async () => (await import('./js/desk.js')).desk.session.masks.size"
     desk.wait(lambda: desk.page.evaluate(loaded) == COUNT)

@@ -164,10 +164,7 @@ def test_masks_of_an_earlier_session_are_corrected_left_or_deleted(desk: Desk) -
         image = work.claim["image"]["id"]
     with desk.gateway.http("eve") as http:
         correction = Work(http, image)
-    desk.page.goto(desk.gateway.url)
-    desk.identify()
-    desk.page.goto(f"{desk.gateway.url}#session={correction.session_id}")
-    desk.page.reload()
+    desk.open(correction.session_id)
     desk.wait_image(1)
     before = desk.page.locator("#objects li", has_text="from before")
     before.nth(1).wait_for()

@@ -1,5 +1,6 @@
 /** The canvas: shows an image with layers and clicks under zoom and pan, and turns pointers into image coordinates. */
 
+import { drawBox, drawBrush, drawClick, drawCrosshair, drawGrid, drawOutline } from "./marks.js";
 import { drawStroke } from "./tools.js";
 
 /** @typedef {{canvas: HTMLCanvasElement, x: number, y: number, width: number, height: number}} Layer In pixels of the image. */
@@ -245,17 +246,28 @@ export class View {
     this.#paintLayers(context, image, zoom);
     if (this.active) draw(context, this.active);
     this.#paintFlash(context);
-    if (this.#scale >= GRID_ZOOM) this.#grid(context, image);
+    if (this.#scale >= GRID_ZOOM) {
+      drawGrid(context, this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image), 1 / this.#scale);
+    }
     if (this.#stroke) {
       context.strokeStyle = this.#stroke.is_positive ? "rgb(18 130 59 / .6)" : "rgb(195 38 28 / .6)";
       drawStroke(context, this.#stroke.points, this.#stroke.radius);
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    for (const box of this.boxes) this.#frameOf(context, box);
-    if (this.#rubber) this.#frameOf(context, this.#rubber);
-    for (const click of this.clicks) this.#dot(context, click);
-    if (this.polygon) this.#outline(context, this.polygon);
-    if (this.#pointer) this.#pointed(context, this.#pointer);
+    for (const box of this.boxes) drawBox(context, this.#place([box.x0, box.y0]), this.#place([box.x1, box.y1]));
+    if (this.#rubber) {
+      drawBox(context, this.#place([this.#rubber.x0, this.#rubber.y0]), this.#place([this.#rubber.x1, this.#rubber.y1]));
+    }
+    for (const { x, y, is_positive } of this.clicks) drawClick(context, this.#place([x, y]), is_positive);
+    if (this.polygon) {
+      const rings = this.polygon.rings.map((ring) => ring.map((point) => this.#place(point)));
+      drawOutline(context, rings, this.polygon.isOpen, this.#pointer);
+    }
+    if (!this.#pointer) return;
+    if (this.tool === "brush" || this.tool === "eraser") {
+      drawBrush(context, this.#pointer, this.radius * this.#scale, this.tool === "eraser");
+    }
+    if (this.crosshair || this.#byKeys) drawCrosshair(context, this.#pointer, this.canvas);
   }
 
   /**
@@ -302,119 +314,6 @@ export class View {
     draw(context, this.#flash.layer);
     context.globalAlpha = 1;
     this.draw();
-  }
-
-  /**
-   * The pixels' borders.
-   * @param {CanvasRenderingContext2D} context @param {ImageBitmap} image
-   */
-  #grid(context, image) {
-    const { x0, y0, x1, y1 } = this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image);
-    context.beginPath();
-    for (let x = Math.floor(x0); x <= x1; x++) {
-      context.moveTo(x, y0);
-      context.lineTo(x, y1);
-    }
-    for (let y = Math.floor(y0); y <= y1; y++) {
-      context.moveTo(x0, y);
-      context.lineTo(x1, y);
-    }
-    context.lineWidth = 1 / this.#scale;
-    context.strokeStyle = "rgb(127 127 127 / .35)";
-    context.stroke();
-  }
-
-  /**
-   * Where the pointer is: brush, crosshair.
-   * @param {CanvasRenderingContext2D} context @param {{x: number, y: number}} at
-   */
-  #pointed(context, { x, y }) {
-    if (this.tool === "brush" || this.tool === "eraser") {
-      context.beginPath();
-      context.arc(x, y, this.radius * this.#scale, 0, 2 * Math.PI);
-      context.lineWidth = 1.5;
-      context.strokeStyle = this.tool === "eraser" ? "#ff8a80" : "#ffffff";
-      context.stroke();
-    }
-    if (!this.crosshair && !this.#byKeys) return;
-    context.beginPath();
-    context.moveTo(0, y);
-    context.lineTo(this.canvas.clientWidth, y);
-    context.moveTo(x, 0);
-    context.lineTo(x, this.canvas.clientHeight);
-    this.#twoTone(context);
-  }
-
-  /**
-   * White with black dashes: seen on every image.
-   * @param {CanvasRenderingContext2D} context
-   */
-  #twoTone(context) {
-    context.lineWidth = 1.5;
-    context.strokeStyle = "#ffffff";
-    context.stroke();
-    context.setLineDash([5, 5]);
-    context.strokeStyle = "#000000";
-    context.stroke();
-    context.setLineDash([]);
-  }
-
-  /**
-   * @param {CanvasRenderingContext2D} context
-   * @param {Box} box
-   */
-  #frameOf(context, { x0, y0, x1, y1 }) {
-    context.beginPath();
-    context.rect(x0 * this.#scale + this.#left, y0 * this.#scale + this.#top, (x1 - x0) * this.#scale, (y1 - y0) * this.#scale);
-    this.#twoTone(context);
-  }
-
-  /**
-   * @param {CanvasRenderingContext2D} context
-   * @param {import("./polygon.js").Polygon} polygon
-   */
-  #outline(context, polygon) {
-    const place = (/** @type {[number, number]} */ [x, y]) =>
-      /** @type {[number, number]} */ ([x * this.#scale + this.#left, y * this.#scale + this.#top]);
-    const last = polygon.rings.length - 1;
-    context.beginPath();
-    for (const [index, ring] of polygon.rings.entries()) {
-      ring.map(place).forEach(([x, y], corner) => (corner === 0 ? context.moveTo(x, y) : context.lineTo(x, y)));
-      if (!polygon.isOpen || index !== last) context.closePath();
-      else if (this.#pointer) context.lineTo(this.#pointer.x, this.#pointer.y);
-    }
-    this.#twoTone(context);
-    context.fillStyle = "#ffffff";
-    context.strokeStyle = "#000000";
-    context.lineWidth = 1;
-    for (const [x, y] of polygon.rings.flat().map(place)) {
-      context.fillRect(x - 3, y - 3, 6, 6);
-      context.strokeRect(x - 3, y - 3, 6, 6);
-    }
-  }
-
-  /**
-   * @param {CanvasRenderingContext2D} context
-   * @param {Click} click
-   */
-  #dot(context, click) {
-    const x = click.x * this.#scale + this.#left;
-    const y = click.y * this.#scale + this.#top;
-    context.beginPath();
-    context.arc(x, y, 7, 0, 2 * Math.PI);
-    context.fillStyle = click.is_positive ? "#12823b" : "#c3261c";
-    context.fill();
-    context.strokeStyle = "#ffffff";
-    context.lineWidth = 2;
-    context.stroke();
-    context.beginPath();
-    context.moveTo(x - 3.5, y);
-    context.lineTo(x + 3.5, y);
-    if (click.is_positive) {
-      context.moveTo(x, y - 3.5);
-      context.lineTo(x, y + 3.5);
-    }
-    context.stroke();
   }
 
   /** @param {WheelEvent} event */
@@ -536,6 +435,11 @@ export class View {
     const [x, y] = this.#inImage(canvasX, canvasY);
     if (x < 0 || y < 0 || x >= this.#image.width || y >= this.#image.height) return;
     this.pointing?.onClick({ x, y, is_positive }, isNew);
+  }
+
+  /** @param {[number, number]} point In pixels of the image. @returns {[number, number]} In the canvas. */
+  #place([x, y]) {
+    return [x * this.#scale + this.#left, y * this.#scale + this.#top];
   }
 
   /** @param {number} x @param {number} y Of the canvas. @returns {[number, number]} In pixels of the image. */
