@@ -129,9 +129,9 @@ class Desk:
 
 
 @contextmanager
-def desk_at(browser: Any, gateway: Gateway) -> Iterator[Desk]:
-    """A fresh browser profile; fails when the page logs an error."""
-    context = browser.new_context(viewport={"width": 1000, "height": 640})
+def desk_at(browser: Any, gateway: Gateway, **options: Any) -> Iterator[Desk]:
+    """A fresh browser profile (with options of Playwright's context); fails when the page logs an error."""
+    context = browser.new_context(**{"viewport": {"width": 1000, "height": 640}, **options})
     desk = Desk(context.new_page(), gateway)
     yield desk
     context.close()

@@ -393,3 +393,35 @@ def test_looks_are_kept(desk: Desk) -> None:
     desk.page.get_by_text("Looks").click()
     assert desk.page.get_by_label("Crosshair").is_checked()
     assert desk.page.get_by_label("Colour by").input_value() == "object"
+
+
+def test_fingers_click_and_pinch(browser: Any, gateway: Gateway) -> None:
+    with desk_at(browser, gateway, has_touch=True, viewport={"width": 820, "height": 1180}) as desk:
+        desk.begin()
+        client = desk.page.context.new_cdp_session(desk.page)
+        box = desk.page.locator("#canvas").bounding_box()
+
+        def touch(kind: str, *points: tuple[float, float]) -> None:
+            placed = [{"x": box["x"] + x, "y": box["y"] + y, "id": n} for n, (x, y) in enumerate(points)]
+            client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": placed})
+
+        scale = "async () => (await import('./js/view.js')).view.scale"
+        before = desk.page.evaluate(scale)
+        x, y = desk.at(CENTRE)
+        touch("touchStart", (x - 40, y), (x + 40, y))
+        for apart in (60, 80):
+            touch("touchMove", (x - apart, y), (x + apart, y))
+        touch("touchEnd")
+        desk.wait(lambda: desk.page.evaluate(scale) > 1.5 * before)
+        assert desk.kinds() == []
+        desk.page.get_by_role("button", name="Fit").click()
+        desk.page.touchscreen.tap(box["x"] + x, box["y"] + y)
+        desk.page.locator("#objects").get_by_text("1 click").wait_for()
+        desk.page.get_by_role("button", name="Negative").click()
+        x, y = desk.at(BESIDE)
+        desk.page.touchscreen.tap(box["x"] + x, box["y"] + y)
+        desk.wait_saved()
+        desk.wait(lambda: len(desk.events()) == 3)
+        assert [event.payload["is_positive"] for event in desk.events()[1:]] == [True, False]
+        first = desk.events()[1].payload
+        assert (first["x"], first["y"]) == pytest.approx(CENTRE, abs=0.7)

@@ -123,6 +123,9 @@ export class View {
     this.draw();
   }
 
+  /** Pixels of the canvas (as CSS has them) that a pixel of the image takes. */
+  get scale() { return this.#scale; }
+
   /**
    * What the pointer does from now on.
    * @param {Tool} tool @param {number} radius Of the brush.
