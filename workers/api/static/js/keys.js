@@ -24,7 +24,7 @@ function chord({ key, ctrlKey, metaKey, altKey, shiftKey }) {
 }
 
 /** @param {EventTarget | null} target */
-const isTyping = (target) => target instanceof Element && target.closest("input, textarea, select, dialog") !== null;
+const isTyping = (target) => target instanceof Element && target.closest("dialog[open], :is(input, textarea, select):not(dialog *)") !== null;
 
 /** @param {() => boolean} isActive Whether there is an image to work on. */
 export function installKeys(isActive) {

@@ -208,9 +208,16 @@ $("who").onclick = () => attempt(async () => {
   await toStart();
 });
 document.addEventListener("click", (event) => {
-  const isPointer = event.detail > 0 && event.target instanceof Element && event.target.closest("#desk button, #desk [type=checkbox]");
+  // The path as it was: what the click has taken away is in it, too.
+  const path = /** @type {Element[]} */ (event.composedPath().filter((node) => node instanceof Element));
+  const isPointer = event.detail > 0 && path.some((node) => node.matches("button, [type=checkbox]")) && path.includes($("desk"));
   if (isPointer && $("gate").hidden) $("canvas").focus();
 });
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("close", () => {
+    if (!dialog.open && desk.session) $("canvas").focus();
+  });
+}
 addEventListener("online", () => desk.session?.hurry());
 addEventListener("beforeunload", (event) => {
   if (desk.session && desk.session.pending.length > 0) event.preventDefault();
