@@ -83,7 +83,7 @@ class Reply:
     @property
     def rest_ms(self) -> float:
         """What the refiner does not account for."""
-        return self.mask_ms - sum(self.stages.values())
+        return self.mask_ms - sum(self.stages.get(name, 0.0) for name in STAGES)
 
 
 class Session:
