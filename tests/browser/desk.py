@@ -22,16 +22,30 @@ _PIXEL = """([x, y]) => {
 }"""
 
 
-class Desk:
-    """The page as a person sees it: points are in pixels of the image, fitted to the canvas."""
+class Visit:
+    """A page that somebody looks at; notes what it logs as errors."""
+
+    timeout_ms = TIMEOUT_MS
 
     def __init__(self, page: Any, gateway: Gateway) -> None:
         self.page = page
         self.gateway = gateway
         self.errors: list[str] = []
-        page.set_default_timeout(TIMEOUT_MS)
+        page.set_default_timeout(self.timeout_ms)
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def wait(self, condition: Any) -> None:
+        """Until a condition holds."""
+        for _ in range(self.timeout_ms // 50):
+            if condition():
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail("the page did not get there in time")
+
+
+class Desk(Visit):
+    """The page as a person sees it: points are in pixels of the image, fitted to the canvas."""
 
     def identify(self, token: str = "") -> None:
         """Fill in who works."""
@@ -98,14 +112,6 @@ class Desk:
         seen = [self.pixel(point)]
         self.wait(lambda: not seen.append(self.pixel(point)) and len(seen) > 10 and len(set(seen[-10:])) == 1)
         return seen[-1]
-
-    def wait(self, condition: Any) -> None:
-        """Until a condition holds."""
-        for _ in range(TIMEOUT_MS // 50):
-            if condition():
-                return
-            self.page.wait_for_timeout(50)
-        pytest.fail("the page did not get there in time")
 
     def wait_mask(self) -> None:
         """Until the mask of the chosen object's last edit is there."""

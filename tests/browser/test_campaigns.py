@@ -16,6 +16,7 @@ from pipeline.storage.campaigns import add_categories, create_campaign, get_camp
 from pipeline.storage.requests import claim_request, finish_request, heartbeat, insert_request, list_requests
 from pipeline.storage.sessions import list_sessions, session_events
 from schemas.campaigns import RequestRecord
+from tests.browser.desk import Visit
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, gateway_in
 
 pytestmark = pytest.mark.browser
@@ -60,16 +61,10 @@ def finish_export(gateway: Gateway, request_id: str) -> str:
     return to
 
 
-class Desk:
+class Desk(Visit):
     """The page as a person sees it."""
 
-    def __init__(self, page: Any, gateway: Gateway) -> None:
-        self.page = page
-        self.gateway = gateway
-        self.errors: list[str] = []
-        page.set_default_timeout(TIMEOUT_MS)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+    timeout_ms = TIMEOUT_MS
 
     def begin(self, name: str = "eve") -> None:
         """The first visit: a name is asked for once."""
@@ -84,14 +79,6 @@ class Desk:
         self.page.get_by_role("link", name="discs").click()
         self.page.get_by_role("link", name=tab, exact=True).click()
         self.page.get_by_role("link", name=tab, exact=True).and_(self.page.locator("[aria-current=page]")).wait_for()
-
-    def wait(self, condition: Any) -> None:
-        """Until a condition holds."""
-        for _ in range(TIMEOUT_MS // 50):
-            if condition():
-                return
-            self.page.wait_for_timeout(50)
-        pytest.fail("the page did not get there in time")
 
     def wait_plots(self) -> None:
         """Until the campaign's plots are drawn."""

@@ -3,7 +3,8 @@
 import { uuid4 } from "./bytes.js";
 import { candidates, chosen, chosenEarlier, desk, isLive, isWaiting, objectAt, shownMask } from "./desk.js";
 import { askSkip, showKeys } from "./dialogs.js";
-import { $, showNote } from "./panel.js";
+import { $ } from "./dom.js";
+import { showNote } from "./panel.js";
 import { Polygon } from "./polygon.js";
 import { settings } from "./settings.js";
 import { fillHoles, keepLargest, paint, reshape } from "./tools.js";

@@ -2,7 +2,7 @@
 
 import { closed } from "./identity.js";
 import { LABELS, PRESET_NAMES, digitsOf, keysOf } from "./keymap.js";
-import { $, make } from "./panel.js";
+import { $, make } from "./dom.js";
 import { change, settings } from "./settings.js";
 
 /**

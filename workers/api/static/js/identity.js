@@ -1,7 +1,7 @@
 /** Who works: asked for once, and again when a server refuses the token. Every page has this dialog. */
 
-import { identity } from "./api.js";
-import { $ } from "./panel.js";
+import { ApiError, identity } from "./api.js";
+import { $ } from "./dom.js";
 
 /**
  * @param {HTMLDialogElement} dialog That is open; the word of an earlier closing may still be on its way.
@@ -43,4 +43,22 @@ export function showIdentity() {
   $("who").hidden = !identity.name;
   $("who").textContent = identity.name;
   $("who").setAttribute("aria-label", `Labeling as ${identity.name}. Change your name or token`);
+}
+
+/**
+ * Run something that talks to the server; a missing token is asked for, other refusals are told.
+ * @param {() => Promise<void>} action
+ * @param {(text: string) => void} tell
+ * @returns {Promise<void>}
+ */
+export async function attempt(action, tell) {
+  try {
+    await action();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.code === "unauthorized") {
+      await askIdentity(error.message);
+      await attempt(action, tell);
+    } else tell(error.message);
+  }
 }

@@ -6,9 +6,10 @@ import { uuid4 } from "./bytes.js";
 import { desk, placeOf } from "./desk.js";
 import { wireSettings } from "./dialogs.js";
 import { offerDraft, rememberDraft } from "./draft.js";
-import { askIdentity, showIdentity } from "./identity.js";
+import { askIdentity, attempt as attemptAs, showIdentity } from "./identity.js";
 import { installKeys } from "./keys.js";
-import { $, hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen } from "./panel.js";
+import { $ } from "./dom.js";
+import { hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen } from "./panel.js";
 import { flash, forget, render } from "./render.js";
 import { Session } from "./session.js";
 import { view } from "./view.js";
@@ -17,21 +18,13 @@ const LAST = "clickloop.last";
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
 
 /**
- * Run something that talks to the server; failures become notes, a missing token is asked for.
+ * Run something that talks to the server; failures become notes.
  * @param {() => Promise<void>} action
  */
-async function attempt(action) {
-  try {
-    await action();
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    if (error.code === "unauthorized") {
-      await askIdentity(error.message);
-      await attempt(action);
-    } else if ($("desk").hidden) $("start-note").textContent = error.message;
-    else showNote("error", error.message);
-  }
-}
+const attempt = (action) => attemptAs(action, (text) => {
+  if ($("desk").hidden) $("start-note").textContent = text;
+  else showNote("error", text);
+});
 
 async function toStart() {
   leave();

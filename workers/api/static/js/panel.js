@@ -1,21 +1,7 @@
 /** The parts of the page beside the image: lists, badge, notes. Knows elements, not sessions. */
 
+import { $, make } from "./dom.js";
 import { colourOf } from "./overlay.js";
-
-/** @param {string} id @returns {any} The element with this id. */
-export const $ = (id) => document.getElementById(id);
-
-/**
- * @param {string} tag
- * @param {Record<string, any>} [properties]
- * @param {(Node | string)[]} children
- * @returns {any}
- */
-export function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
 
 /** @param {number | null} index */
 function swatch(index) {

@@ -3,7 +3,8 @@
 import { choose, chooseCandidate, chooseCategory, remove } from "./actions.js";
 import { candidates, chosen, chosenEarlier, colourIndex, desk, isLive, isWaiting, placeOf, placeOfInstance } from "./desk.js";
 import { colourOf, tint } from "./overlay.js";
-import { $, showBadge, showCandidates, showCategories, showObjects, showOutline } from "./panel.js";
+import { $ } from "./dom.js";
+import { showBadge, showCandidates, showCategories, showObjects, showOutline } from "./panel.js";
 import { settings } from "./settings.js";
 import { difference } from "./tools.js";
 import { view } from "./view.js";

@@ -109,6 +109,7 @@ export class Session {
    * @returns {Standing[]}
    */
   get standing() {
+    if (this.earlier.size === 0) return [];
     const opened = new Set([...this.fold.instances.values()].map((instance) => instance.from));
     return [...this.earlier.values()].filter(({ id }) => !opened.has(id));
   }

@@ -2,7 +2,7 @@
 
 import { ApiError } from "../api.js";
 import { askIdentity } from "../identity.js";
-import { $, make } from "./dom.js";
+import { $, make } from "../dom.js";
 
 /**
  * @typedef {object} Field

@@ -3,7 +3,7 @@
  * it and its values as a table. Knows no campaign.
  */
 
-import { make } from "./dom.js";
+import { make } from "../dom.js";
 
 const NS = "http://www.w3.org/2000/svg";
 const HEIGHT = 170;

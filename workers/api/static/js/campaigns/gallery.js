@@ -3,7 +3,8 @@
 import { ApiError, get } from "../api.js";
 import { colourOf } from "../overlay.js";
 import { beginCorrection } from "./actions.js";
-import { $, badge, button, counted, make, number, when } from "./dom.js";
+import { $, make } from "../dom.js";
+import { badge, button, counted, number, when } from "./dom.js";
 import { drawPicture, loadPicture, maskAt } from "./pictures.js";
 
 const PAGE = 24;

@@ -2,7 +2,8 @@
 
 import { get } from "../api.js";
 import { cancelJob } from "./actions.js";
-import { badge, button, counted, duration, make, number, table, when } from "./dom.js";
+import { make } from "../dom.js";
+import { badge, button, counted, duration, number, table, when } from "./dom.js";
 
 const PERIOD_MS = 2000;
 

@@ -1,9 +1,10 @@
 /** The campaigns' page: a list, and one campaign at a time. The address says what is shown; wires the parts together. */
 
 import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
-import { askIdentity, showIdentity } from "../identity.js";
+import { askIdentity, attempt as attemptAs, showIdentity } from "../identity.js";
 import { claimNext, createCampaign, exportMasks, pauseOrResume, precompute, retrain, rollBack } from "./actions.js";
-import { $, badge, button, counted, link, make, number } from "./dom.js";
+import { $, make } from "../dom.js";
+import { badge, button, counted, link, number } from "./dom.js";
 import { gallery } from "./gallery.js";
 import { LiveJobs, jobTable } from "./jobs.js";
 import { overview } from "./overview.js";
@@ -25,23 +26,13 @@ const address = () => new URLSearchParams(location.hash.slice(1));
 const hash = (values) => `#${new URLSearchParams(values)}`;
 
 /**
- * Run something that talks to the server; failures are told, a missing token is asked for.
+ * Run something that talks to the server; failures are told.
  * @param {() => Promise<void>} action
  */
-async function attempt(action) {
-  try {
-    $("problem").textContent = "";
-    await action();
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
-    if (error.code === "unauthorized") {
-      await askIdentity(error.message);
-      await attempt(action);
-    } else {
-      $("problem").textContent = error.message;
-    }
-  }
-}
+const attempt = (action) => attemptAs(() => {
+  $("problem").textContent = "";
+  return action();
+}, (text) => { $("problem").textContent = text; });
 
 const tryingAgain = (/** @type {ApiError} */ error) => `${error.message} Trying again.`;
 /** What the last poll had to tell, so that the next good one takes it away and nothing else. */

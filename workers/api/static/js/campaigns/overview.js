@@ -1,7 +1,8 @@
 /** A campaign's figures and plots. */
 
 import { histogram, lyingBars, overTime, shares } from "./charts.js";
-import { counted, duration, make, number } from "./dom.js";
+import { make } from "../dom.js";
+import { counted, duration, number } from "./dom.js";
 
 /** @param {string} label @param {string} value @param {string} [beside] */
 const tile = (label, value, beside = "") => make("div", { className: "figure" },

@@ -3,7 +3,8 @@
 import { call } from "../api.js";
 import { linksWork, promote } from "./actions.js";
 import { lyingBars } from "./charts.js";
-import { badge, button, counted, link, make, number, size, table, when } from "./dom.js";
+import { make } from "../dom.js";
+import { badge, button, counted, link, number, size, table, when } from "./dom.js";
 import { outcomeOf } from "./jobs.js";
 
 /** @param {any} adapter @returns {string} */
