@@ -1,6 +1,6 @@
 """Training runs of fdrn-compact: how the shipped weights were made, in slices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.data.samples import SampleConfig, TrainingBatches
@@ -94,7 +94,35 @@ def cpu_full(steps: int = 1000) -> Run:
     )
 
 
-RUNS = {"cpu-small": cpu_small, "cpu-more": cpu_more, "cpu-full": cpu_full}
+def cpu_long(steps: int = 5300) -> Run:
+    """`cpu_more` for one core that multiplies in bfloat16 (AVX-512 BF16 or AMX), slower than float32 on others."""
+    run = cpu_more(steps)
+    return Run(
+        train=replace(
+            run.train,
+            seed=20261128,
+            bfloat16=True,
+            optim=OptimConfig(learning_rate=1.2e-3, warmup_steps=150, decay_steps=steps // 3, ema=0.998),
+        ),
+        samples=replace(run.samples, close_ups=0.08),
+    )
+
+
+def cpu_long_full(steps: int = 750) -> Run:
+    """Ends `cpu_long` at the working resolution, in bfloat16."""
+    run = cpu_full(steps)
+    return Run(
+        train=replace(run.train, seed=20261129, bfloat16=True), samples=replace(run.samples, close_ups=0.1)
+    )
+
+
+RUNS = {
+    "cpu-small": cpu_small,
+    "cpu-more": cpu_more,
+    "cpu-full": cpu_full,
+    "cpu-long": cpu_long,
+    "cpu-long-full": cpu_long_full,
+}
 """Name of a run -> function that returns it."""
 
 

@@ -43,7 +43,7 @@ class TrainConfig:
         objective: See `ObjectiveConfig`.
         click_passes: Probabilities of 0, 1, 2, ... passes of simulated clicks before the step that learns.
         device: "cpu" or "cuda".
-        bfloat16: Autocast; for GPUs.
+        bfloat16: Autocast; for GPUs and for CPUs that multiply in it.
         loader_workers: Processes that make batches; 0 makes them in this one.
         save_every_s: Seconds between states on disk.
         log_every: Steps between lines of the log.
