@@ -3,7 +3,8 @@
 python benchmarks/noc.py [--model ID] [--data DIR ...] [--split val] [--limit N] [--no-graph-cut]
 
 DIR holds images/ and annotations.json. Without --data the photographs of the demo are used (they are easy: whole
-objects, some drawn with the help of a threshold); quote figures of your own data.
+objects, some drawn with the help of a threshold); quote figures of your own data. bIoU is the boundary IoU, spoilt the
+share of the object that a click makes wrong, |score| the mean error of the IoU that the model states.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +25,7 @@ from pipeline.evaluation.run import evaluate
 from pipeline.models import load_model
 
 DEMO_TRUTH = Path(__file__).resolve().parent.parent / "flows" / "demo_data" / "annotations.json"
-WIDTHS = (7, 7, 7, 6, 7, 7, 7, 13, 6, 6)
+WIDTHS = (7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 13, 6, 6)
 SIDE = 320
 """Longest side that graph cut works at, to keep its time bearable."""
 
@@ -73,6 +75,13 @@ def data_sets(folders: Iterable[Path]) -> list[tuple[str, Path, Path]]:
     return [("demo photographs", DEMO_TRUTH, Path(spec.origin).parent / "data")]
 
 
+def spread(samples: list[Any], limit: int | None) -> list[Any]:
+    """At most so many of them, evenly over the list."""
+    if not limit or len(samples) <= limit:
+        return samples
+    return [samples[i] for i in np.linspace(0, len(samples) - 1, limit).astype(int)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default")
@@ -85,12 +94,25 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model, checkpoint=args.checkpoint)
     print(f"{args.model}, flip off, at most 20 clicks, threshold 0.49; graph cut at {SIDE} px with disks of radius 3")
-    figures = ("objects", "NoC@85", "NoC@90", "NoF@90", "mIoU@1", "mIoU@3", "mIoU@5", "graph cut @90", "ratio", "s")
+    figures = (
+        "objects",
+        "NoC@85",
+        "NoC@90",
+        "NoF@90",
+        "mIoU@1",
+        "mIoU@3",
+        "mIoU@5",
+        "bIoU@5",
+        "spoilt",
+        "|score|",
+        "graph cut @90",
+        "ratio",
+        "s",
+    )
     print(f"{'data':24} " + " ".join(name.rjust(width) for name, width in zip(figures, WIDTHS, strict=True)))
     for name, annotations, images in data_sets(args.data):
         samples = [s for s in read_coco(annotations, images, args.split) if (s.read_gt() == 1).sum() >= args.min_area]
-        if args.limit and len(samples) > args.limit:
-            samples = [samples[i] for i in np.linspace(0, len(samples) - 1, args.limit).astype(int)]
+        samples = spread(samples, args.limit)
         if not samples:
             print(f"{name:24} {'none':>7}")
             continue
@@ -99,6 +121,7 @@ def main() -> None:
         seconds = time.perf_counter() - began
         row = f"{name:24} {report.samples:7d} {report.noc['85']:7.2f} {report.noc['90']:7.2f} {report.nof['90']:6d}"
         row += "".join(f" {report.miou_at[clicks]:7.3f}" for clicks in ("1", "3", "5"))
+        row += f" {report.biou_at['5']:7.3f} {report.spoilt or 0:7.3f} {report.score_error or 0:7.3f}"
         if args.no_graph_cut:
             print(f"{row} {'-':>13} {'-':>6} {seconds:6.0f}", flush=True)
             continue

@@ -60,6 +60,10 @@ class NocReport(BaseModel):
         at_cap: Objects whose number of clicks equals the cap (the official ">= 20" count).
         miou_at: Mean IoU after k clicks.
         biou_at: Mean boundary IoU after k clicks.
+        spoilt: Pixels that were right before a click and wrong after it, as a share of the object; mean over all clicks
+            but the first. None where no object took two.
+        score_error: Mean of |IoU that the model states - its IoU| over all clicks; None for a model that states none.
+        score_bias: Mean of (stated - IoU): above 0 it thinks too well of itself.
         strata: small, thin, large (see `protocol.strata`); an object may be in several.
         spc_ms: Wall milliseconds per click, encoding and click simulation included.
         protocol: How.
@@ -76,6 +80,9 @@ class NocReport(BaseModel):
     at_cap: dict[str, int]
     miou_at: dict[str, float | None]
     biou_at: dict[str, float | None]
+    spoilt: float | None = None
+    score_error: float | None = None
+    score_bias: float | None = None
     strata: dict[str, Stratum]
     spc_ms: float | None
     protocol: Protocol
@@ -89,6 +96,8 @@ class SampleResult(BaseModel):
         category: Its category's name.
         ious: After click 1, 2, ...; ends once the largest target was reached.
         bious: Boundary IoUs likewise.
+        scores: IoUs that the model states, likewise.
+        spoilt: Pixels made wrong by each click that were right before, as a share of the object.
         clicks: (x, y, is_positive) in image pixels.
         seconds: Wall time of all its clicks.
         strata: Names of the strata that it is in.
@@ -100,6 +109,8 @@ class SampleResult(BaseModel):
     category: str | None = None
     ious: tuple[float, ...]
     bious: tuple[float, ...]
+    scores: tuple[float, ...] = ()
+    spoilt: tuple[float, ...] = ()
     clicks: tuple[tuple[float, float, bool], ...]
     seconds: float
     strata: tuple[str, ...] = ()

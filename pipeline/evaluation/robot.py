@@ -23,6 +23,8 @@ class Curve:
     Attributes:
         ious: After click 1, 2, ....
         bious: Boundary IoUs likewise.
+        scores: IoUs that the model states, in [0, 1], likewise.
+        spoilt: Pixels that were right before a click and wrong after it, as a share of the object, likewise.
         clicks: In image pixels.
         seconds: Wall time, encoding (where it was needed) and click simulation included, metrics not.
         probability: (H, W) float32, the last prediction.
@@ -30,6 +32,8 @@ class Curve:
 
     ious: tuple[float, ...]
     bious: tuple[float, ...]
+    scores: tuple[float, ...]
+    spoilt: tuple[float, ...]
     clicks: tuple[Click, ...]
     seconds: float
     probability: NDArray[np.float32]
@@ -71,6 +75,10 @@ def evaluate_sample(
     mask = np.zeros(gt.shape, np.bool_)
     ious: list[float] = []
     bious: list[float] = []
+    scores: list[float] = []
+    spoilt: list[float] = []
+    truth, counted = gt == 1, gt != -1
+    area = max(1.0, float(truth.sum()))
     began = time.perf_counter()
     if predictor.image is image:
         predictor.reset()
@@ -86,10 +94,13 @@ def evaluate_sample(
             click = mislead(click, missteps[index], mask, sample_id, index, seed)
         clicked[int(click.y), int(click.x)] = True
         probability = predictor.click(click)
-        mask = probability > threshold
+        before, mask = mask, probability > threshold
         seconds += time.perf_counter() - began
         ious.append(iou(gt, mask))
         bious.append(boundary_iou_of_bands(gt, gt_band, mask, width))
+        scores.append(predictor.scores[0])
+        made_wrong = (before == truth) & (mask != truth) & counted
+        spoilt.append(float(made_wrong.sum()) / area)
         if ious[-1] >= target:
             break
-    return Curve(tuple(ious), tuple(bious), predictor.clicks, seconds, probability)
+    return Curve(tuple(ious), tuple(bious), tuple(scores), tuple(spoilt), predictor.clicks, seconds, probability)

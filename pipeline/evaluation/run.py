@@ -123,6 +123,7 @@ def evaluate_one(
     )
     return records.SampleResult(
         sample_id=sample.sample_id, category=sample.category, ious=curve.ious, bious=curve.bious,
+        scores=curve.scores, spoilt=curve.spoilt,
         clicks=tuple((c.x, c.y, c.is_positive) for c in curve.clicks), seconds=curve.seconds, strata=tuple(strata(gt)),
     )  # fmt: skip
 
@@ -138,6 +139,9 @@ def summarise(
     """Sum up what the objects gave."""
     curves = [r.ious for r in results]
     steps = range(1, protocol.max_clicks + 1)
+    stated = [pair for r in results for pair in zip(r.scores, r.ious, strict=False)]
+    if all(score == 1 for score, _ in stated):  # of models without a score
+        stated = []
     spc = metrics.seconds_per_click([r.seconds for r in results], [len(r.ious) for r in results])
     return records.NocReport(
         model=model,
@@ -149,6 +153,9 @@ def summarise(
         at_cap={_percent(t): metrics.at_cap(curves, t, protocol.max_clicks) for t in protocol.targets},
         miou_at={str(k): _finite(metrics.mean_at(curves, k)) for k in steps},
         biou_at={str(k): _finite(metrics.mean_at([r.bious for r in results], k)) for k in steps},
+        spoilt=_mean([share for r in results for share in r.spoilt[1:]]),
+        score_error=_mean([abs(score - own) for score, own in stated]),
+        score_bias=_mean([score - own for score, own in stated]),
         strata={name: _stratum([r.ious for r in results if name in r.strata], protocol) for name in STRATA},
         spc_ms=_finite(1000 * spc),
         protocol=protocol,
@@ -186,6 +193,10 @@ def _nofs(curves: Sequence[Sequence[float]], protocol: records.Protocol) -> dict
 
 def _percent(target: float) -> str:
     return f"{100 * target:g}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _finite(value: float) -> float | None:

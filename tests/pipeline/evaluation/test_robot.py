@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from pipeline.evaluation.metrics import iou
 from pipeline.evaluation.robot import evaluate_sample
@@ -26,10 +27,12 @@ def test_every_click_lies_in_an_error_of_its_time() -> None:
     predictor = Predictor(create_model("toy-color"))
     curve = evaluate_sample(predictor, image, mask, target=1.01, max_clicks=6)
     predictor.reset()
-    predicted = np.zeros_like(mask)
+    predicted, spoilt = np.zeros_like(mask), list[float]()
     for click in curve.clicks:
         assert (mask & ~predicted if click.is_positive else predicted & ~mask)[int(click.y), int(click.x)]
-        predicted = predictor.click(click) > 0.49
+        before, predicted = predicted, predictor.click(click) > 0.49
+        spoilt.append(((before == mask) & (predicted != mask)).sum() / mask.sum())
+    assert curve.spoilt == pytest.approx(spoilt) and max(spoilt) > 0
     assert len({(c.x, c.y) for c in curve.clicks}) == len(curve.clicks) == 6
 
 
