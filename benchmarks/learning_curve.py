@@ -1,12 +1,13 @@
-"""How fast a model learns a domain: NoC on the same held-out objects after retraining on N masks, over seeds.
+"""How fast a model learns a domain: NoC on the same held-out objects after retraining on N masks, over kinds and seeds.
 
 N masks of the train split (truth masks, at most 5 an image, images in an order drawn by the seed; smaller N are parts
 of larger ones) train an adapter from cached encodings; the objects of the val split are clicked before and after.
-Prints each run, then per N the mean over seeds and the change in NoC@90 with its 95 % interval (paired bootstrap, by
-image).
+Prints each run, then per kind and N the mean over seeds and the change in NoC@90 with its 95 % interval (paired
+bootstrap, by image). Where several kinds are asked for, every fourth image of the train split trains none: its objects
+choose the kind, so that the choice does not flatter what is reported.
 A file of results (`--out`) lets a stopped run go on, and several processes share the work (`--jobs`).
 
-    python benchmarks/learning_curve.py --data DIR [--counts 25 50 100 200 400] [--seeds 3] [--kind head] [--out FILE]
+    python benchmarks/learning_curve.py --data DIR [--counts 25 50 100 200 400] [--kinds head lora] [--out FILE]
 """
 
 import argparse
@@ -15,12 +16,14 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from adapter_gain import first_masks, read_split
+from numpy.typing import NDArray
 
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter, noc_of
 from pipeline.adapters.gate import GateConfig, paired_bootstrap
@@ -31,11 +34,13 @@ from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.evaluation.costs import resident_mib
-from pipeline.models import load_model
+from pipeline.evaluation.plot import check_plot_path, plot_curves
+from pipeline.models import default_weights_path, load_model, resolve_model_id, weights_digest
 from schemas.requests import ADAPTER_KINDS
 
 MASKS_PER_IMAGE = 5
 CLICKS = 20
+NO_KIND = "none"
 
 
 def draw(images: Sequence[AdapterImage], count: int, seed: int) -> list[AdapterImage]:
@@ -55,24 +60,30 @@ def figures(report: AdapterReport) -> dict[str, Any]:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What two runs must share to stand in one table."""
-    names = ("data", "model", "checkpoint", "kind", "objects", "min_area", "steps", "minutes")
-    return {name: str(getattr(options, name)) for name in names}
+    names = ("data", "model", "checkpoint", "objects", "min_area", "steps", "minutes")
+    weights = weights_digest(options.checkpoint or default_weights_path(resolve_model_id(options.model)))
+    own = {name: str(getattr(options, name)) for name in names}
+    return own | {"weights": weights, "chooses": str(len(options.kinds) > 1)}
 
 
-def run(task: tuple[int, int, argparse.Namespace]) -> dict[str, Any]:
+def run(task: tuple[str, int, int, argparse.Namespace]) -> dict[str, Any]:
     """One retraining (count 0: none) and its evaluation."""
-    count, seed, options = task
+    kind, count, seed, options = task
     torch.set_num_threads(1)
     model = load_model(options.model, checkpoint=options.checkpoint)
     limits = (MASKS_PER_IMAGE, options.min_area)
     held_out = read_split(options.data, "val", 10_000, *limits)
     source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)), max_bytes=2_000_000_000)
     evaluation = EvaluationConfig(max_masks=options.objects, max_clicks=CLICKS, replay=False)
-    row: dict[str, Any] = {"count": count, "seed": seed, "settings": settings_of(options)}
+    row: dict[str, Any] = {"kind": kind, "count": count, "seed": seed, "settings": settings_of(options)}
+    learnable = read_split(options.data, "train", 10_000, *limits)
+    choosing = learnable[::4] if len(options.kinds) > 1 else []
+    if choosing:
+        learnable = [image for index, image in enumerate(learnable) if index % 4]
     candidate = model
     if count:
-        chosen = draw(read_split(options.data, "train", 10_000, *limits), count, seed)
-        config = AdapterConfig(kind=options.kind, seed=seed, max_steps=options.steps, max_minutes=options.minutes)
+        chosen = draw(learnable, count, seed)
+        config = AdapterConfig(kind=kind, seed=seed, max_steps=options.steps, max_minutes=options.minutes)
         began, cpu = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
@@ -87,36 +98,67 @@ def run(task: tuple[int, int, argparse.Namespace]) -> dict[str, Any]:
         candidate = adapted(model, result.tensors)
     report = evaluate_adapter(candidate, held_out, source, evaluation)
     assert report is not None
+    row["broken_promises"] = sum(own.violations for own in report.objects) / sum(own.clicks for own in report.objects)
+    if choosing:
+        other = evaluate_adapter(candidate, choosing, source, replace(evaluation, max_masks=options.choosing))
+        assert other is not None
+        row["choosing"] = figures(other)["noc90"]
     return row | figures(report)
 
 
 def describe(row: dict[str, Any]) -> str:
     """One run as a line."""
     text = (
-        f"{row['count']:5d} masks  seed {row['seed']}  NoC@85 {np.mean(row['noc85']):6.2f}"
+        f"{row['kind']:12} {row['count']:5d} masks  seed {row['seed']}  NoC@85 {np.mean(row['noc85']):6.2f}"
         f"  NoC@90 {np.mean(row['noc90']):6.2f}  NoF@90 {row['nof90']:4d} of {len(row['noc90'])}"
     )
+    if "choosing" in row:
+        text += f"  others {np.mean(row['choosing']):6.2f}"
     if row["count"]:
         text += f"  {row['images']} images, {row['steps']} steps, {row['seconds']:.0f} s ({row['cpu_seconds']:.0f} CPU)"
     return text
 
 
+def mean_noc(rows: Sequence[dict[str, Any]], kind: str, count: int, objects: str = "noc90") -> NDArray[np.float64]:
+    """NoC@90 by object, mean over the seeds."""
+    own = [row[objects] for row in rows if row["count"] == count and row["kind"] in (kind, NO_KIND)]
+    result: NDArray[np.float64] = np.mean(np.array(own, float), axis=0)
+    return result
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Per count: mean over seeds against no retraining, with the interval over objects."""
+    """Per kind and count: mean over seeds against no retraining, with the interval over objects."""
     live = next(row for row in rows if row["count"] == 0)
     before = np.array(live["noc90"], float)
-    lines = [f"{'masks':>5} {'seeds':>5} {'NoC@90':>7} {'change':>7}  95 % interval"]
-    for count in sorted({row["count"] for row in rows}):
-        own = [row["noc90"] for row in rows if row["count"] == count]
-        after = np.mean(own, axis=0)
-        text = f"{count:5d} {len(own):5d} {after.mean():7.2f}"
-        if count:
-            gain = paired_bootstrap(before - after, live["groups"], GateConfig(), np.random.default_rng(0))
-            share = 100 / before.mean()
-            text += f" {100 * (after.mean() / before.mean() - 1):6.1f}%"
-            text += f"  [{-gain.high * share:.1f} %, {-gain.low * share:.1f} %]"
+    lines = [f"{'kind':12} {'masks':>5} {'seeds':>5} {'NoC@85':>7} {'NoC@90':>7} {'change':>7}  95 % interval"]
+    lines.append(f"{'none':12} {0:5d} {'':5} {np.mean(live['noc85']):7.2f} {before.mean():7.2f}")
+    for kind, count in sorted({(row["kind"], row["count"]) for row in rows if row["count"]}):
+        own = [row for row in rows if row["count"] == count and row["kind"] == kind]
+        after = mean_noc(rows, kind, count)
+        gain = paired_bootstrap(before - after, live["groups"], GateConfig(), np.random.default_rng(0))
+        share = 100 / before.mean()
+        text = f"{kind:12} {count:5d} {len(own):5d} {np.mean([row['noc85'] for row in own]):7.2f} {after.mean():7.2f}"
+        text += f" {share * after.mean() - 100:6.1f}%  [{-gain.high * share:.1f} %, {-gain.low * share:.1f} %]"
         lines.append(text)
+    if "choosing" in live:
+        lines.append(f"chosen on {len(live['choosing'])} other objects: {best_kind(rows)}")
     return lines
+
+
+def best_kind(rows: Sequence[dict[str, Any]]) -> str:
+    """The kind with the lowest NoC@90 on the choosing objects, mean over the counts that all kinds were trained on."""
+    kinds = sorted({row["kind"] for row in rows if row["count"]})
+    counts = set.intersection(*({row["count"] for row in rows if row["kind"] == kind} for kind in kinds))
+    return min(kinds, key=lambda kind: np.mean([mean_noc(rows, kind, count, "choosing") for count in counts]))
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """NoC@90 against masks, a curve for each kind."""
+    curves: dict[str, dict[str, float]] = {}
+    for kind in sorted({row["kind"] for row in rows if row["count"]}):
+        counts = sorted({row["count"] for row in rows if row["kind"] in (kind, NO_KIND)})
+        curves[kind] = {str(count): float(mean_noc(rows, kind, count).mean()) for count in counts}
+    plot_curves(curves, {}, "accepted masks", "NoC@90 on held-out objects", path)
 
 
 def main() -> None:
@@ -124,16 +166,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of a COCO set with train and val splits")
     parser.add_argument("--model", default="default")
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--kind", choices=ADAPTER_KINDS, default="head")
+    parser.add_argument("--kinds", nargs="+", choices=ADAPTER_KINDS, default=["head"])
     parser.add_argument("--counts", type=int, nargs="+", default=[25, 50, 100, 200, 400])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--objects", type=int, default=150, help="held-out objects")
+    parser.add_argument("--choosing", type=int, default=60, help="objects that choose the kind")
     parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=10.0, help="of training at most")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--out", type=Path, help="JSON lines; runs of the same settings found there are not repeated")
+    parser.add_argument("--plot", type=Path, help="a picture of the curves")
     options = parser.parse_args()
+    if options.plot:
+        check_plot_path(options.plot)
     if options.data is None:
         print("learning curve: skipped, it needs --data DIR")
         return
@@ -141,10 +187,15 @@ def main() -> None:
     if options.out is not None and options.out.exists():
         found = [json.loads(line) for line in options.out.read_text().splitlines()]
         rows = [row for row in found if row.get("settings") == settings_of(options)]
-    done = {(row["count"], row["seed"]) for row in rows}
-    asked = [(0, 0), *((count, seed) for seed in range(options.seeds) for count in options.counts)]
-    tasks = [(count, seed, options) for count, seed in asked if (count, seed) not in done]
-    print(f"{options.data.name}, {options.model}, {options.kind}: {options.objects} held-out objects at most")
+    done = {(row["kind"], row["count"], row["seed"]) for row in rows}
+    asked = [(NO_KIND, 0, 0)]
+    asked += [
+        (kind, count, seed) for seed in range(options.seeds) for count in options.counts for kind in options.kinds
+    ]
+    tasks = [(*key, options) for key in asked if key not in done]
+    print(
+        f"{options.data.name}, {options.model}, {', '.join(options.kinds)}: {options.objects} held-out objects at most"
+    )
     with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
         for row in pool.imap(run, tasks):
             rows.append(row)
@@ -153,6 +204,8 @@ def main() -> None:
                 with options.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     print("\n".join(summary(rows)))
+    if options.plot:
+        plot(rows, options.plot)
 
 
 if __name__ == "__main__":
