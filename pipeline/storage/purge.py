@@ -304,11 +304,11 @@ def _begin(conn: Connection, scope: Scope, purged_by: str) -> str:
         Purge.campaign_id == scope.campaign.id, Purge.state == "running",
         or_(Purge.image_id.is_(None), Purge.image_id == scope.image_id),
     )  # fmt: skip
-    known = conn.execute(running).first()
-    if known is not None:
-        if known.image_id != scope.image_id:
-            raise StateError(f"Campaign {scope.campaign.name!r} is being purged as a whole.", purge_id=known.id)
-        return str(known.id)
+    known = {row.image_id: str(row.id) for row in conn.execute(running)}
+    if scope.image_id is not None and None in known:
+        raise StateError(f"Campaign {scope.campaign.name!r} is being purged as a whole.", purge_id=known[None])
+    if scope.image_id in known:
+        return known[scope.image_id]
     _require_idle(conn, scope)
     image = one(conn, select(Image.__table__).where(Image.id == scope.image_id))
     if scope.image_id is not None and image is None:

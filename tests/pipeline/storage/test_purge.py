@@ -1,7 +1,7 @@
 """Purging: all of what was asked for goes, nothing else, also when it is interrupted anywhere."""
 
+import contextlib
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -244,12 +244,11 @@ purge.purge(database, scope, storage, purged_by="me", chunk=2, progress=tell)
 def test_kill_9_in_the_middle(world: World) -> None:
     before, wanted = world.rows(), doomed(world, world.rows(), None)
     command = [sys.executable, "-c", KILLED, world.database.url, world.main.campaign_id, world.storage_url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ}, text=True)
-    assert process.stdout is not None
-    for _ in range(12):
-        assert process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(12):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
     assert gone(before, world.rows()) < wanted
     assert world.purge().counts["images"] == 4
     assert gone(before, world.rows()) == wanted
@@ -412,9 +411,9 @@ def test_a_claim_and_a_purge_at_once(postgres_database: Database, tmp_path: Path
 
     for scope in (world.scope(image.id), world.scope()):
         outcomes.clear()
-        with pytest.raises(_KilledError), postgres_database.begin() as conn:
+        thread = threading.Thread(target=claiming)
+        with contextlib.suppress(_KilledError), postgres_database.begin() as conn:
             purge._begin(conn, scope, "me")
-            thread = threading.Thread(target=claiming)
             thread.start()
             time.sleep(0.3)  # it waits for the lock
             raise _KilledError
