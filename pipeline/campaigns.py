@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.embeddings.key import key_of_model
 from pipeline.imports.read import categories_of
-from pipeline.models import create_model
+from pipeline.models import create_model, default_weights_path
 from pipeline.storage import adapters, campaigns
 from pipeline.storage.database import Database
 from pipeline.storage.files import open_storage
@@ -60,9 +60,9 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
     checkpoint = Path(spec.checkpoint) if spec.checkpoint else None
     digest, uri = publish_model(storage_url, spec.model, checkpoint)
     model = load_model_by_digest(storage_url, digest)
-    fs, _ = open_storage(storage_url)
+    size = (checkpoint or default_weights_path(spec.model)).stat().st_size
     with database.begin() as conn:
-        adapters.register_model(conn, digest, model.model_id, uri, int(fs.size(uri)))
+        adapters.register_model(conn, digest, model.model_id, uri, size)
         record = campaigns.create_campaign(
             conn,
             campaign_id=spec.id,

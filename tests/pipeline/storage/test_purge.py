@@ -241,7 +241,17 @@ purge.purge(database, scope, storage, purged_by="me", chunk=2, progress=tell)
 """
 
 
-def test_kill_9_in_the_middle(world: World) -> None:
+def test_kill_9_in_the_middle(sqlite_database: Database, tmp_path: Path) -> None:
+    _kill_in_the_middle(World(sqlite_database, str(tmp_path)))
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_kill_9_in_the_middle_on_postgresql(postgres_database: Database, tmp_path: Path) -> None:
+    _kill_in_the_middle(World(postgres_database, str(tmp_path)))
+
+
+def _kill_in_the_middle(world: World) -> None:
     before, wanted = world.rows(), doomed(world, world.rows(), None)
     command = [sys.executable, "-c", KILLED, world.database.url, world.main.campaign_id, world.storage_url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
