@@ -61,7 +61,7 @@ ACTIVE_REQUEST = "state IN ('queued', 'running') AND kind IN ('retrain', 'precom
 
 
 HAS_PARENT = "parent_id IS NOT NULL"
-"""Few masks have one; without these the foreign key costs a look at every mask when one is purged."""
+"""Few masks have one. A foreign key without an index costs a look at every row when what it names is purged."""
 
 
 class Base(DeclarativeBase):
@@ -151,7 +151,11 @@ class Source(Base):
     """One file seen at ingest: registered, a duplicate of an image, or quarantined with the reason."""
 
     __tablename__ = "sources"
-    __table_args__ = (UniqueConstraint("campaign_id", "uri_sha256"), _one_of(SourceState))
+    __table_args__ = (
+        UniqueConstraint("campaign_id", "uri_sha256"),
+        Index("ix_sources_image_id", "image_id"),
+        _one_of(SourceState),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
@@ -210,6 +214,7 @@ class Task(Base):
     __tablename__ = "tasks"
     __table_args__ = (
         UniqueConstraint("campaign_id", "image_id"),
+        Index("ix_tasks_image_id", "image_id"),
         Index("ix_tasks_queue", "campaign_id", "state", "priority", "position"),
         _one_of(TaskState),
     )
@@ -300,7 +305,11 @@ class Instance(Base):
     """One object of a session: a projection of its events, kept for queries. An imported mask has one, too."""
 
     __tablename__ = "instances"
-    __table_args__ = (Index("ix_instances_campaign_image", "campaign_id", "image_id"), _one_of(InstanceState))
+    __table_args__ = (
+        Index("ix_instances_campaign_image", "campaign_id", "image_id"),
+        Index("ix_instances_image_id", "image_id"),
+        _one_of(InstanceState),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))

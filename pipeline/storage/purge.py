@@ -8,7 +8,8 @@ asking for it again. Files go before the rows that name them. Source images and 
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 QUARANTINE = "It is being purged."
 _CHUNK = 500
+_FIRST = 10
 _IMAGES = 100
 _CHUNK_S = 0.2
 """How long a transaction may take, about: others wait for it on SQLite."""
@@ -120,8 +122,10 @@ def _by_campaign(table: Any, order: Any = None) -> _Step:
 
 def _items(scope: Scope, ids: Sequence[str] | None) -> Select[Any]:
     ours = select(Snapshot.id).where(Snapshot.campaign_id == scope.campaign.id)
-    images = scope.images if ids is None else ids
-    return select(SnapshotItem.id).where(SnapshotItem.snapshot_id.in_(ours), SnapshotItem.image_id.in_(images))
+    items = select(SnapshotItem.id).where(SnapshotItem.snapshot_id.in_(ours))
+    if ids is None and scope.image_id is None:
+        return items
+    return items.where(SnapshotItem.image_id.in_([scope.image_id] if ids is None else ids))
 
 
 def _events(scope: Scope, ids: Sequence[str] | None) -> Select[Any]:
@@ -143,8 +147,9 @@ def _promotions(scope: Scope, ids: Sequence[str] | None) -> Any:
     return select(Promotion.campaign_id, Promotion.version).where(mine)
 
 
+_SNAPSHOT_ITEMS = _Step(SnapshotItem, SnapshotItem.id, _items)
+"""First of all: no index finds them for a mask, so that each mask costs a look at those that are left."""
 _IMAGE_STEPS = (
-    _Step(SnapshotItem, SnapshotItem.id, _items),
     _by_image(Instance),
     _Step(EventResult, EventResult.event_id, _results),
     _by_image(MaskRow, MaskRow.number.desc()),  # a mask has a larger number than its parent
@@ -199,7 +204,7 @@ def find_scope(conn: Connection, campaign: str, image: str | None = None) -> Sco
 
 def count(conn: Connection, scope: Scope) -> dict[str, int]:
     """How many rows of each kind a purge would remove now; kinds of which there are none are left out."""
-    steps = _IMAGE_STEPS if scope.image_id else (*_IMAGE_STEPS, *_CAMPAIGN_STEPS)
+    steps = (_SNAPSHOT_ITEMS, *_IMAGE_STEPS, *(() if scope.image_id else _CAMPAIGN_STEPS))
     queries: dict[str, Select[Any]] = {step.kind: step.query(scope, None) for step in steps}
     queries["images"] = scope.images
     queries["embeddings"] = select(Embedding.image_sha256).where(
@@ -226,12 +231,12 @@ def holding_snapshots(conn: Connection, scope: Scope) -> list[dict[str, Any]]:
         for row in conn.execute(exported.order_by(Snapshot.number))
     }
     result = Request.result
-    written = select(result["snapshot_id"].as_string(), result["manifest_uri"].as_string()).where(
-        Request.campaign_id == scope.campaign.id, Request.result.is_not(None), Request.state == "done"
-    )
-    for snapshot_id, uri in conn.execute(written.order_by(Request.created_at)):
-        if snapshot_id in found and uri:
-            found[snapshot_id]["paths"].append(uri.removesuffix("/manifest.json"))
+    for kind, at in (("export", ()), ("campaign", ("export",))):  # a campaign's job tells of its steps
+        facts = [result[(*at, name)].as_string() for name in ("snapshot_id", "manifest_uri")]
+        written = select(*facts).where(Request.kind == kind, Request.state == "done")
+        for snapshot_id, uri in conn.execute(written.order_by(Request.created_at)):
+            if snapshot_id in found and uri:
+                found[snapshot_id]["paths"].append(uri.removesuffix("/manifest.json"))
     adapters = (
         select(SnapshotItem.snapshot_id, MaskRow.adapter_digest)
         .join(MaskRow, MaskRow.id == SnapshotItem.mask_id)
@@ -280,6 +285,7 @@ def purge(
     stores = [EmbeddingStore(storage_url, cache_dir)]
     if work_dir is not None:
         stores.append(EmbeddingStore(join(work_dir, "mirrored")))
+    run.remove_rows(_SNAPSHOT_ITEMS)
     while images := run.next_images():
         for step in _IMAGE_STEPS:
             run.remove_rows(step, images)
@@ -381,7 +387,9 @@ class _Purge:
 
     def __init__(self, database: Database, scope: Scope, purge_id: str, progress: Progress, chunk: int) -> None:
         self.database, self.scope, self.id, self.progress = database, scope, purge_id, progress
-        self.chunk, self.limit = chunk, chunk
+        self.chunk = chunk
+        self.limits: dict[str, int] = {}
+        """Rows of a kind that a transaction takes: how long one takes depends on how much may name it."""
 
     def next_images(self) -> list[str]:
         """Ids of some images that are left."""
@@ -392,14 +400,15 @@ class _Purge:
         """Delete rows of a kind, of some images, until there are none."""
         removed = limit = 1
         while removed >= limit:
-            began, limit = time.monotonic(), self.limit
-            with self.database.begin() as conn:
+            began, limit = time.monotonic(), self.limits.get(step.kind, min(self.chunk, _FIRST))
+            with self._write() as conn:
                 chosen = step.query(self.scope, images).limit(limit)
                 removed = conn.execute(delete(step.table).where(step.key.in_(chosen))).rowcount
                 counts = self._count(conn, {step.kind: removed}) if removed else {}
             if counts:
                 self.progress(counts)
-            self.limit = max(1, min(self.chunk, int(limit * _CHUNK_S / max(time.monotonic() - began, 1e-3))))
+            fitting = int(limit * _CHUNK_S / max(time.monotonic() - began, 1e-3))
+            self.limits[step.kind] = max(1, min(self.chunk, fitting, 4 * limit))
 
     def remove_images(self, images: Sequence[str], stores: Sequence[EmbeddingStore]) -> None:
         """Delete images with those of their embeddings that no other campaign reads."""
@@ -412,7 +421,7 @@ class _Purge:
         for sha256 in stored:
             for store in stores:
                 store.delete(key, sha256)
-        with self.database.begin() as conn:
+        with self._write() as conn:
             removed = {
                 "embeddings": conn.execute(delete(Embedding).where(mine)).rowcount,
                 "images": conn.execute(delete(Image).where(Image.id.in_(images))).rowcount,
@@ -428,14 +437,14 @@ class _Purge:
             digests = list(conn.execute(mine.order_by(Adapter.number)).scalars())
         for digest in digests:
             remove_folder(fs, join(root, "adapters", digest))
-            with self.database.begin() as conn:
+            with self._write() as conn:
                 gone = conn.execute(delete(Adapter).where(Adapter.digest == digest)).rowcount
                 counts = self._count(conn, {"adapters": gone})
             self.progress(counts)
 
     def finish(self) -> TombstoneRecord:
         """Say that it is done; of a campaign, the row itself goes, and its images' interrupted purges are done, too."""
-        with self.database.begin() as conn:
+        with self._write() as conn:
             done = update(Purge).where(Purge.state == "running")
             if self.scope.image_id is None:
                 conn.execute(delete(Campaign).where(Campaign.id == self.scope.campaign.id))
@@ -444,6 +453,14 @@ class _Purge:
                 done = done.where(Purge.id == self.id)
             conn.execute(done.values(state="done", finished_at=db_now()))
             return tombstone_record(conn.execute(select(Purge.__table__).where(Purge.id == self.id)).one())
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """A write transaction that leaves nothing of what it deletes in SQLite's file."""
+        with self.database.begin() as conn:
+            if self.database.dialect == "sqlite":
+                conn.exec_driver_sql("PRAGMA secure_delete = ON")
+            yield conn
 
     def _count(self, conn: Connection, removed: dict[str, int]) -> dict[str, int]:
         """Add to the tombstone's counts, in the transaction that removed the rows."""

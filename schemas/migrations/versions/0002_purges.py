@@ -54,6 +54,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_purges_campaign_image", "purges", ["campaign_id", "image_sha256"], unique=False)
     op.add_column("adapters", sa.Column("removed_at", sa.DateTime(timezone=True), nullable=True))
+    for table in ("sources", "tasks", "instances"):
+        op.create_index(f"ix_{table}_image_id", table, ["image_id"], unique=False)
     op.create_index("ix_masks_session_id", "masks", ["session_id"], unique=False)
     has_parent = sa.text("parent_id IS NOT NULL")
     op.create_index(
