@@ -111,7 +111,9 @@ def cpu_long(steps: int = 5300) -> Run:
 def cpu_long_full(steps: int = 750) -> Run:
     """Ends `cpu_long` at the working resolution, in bfloat16."""
     run = cpu_full(steps)
-    return Run(train=replace(run.train, seed=20261129, bfloat16=True), samples=replace(run.samples, close_ups=0.1))
+    return Run(
+        train=replace(run.train, seed=20261129, bfloat16=True), samples=replace(run.samples, close_ups=0.1)
+    )
 
 
 RUNS = {
