@@ -8,22 +8,23 @@ from pipeline.ingest.scan import ingest
 
 
 @as_flow("ingest")
-def ingest_flow(campaign: str, images: str | None = None) -> dict[str, Any]:
+def ingest_flow(campaign: str, images: str | None = None, readmit: bool = False) -> dict[str, Any]:
     """Look through a source and register what is new or changed.
 
     Args:
         campaign: Name or id.
         images: URL of the source; None: the campaign's own.
+        readmit: Take images again that were purged.
 
     Returns:
-        Counts: registered, duplicates, unchanged, quarantined.
+        Counts: registered, duplicates, unchanged, quarantined, purged.
     """
-    with job_scope("ingest", campaign, {"images": images}) as job:
-        return job.done(register_images(campaign, images))
+    with job_scope("ingest", campaign, {"images": images, "readmit": readmit}) as job:
+        return job.done(register_images(campaign, images, readmit))
 
 
 @as_step("register images")
-def register_images(campaign: str, images: str | None) -> dict[str, Any]:
+def register_images(campaign: str, images: str | None, readmit: bool) -> dict[str, Any]:
     """One pass over the source; safe to run twice, since what is registered already is skipped by its listing."""
     job = current_job()
     record = job.services.campaign(campaign)
@@ -34,6 +35,7 @@ def register_images(campaign: str, images: str | None) -> dict[str, Any]:
         progress=lambda facts: job.progress(step="ingest", **facts),
         should_stop=job.should_stop,
         max_pixels=job.services.settings.max_image_pixels,
+        readmit=readmit,
     )
     job.check()
     return report.model_dump(mode="json")

@@ -208,6 +208,8 @@ def new_job(
         try:
             requests.insert_request(conn, request_id, kind, campaign_id, payload)
         except StateError as error:
+            if "request_id" not in error.details:  # the campaign is being purged
+                raise
             request_id = str(error.details["request_id"])
         request = requests.claim_request(conn, owner, stale_s, request_id=request_id)
     if request is None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pipeline.evaluation.metrics import iou
 from pipeline.masks.rle import rle_to_mask
 from pipeline.sessions.fold import effective_edits, fold
-from pipeline.storage import images, masks, sessions
+from pipeline.storage import images, masks, sessions, tombstones
 from pipeline.storage.database import Database
 from schemas.campaigns import CampaignRecord, SessionRecord
 from schemas.catalogue import EventResultRecord, MaskRecord
@@ -56,6 +56,7 @@ class ReplayReport(BaseModel):
         identical: Of those, the ones with the same bytes.
         events: Logged mask digests that were recomputed.
         events_identical: Of those, the same ones.
+        purged: Sessions that were purged with their image, which leaves nothing to check.
         min_iou: Smallest IoU of a recomputed with its stored mask.
         mismatches: The first `MAX_LISTED`.
     """
@@ -65,6 +66,7 @@ class ReplayReport(BaseModel):
     identical: int = 0
     events: int = 0
     events_identical: int = 0
+    purged: int = 0
     min_iou: float = 1.0
     seconds: float = 0.0
     mismatches: list[Mismatch] = []
@@ -90,11 +92,13 @@ def replay(
     began = time.monotonic()
     with database.connect() as conn:
         chosen = sessions.list_sessions(conn, campaign.id)
+        purged = tombstones.purged_sessions(conn, campaign.id)
     if session_id is not None:
         chosen = [session for session in chosen if session.id == session_id]
         if not chosen:
-            raise NotFoundError(f"Campaign {campaign.name!r} has no session {session_id!r}.")
-    report = ReplayReport()
+            gone = f" {purged} of its sessions were purged." if purged else ""
+            raise NotFoundError(f"Campaign {campaign.name!r} has no session {session_id!r}.{gone}")
+    report = ReplayReport(purged=0 if session_id else purged)
     asyncio.run(_replay_all(settings, database, chosen, report, progress))
     report.seconds = round(time.monotonic() - began, 3)
     return report
@@ -116,7 +120,12 @@ async def _replay_all(
     router = LocalRouter(refiner, Encoder(**options, threads=settings.encoder_threads))
     try:
         for session in chosen:
-            await _Session(database, session, router, report).replay()
+            try:
+                log = _Session(database, session, router, report)
+            except NotFoundError:  # purged since the sessions were listed
+                report.purged += 1
+                continue
+            await log.replay()
             report.sessions += 1
             progress({"step": "replay", "done": report.sessions, "total": len(chosen), "masks": report.masks})
     finally:

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.embeddings.key import key_of_model
 from pipeline.imports.read import categories_of
-from pipeline.models import create_model
+from pipeline.models import create_model, default_weights_path
 from pipeline.storage import adapters, campaigns
 from pipeline.storage.database import Database
 from pipeline.storage.files import open_storage
-from pipeline.storage.weights import load_model_by_digest, publish_model
+from pipeline.storage.weights import has_model, load_model_by_digest, publish_model
 from schemas.campaigns import CampaignRecord, CampaignSettings
 from schemas.errors import BadInputError, NotFoundError
 
@@ -57,12 +57,13 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
         return known
     require_source(spec.images)
     labels = [*spec.labels, *(categories_of(spec.annotations) if spec.annotations else [])]
-    digest, uri = publish_model(storage_url, spec.model, Path(spec.checkpoint) if spec.checkpoint else None)
+    checkpoint = Path(spec.checkpoint) if spec.checkpoint else None
+    digest, uri = publish_model(storage_url, spec.model, checkpoint)
     model = load_model_by_digest(storage_url, digest)
-    fs, _ = open_storage(storage_url)
+    size = (checkpoint or default_weights_path(spec.model)).stat().st_size
     with database.begin() as conn:
-        adapters.register_model(conn, digest, model.model_id, uri, int(fs.size(uri)))
-        return campaigns.create_campaign(
+        adapters.register_model(conn, digest, model.model_id, uri, size)
+        record = campaigns.create_campaign(
             conn,
             campaign_id=spec.id,
             name=spec.name,
@@ -73,6 +74,10 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
             labels=labels,
             settings=spec.settings,
         )
+    # From here on `gc` sees that they are needed; it may have removed them as nobody's until then.
+    if not has_model(storage_url, digest):
+        publish_model(storage_url, spec.model, checkpoint)
+    return record
 
 
 def _existing(database: Database, campaign_id: str) -> CampaignRecord | None:

@@ -1,5 +1,6 @@
 """Rows of the catalogue as other parts see them (campaigns, images and sessions: `schemas.campaigns`)."""
 
+import shlex
 from datetime import datetime
 from typing import Any
 
@@ -119,7 +120,12 @@ class ModelRecord(_Row):
 
 
 class AdapterRecord(_Row):
-    """An adapter with its lineage and what the gate said. `live`: it is the campaign's live one."""
+    """An adapter with its lineage and what the gate said.
+
+    Attributes:
+        removed_at: When its file was removed as of no use, None while it is there.
+        live: It is the campaign's live one.
+    """
 
     digest: str
     campaign_id: str
@@ -135,6 +141,7 @@ class AdapterRecord(_Row):
     metrics: dict[str, Any]
     gate: dict[str, Any]
     created_at: datetime
+    removed_at: datetime | None
     live: bool
 
 
@@ -151,6 +158,54 @@ class SnapshotRecord(_Row):
     created_at: datetime
     masks: int
     images: int
+
+
+class TombstoneRecord(_Row):
+    """What was purged, or is being.
+
+    Attributes:
+        image_id: None: the whole campaign.
+        state: running or done.
+        counts: Rows that went, by kind.
+        snapshots: Exports that still hold the data: number, id, paths, adapters.
+        readmitted_at: When ingest was told to take the image again.
+    """
+
+    id: str
+    campaign_id: str
+    campaign_name: str
+    image_id: str | None
+    image_number: int | None
+    image_sha256: str | None
+    state: str
+    purged_by: str
+    counts: dict[str, int]
+    snapshots: list[dict[str, Any]]
+    started_at: datetime
+    finished_at: datetime | None
+    readmitted_at: datetime | None
+
+    @property
+    def what(self) -> str:
+        """Its name for people."""
+        campaign = f"ampaign {self.campaign_name!r}"
+        return f"C{campaign}" if self.image_id is None else f"Image {self.image_number} of c{campaign}"
+
+    @property
+    def text(self) -> str:
+        """One sentence for whoever asks for it."""
+        when = self.started_at.isoformat(" ", "seconds")
+        return f"{self.what} was purged on {when}." if self.state == "done" else f"{self.what} is being purged."
+
+    @property
+    def command(self) -> str:
+        """What to type to go on with it."""
+        name = shlex.quote(self.campaign_name)
+        return (
+            f"clickloop purge campaign {name}"
+            if self.image_id is None
+            else (f"clickloop purge image {name} {self.image_number}")
+        )
 
 
 class TokenRecord(_Row):

@@ -60,25 +60,46 @@ $$
 """
 
 
-def append_only_statements(table: str, dialect: str) -> list[str]:
-    """The SQL that makes a table refuse update and delete (and truncate on PostgreSQL)."""
+POSTGRESQL_REFUSE_DELETE = """
+CREATE OR REPLACE FUNCTION clickloop_delete_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS ({unless}) THEN
+        RETURN OLD;
+    END IF;
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
+END
+$$
+"""
+
+
+def append_only_statements(table: str, unless: str, dialect: str) -> list[str]:
+    """The SQL that makes a table refuse update and delete (and truncate on PostgreSQL).
+
+    Args:
+        table: Its name.
+        unless: A query on `OLD`; a row for which it finds something may be deleted.
+        dialect: sqlite or postgresql.
+    """
     if dialect == "sqlite":
+        refuse = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
         return [
-            f"CREATE TRIGGER {table}_no_{verb} BEFORE {verb.upper()} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-            for verb in ("update", "delete")
+            f"CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table} {refuse}",
+            f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} WHEN NOT EXISTS ({unless}) {refuse}",
         ]
     refuse = "EXECUTE FUNCTION clickloop_append_only()"
     return [
         POSTGRESQL_REFUSE,
-        f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW {refuse}",
+        POSTGRESQL_REFUSE_DELETE.format(table=table, unless=unless),
+        f"CREATE TRIGGER {table}_append_only BEFORE UPDATE ON {table} FOR EACH ROW {refuse}",
+        f"CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table} FOR EACH ROW "
+        f"EXECUTE FUNCTION clickloop_delete_{table}()",
         f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} FOR EACH STATEMENT {refuse}",
     ]
 
 
-def make_append_only(table: Table) -> None:
-    """Create the triggers whenever `table` is created from its metadata."""
+def make_append_only(table: Table, unless: str) -> None:
+    """Create the triggers of `append_only_statements` whenever `table` is created from its metadata."""
     for dialect in ("sqlite", "postgresql"):
-        for statement in append_only_statements(table.name, dialect):
+        for statement in append_only_statements(table.name, unless, dialect):
             ddl = DDL(statement.replace("%", "%%")).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
             event.listen(table, "after_create", ddl)

@@ -28,9 +28,10 @@ class _Payload(BaseModel):
 
 
 class Ingest(_Payload):
-    """`images`: another source than the campaign's own."""
+    """`images`: another source than the campaign's own. `readmit`: take images again that were purged."""
 
     images: Place | None = None
+    readmit: bool = False
 
 
 class Import(_Payload):

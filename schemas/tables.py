@@ -40,6 +40,7 @@ SessionState = Literal["open", "submitted", "skipped", "released", "lost"]
 InstanceState = Literal["open", "accepted", "deleted"]
 RequestState = Literal["queued", "running", "done", "failed", "cancelled"]
 RequestKind = Literal["ingest", "import", "propose", "precompute", "prelabel", "order", "retrain", "export", "campaign"]
+PurgeState = Literal["running", "done"]
 AdapterState = Literal["candidate", "rejected", "promoted", "retired"]
 SourceState = Literal["registered", "duplicate", "quarantined"]
 
@@ -57,6 +58,10 @@ once today, after review later). skipped/done/submitted->leased: opened again fo
 
 ACTIVE_REQUEST = "state IN ('queued', 'running') AND kind IN ('retrain', 'precompute')"
 """Of these there is at most one per campaign."""
+
+
+HAS_PARENT = "parent_id IS NOT NULL"
+"""Few masks have one. A foreign key without an index costs a look at every row when what it names is purged."""
 
 
 class Base(DeclarativeBase):
@@ -146,7 +151,11 @@ class Source(Base):
     """One file seen at ingest: registered, a duplicate of an image, or quarantined with the reason."""
 
     __tablename__ = "sources"
-    __table_args__ = (UniqueConstraint("campaign_id", "uri_sha256"), _one_of(SourceState))
+    __table_args__ = (
+        UniqueConstraint("campaign_id", "uri_sha256"),
+        Index("ix_sources_image_id", "image_id"),
+        _one_of(SourceState),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
@@ -205,6 +214,7 @@ class Task(Base):
     __tablename__ = "tasks"
     __table_args__ = (
         UniqueConstraint("campaign_id", "image_id"),
+        Index("ix_tasks_image_id", "image_id"),
         Index("ix_tasks_queue", "campaign_id", "state", "priority", "position"),
         _one_of(TaskState),
     )
@@ -257,7 +267,7 @@ class Session(Base):
 
 
 class EventRow(Base):
-    """What people did. Append-only (a trigger refuses update and delete)."""
+    """What people did. Append-only: a trigger refuses update, and delete unless a running purge names the image."""
 
     __tablename__ = "events"
     __table_args__ = (UniqueConstraint("session_id", "seq"),)
@@ -295,7 +305,11 @@ class Instance(Base):
     """One object of a session: a projection of its events, kept for queries. An imported mask has one, too."""
 
     __tablename__ = "instances"
-    __table_args__ = (Index("ix_instances_campaign_image", "campaign_id", "image_id"), _one_of(InstanceState))
+    __table_args__ = (
+        Index("ix_instances_campaign_image", "campaign_id", "image_id"),
+        Index("ix_instances_image_id", "image_id"),
+        _one_of(InstanceState),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
@@ -312,13 +326,15 @@ class Instance(Base):
 
 
 class MaskRow(Base):
-    """An accepted mask: an immutable version with its lineage (a trigger refuses update and delete)."""
+    """An accepted mask: an immutable version with its lineage, protected as the events are."""
 
     __tablename__ = "masks"
     __table_args__ = (
         UniqueConstraint("campaign_id", "number"),
         UniqueConstraint("instance_id", "version"),
         CheckConstraint("source IN ('annotator', 'import')", name="source"),
+        Index("ix_masks_session_id", "session_id"),
+        Index("ix_masks_parent_id", "parent_id", sqlite_where=text(HAS_PARENT), postgresql_where=text(HAS_PARENT)),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -386,6 +402,8 @@ class Adapter(Base):
     metrics: Mapped[dict[str, Any]]
     gate: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
+    """When `gc` removed its file; the row stays, as lineage."""
 
 
 class Promotion(Base):
@@ -480,8 +498,46 @@ class SnapshotItem(Base):
     category_number: Mapped[int | None]
 
 
-APPEND_ONLY = ("events", "masks")
-"""Tables whose rows a trigger protects from update and delete."""
+class Purge(Base):
+    """The tombstone of an image or (image_id None) a whole campaign: written before the first row goes, and kept."""
 
-for _name in APPEND_ONLY:
-    make_append_only(Base.metadata.tables[_name])
+    __tablename__ = "purges"
+    __table_args__ = (Index("ix_purges_campaign_image", "campaign_id", "image_sha256"), _one_of(PurgeState))
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    campaign_id: Mapped[str] = mapped_column(String(36))
+    """No foreign key: the campaign may be what went."""
+    campaign_name: Mapped[str] = mapped_column(String(200))
+    image_id: Mapped[str | None] = mapped_column(String(36))
+    image_number: Mapped[int | None]
+    image_sha256: Mapped[str | None] = mapped_column(String(64))
+    """By which ingest knows the image again."""
+    mask_number: Mapped[int] = mapped_column(Integer, default=0)
+    """The largest of the purged masks' numbers: they are not given again."""
+    state: Mapped[str] = mapped_column(String(16), default="running")
+    purged_by: Mapped[str] = mapped_column(String(200))
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """Rows that went, by kind; written in the transactions that removed them."""
+    snapshots: Mapped[list[Any]] = mapped_column(default=list)
+    """Exports that still hold the data: number, id, places, and the adapters that made a mask of it."""
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    readmitted_at: Mapped[datetime | None]
+    """When ingest was told to take the image again."""
+
+
+APPEND_ONLY = {
+    "events": (
+        "SELECT 1 FROM sessions JOIN purges ON purges.campaign_id = sessions.campaign_id "
+        "AND coalesce(purges.image_id, sessions.image_id) = sessions.image_id "
+        "WHERE sessions.id = OLD.session_id AND purges.state = 'running'"
+    ),
+    "masks": (
+        "SELECT 1 FROM purges WHERE purges.campaign_id = OLD.campaign_id "
+        "AND coalesce(purges.image_id, OLD.image_id) = OLD.image_id AND purges.state = 'running'"
+    ),
+}
+"""Tables whose rows a trigger protects from update, and from delete unless the query finds a running purge."""
+
+for _name, _unless in APPEND_ONLY.items():
+    make_append_only(Base.metadata.tables[_name], _unless)

@@ -52,12 +52,15 @@ def list_(args: argparse.Namespace) -> int:
     """List the adapters."""
     _, records = _load(args)
     rows = [
-        (r.number, r.digest[:12], r.kind, r.state, "live" if r.live else "", r.created_at.isoformat("T", "seconds"))
-        for r in records
+        (r.number, r.digest[:12], r.kind, r.state, _place(r), r.created_at.isoformat("T", "seconds")) for r in records
     ]
     lines = table(("NUMBER", "DIGEST", "KIND", "STATE", "", "CREATED"), rows) if rows else ["No adapters."]
     Terminal.of(args).result([r.model_dump(mode="json") for r in records], lines)
     return 0
+
+
+def _place(record: AdapterRecord) -> str:
+    return "live" if record.live else "removed" if record.removed_at else ""
 
 
 def show(args: argparse.Namespace) -> int:

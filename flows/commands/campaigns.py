@@ -36,6 +36,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser = command(verbs, common, "ingest", ingest, "look for new images again, or finish an interrupted ingest")
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--images", metavar="URL", help="another source; default: the campaign's own")
+    parser.add_argument("--readmit", action="store_true", help="take images again that were purged")
 
     command(verbs, common, "list", list_, "list the campaigns")
     for name, run, text in (
@@ -100,16 +101,17 @@ def _check_early(settings: Settings, args: argparse.Namespace) -> None:
 def ingest(args: argparse.Namespace) -> int:
     """Register what is new."""
     settings, terminal = settings_of(args), Terminal.of(args)
-    payload = {"images": absolute_url(args.images) if args.images else None}
+    payload = {"images": absolute_url(args.images) if args.images else None, "readmit": args.readmit}
     result = run_job(settings, terminal, "ingest", args.name, payload)
     terminal.result(result, _ingested(result))
     return 0
 
 
 def _ingested(report: dict[str, Any]) -> list[str]:
+    purged = f", {report['purged']} purged, skipped (--readmit takes them again)" if report["purged"] else ""
     return [
         f"{report['registered']} images registered, {report['duplicates']} duplicates, "
-        f"{report['unchanged']} unchanged, {report['quarantined']} quarantined."
+        f"{report['unchanged']} unchanged, {report['quarantined']} quarantined{purged}."
     ]
 
 

@@ -76,6 +76,8 @@ def replay(args: argparse.Namespace) -> int:
         f"{report.identical} of {report.masks} masks and {report.events_identical} of {report.events} logged digests "
         f"are identical ({report.sessions} sessions, {report.seconds:.1f} s)."
     ]
+    if report.purged:
+        lines.append(f"{report.purged} sessions were purged: nothing is left of them to check.")
     for miss in report.mismatches:
         why = miss.reason or (f"other {', '.join(miss.differs)}" if miss.differs else "though all pins agree")
         lines.append(

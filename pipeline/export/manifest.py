@@ -12,7 +12,7 @@ from pipeline.export.splits import Splits
 from pipeline.storage.files import join, open_storage, read_bytes
 from schemas.arrow import FORMAT_VERSION
 from schemas.campaigns import CampaignRecord
-from schemas.catalogue import SnapshotRecord
+from schemas.catalogue import SnapshotRecord, TombstoneRecord
 from schemas.errors import BadInputError, CorruptDataError, NotFoundError
 
 MANIFEST = "manifest.json"
@@ -29,6 +29,7 @@ def manifest_facts(
     adapters: Iterable[str],
     counts: dict[str, int],
     reports: dict[str, dict[str, Any]],
+    purged: Iterable[TombstoneRecord] = (),
 ) -> dict[str, Any]:
     """All of the manifest but the list of files. Says nothing of when or where it was written: that is not its content.
 
@@ -41,6 +42,7 @@ def manifest_facts(
         adapters: Digests of the adapters that made a mask of it.
         counts: images, annotations, clicks, ...
         reports: What the formats say of themselves, by their names: what they lost, what they left out.
+        purged: Tombstones of the campaign's images, for whoever keeps older snapshots.
     """
     return {
         "format": MANIFEST_FORMAT,
@@ -60,6 +62,16 @@ def manifest_facts(
         "splits": {"val": splits.val, "test": splits.test},
         "counts": counts,
         "reports": {name: report for name, report in reports.items() if report},
+        "purged": [
+            {
+                "image": tombstone.image_number,
+                "sha256": tombstone.image_sha256,
+                "purged_at": tombstone.started_at.isoformat(),
+                "annotations": tombstone.counts.get("masks", 0),
+                "snapshots": [snapshot["number"] for snapshot in tombstone.snapshots],
+            }
+            for tombstone in purged
+        ],
     }
 
 

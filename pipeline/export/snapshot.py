@@ -20,6 +20,7 @@ from pipeline.export.target import Format, Target
 from pipeline.export.yolo import YoloFormat
 from pipeline.storage import snapshots
 from pipeline.storage.database import Database
+from pipeline.storage.tombstones import tombstones
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
 from schemas.errors import BadInputError
@@ -159,6 +160,8 @@ class _Export:
                 self.tick()
                 facts[name] = writer.finish()
         self.tick()
+        with self.database.connect() as conn:
+            purged = tombstones(conn, self.campaign.id)
         uri = self.directory.publish(
             manifest_facts(
                 self.campaign,
@@ -169,6 +172,7 @@ class _Export:
                 adapters=self.adapters,
                 counts=self.counts,
                 reports=facts,
+                purged=purged,
             )
         )
         return ExportReport(

@@ -43,6 +43,7 @@ class IngestReport(BaseModel):
         duplicates: Files whose bytes an image already has.
         quarantined: Files that cannot be used, with the reason in the catalogue.
         unchanged: Files known from an earlier pass, not read again.
+        purged: Files whose image was purged from the campaign; they are skipped.
         vanished: Files that were listed and gone when they were to be read.
         ignored: Files that are no images by their names.
         stopped: Ended early because it was asked to; run it again to go on.
@@ -53,6 +54,7 @@ class IngestReport(BaseModel):
     duplicates: int = 0
     quarantined: int = 0
     unchanged: int = 0
+    purged: int = 0
     vanished: int = 0
     ignored: int = 0
     seconds: float = 0.0
@@ -84,6 +86,7 @@ def ingest(
     roots: Sequence[str] | None = None,
     max_pixels: int = MAX_PIXELS,
     threads: int = 2,
+    readmit: bool = False,
 ) -> IngestReport:
     """Register what is new or changed at a source.
 
@@ -96,6 +99,7 @@ def ingest(
         roots: See `sources.list_files`.
         max_pixels: Larger images are quarantined.
         threads: Files read and decoded at once.
+        readmit: Take images again that were purged.
 
     Returns:
         Counts. Images get their numbers in the order of the files' names.
@@ -109,7 +113,10 @@ def ingest(
     with database.connect() as conn:
         known = images.known_sources(conn, campaign.id)
         hashes = images.image_hashes(conn, campaign.id)
-    index = GroupIndex((phash, group) for sha256, phash, group in hashes if sha256 == group)
+    firsts: dict[str, str] = {}
+    for _, phash, group in hashes:  # a group's first image may have been purged: then the next one stands for it
+        firsts.setdefault(group, phash)
+    index = GroupIndex((phash, group) for group, phash in firsts.items())
     todo = [file for file in listing.files if known.get(file.uri_sha256) not in _settled(file)]
     report = IngestReport(files=len(listing.files), ignored=listing.ignored, unchanged=len(listing.files) - len(todo))
     stop = should_stop or (lambda: False)
@@ -119,12 +126,11 @@ def ingest(
     def commit() -> None:
         nonlocal last_commit
         if batch:
-            _write_down(database, campaign.id, batch, index, report)
+            _write_down(database, campaign.id, batch, index, report, readmit)
             batch.clear()
         last_commit = time.monotonic()
         if progress:
-            done = report.files - len(todo) + report.registered + report.duplicates
-            progress({"done": done + report.quarantined + report.vanished, "total": report.files})
+            progress({"done": _handled(report), "total": report.files})
 
     try:
         for read in _read_all(todo, url, max_pixels, threads, stop):
@@ -145,7 +151,8 @@ def _settled(file: SourceFile) -> tuple[tuple[str, str], ...]:
 
 
 def _handled(report: IngestReport) -> int:
-    return report.unchanged + report.registered + report.duplicates + report.quarantined + report.vanished
+    new = report.registered + report.duplicates + report.quarantined
+    return report.unchanged + new + report.vanished + report.purged
 
 
 def _read_all(
@@ -215,10 +222,15 @@ def _require_source(url: str, cause: OSError) -> None:
 
 
 def _write_down(
-    database: Database, campaign_id: str, batch: Sequence[_Read], index: GroupIndex, report: IngestReport
+    database: Database,
+    campaign_id: str,
+    batch: Sequence[_Read],
+    index: GroupIndex,
+    report: IngestReport,
+    readmit: bool,
 ) -> None:
     """One transaction for a batch."""
-    registered = duplicates = quarantined = vanished = 0
+    registered = duplicates = quarantined = vanished = purged = 0
     with database.begin() as conn:
         for read in batch:
             file = {"uri": read.file.uri, "uri_sha256": read.file.uri_sha256, "version": read.file.version}
@@ -240,10 +252,13 @@ def _write_down(
                     height=read.height,
                     format=read.format,
                     size_bytes=read.size_bytes,
+                    readmit=readmit,
                 )
+                purged += added.image_id is None
                 duplicates += added.duplicate
-                registered += not added.duplicate
+                registered += added.image_id is not None and not added.duplicate
     report.registered += registered
     report.duplicates += duplicates
     report.quarantined += quarantined
     report.vanished += vanished
+    report.purged += purged

@@ -47,7 +47,7 @@ def register_adapter(
     seed: int,
     metrics: dict[str, Any] | None = None,
 ) -> int:
-    """Note a trained adapter as a candidate; the same one again gives the same number.
+    """Note a trained adapter, whose file is stored, as a candidate; the same one again gives the same number.
 
     Returns:
         Its number in the campaign, from 1.
@@ -61,6 +61,7 @@ def register_adapter(
     if found is not None:
         if found.campaign_id != campaign_id:
             raise ConflictError("Another campaign has this very adapter.", campaign_id=found.campaign_id)
+        conn.execute(update(Adapter).where(Adapter.digest == digest).values(removed_at=None))
         return int(found.number)
     conn.execute(
         insert(Adapter).values(
@@ -131,7 +132,7 @@ def promote(conn: Connection, campaign_id: str, digest: str | None, expected_ver
 
     Raises:
         NotFoundError: There is no such campaign or adapter.
-        StateError: The adapter has not passed the gate, or reads another model.
+        StateError: The adapter has not passed the gate, reads another model, or its file was removed.
         ConflictError: What is live has changed; `details["live_version"]` is the current one.
     """
     campaign = _locked(conn, campaign_id)
@@ -154,12 +155,24 @@ def rollback(conn: Connection, campaign_id: str, expected_version: int | None = 
 
     Raises:
         NotFoundError: There is no such campaign.
-        StateError: Nothing was promoted.
+        StateError: Nothing was promoted, or the file of what was live before was removed.
         ConflictError: What is live has changed; `details["live_version"]` is the current one.
     """
     campaign = _locked(conn, campaign_id)
     if expected_version is not None:
         _require_version(campaign, expected_version)
+    live = standing_promotions(conn, campaign_id)
+    if len(live) == 1:
+        raise StateError("Nothing to roll back to: the bare model is live.", live_version=campaign.live_version)
+    previous = live[-2]
+    if previous is not None:
+        _require_file(get_adapter(conn, previous))
+    return _make_live(conn, campaign, previous, "rollback"), previous
+
+
+def standing_promotions(conn: Connection, campaign_id: str) -> list[str | None]:
+    """What rolling back goes through, from its end: the bare model (None), each promotion that still stands, the live
+    one last."""
     history = select(Promotion.adapter_digest, Promotion.reason).where(Promotion.campaign_id == campaign_id)
     live: list[str | None] = [None]
     for digest, reason in conn.execute(history.order_by(Promotion.version)):
@@ -167,10 +180,7 @@ def rollback(conn: Connection, campaign_id: str, expected_version: int | None = 
             live.append(digest)
         else:
             live.pop()
-    if len(live) == 1:
-        raise StateError("Nothing to roll back to: the bare model is live.", live_version=campaign.live_version)
-    previous = live[-2]
-    return _make_live(conn, campaign, previous, "rollback"), previous
+    return live
 
 
 def record_evaluation(
@@ -226,6 +236,16 @@ def _check_promotable(adapter: AdapterRecord, campaign: Row[Any]) -> None:
     if adapter.state == "rejected" or adapter.gate.get("promote") is not True:
         raise StateError(
             f"Adapter {adapter.number} has not passed the gate ({adapter.state}); it cannot go live.", gate=adapter.gate
+        )
+    _require_file(adapter)
+
+
+def _require_file(adapter: AdapterRecord) -> None:
+    if adapter.removed_at is not None:
+        raise StateError(
+            f"The weights of adapter {adapter.number} were removed by `clickloop gc` on "
+            f"{adapter.removed_at.isoformat(' ', 'seconds')}. Retrain, or promote another one.",
+            adapter=adapter.digest,
         )
 
 

@@ -317,7 +317,9 @@ def _weights(conn: Connection, storage: AbstractFileSystem, root: str) -> list[s
     """Paths below the storage of the models and adapters that the catalogue names."""
     models = conn.execute(text("SELECT digest FROM models UNION SELECT model_digest FROM campaigns")).scalars().all()
     names = [f"models/{digest}{ending}" for digest in sorted(models) for ending in (".safetensors", ".json")]
-    for digest in sorted(conn.execute(text("SELECT digest FROM adapters")).scalars()):
+    adapters = _tables(conn).tables["adapters"]
+    there = [adapters.c.removed_at.is_(None)] if "removed_at" in adapters.c else []
+    for digest in sorted(conn.execute(select(adapters.c.digest).where(*there)).scalars()):
         folder = join(root, "adapters", digest)
         beside = [path.removeprefix(f"{folder}/") for path in storage.find(folder)] if storage.exists(folder) else []
         names += sorted({f"adapters/{digest}/{name}" for name in {*beside, "weights.safetensors"}})

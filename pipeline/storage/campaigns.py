@@ -11,6 +11,7 @@ from pipeline.storage.masks import count_proposals, is_current
 from pipeline.storage.numbers import next_number
 from pipeline.storage.requests import list_requests
 from pipeline.storage.sql import one, require_id
+from pipeline.storage.tombstones import purged_campaign, require_no_purge
 from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord, TaskState
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
@@ -88,7 +89,10 @@ def get_campaign(conn: Connection, id_or_name: str) -> CampaignRecord:
     query = select(Campaign.__table__).where(or_(Campaign.id == id_or_name, Campaign.name == id_or_name))
     rows = conn.execute(query).all()
     if not rows:
-        raise NotFoundError(f"There is no campaign {id_or_name!r}. `clickloop campaign list` shows them.")
+        gone = purged_campaign(conn, id_or_name)
+        raise NotFoundError(
+            gone.text if gone else f"There is no campaign {id_or_name!r}. `clickloop campaign list` shows them."
+        )
     row = next((row for row in rows if row.id == id_or_name), rows[0])
     return _record(row, list_categories(conn, row.id))
 
@@ -122,6 +126,7 @@ def add_categories(conn: Connection, campaign_id: str, names: Iterable[str]) -> 
     Raises:
         BadInputError: A name is empty or too long.
         NotFoundError: There is no such campaign.
+        StateError: Something of the campaign is being purged.
     """
     number = next_number(conn, Category, campaign_id)
     known = list_categories(conn, campaign_id)
@@ -133,6 +138,7 @@ def add_categories(conn: Connection, campaign_id: str, names: Iterable[str]) -> 
         conn.execute(insert(Category).values(campaign_id=campaign_id, number=number, name=name))
         known.append(CategoryRecord(number=number, name=name))
         number += 1
+    require_no_purge(conn, campaign_id, [])
     return known
 
 

@@ -127,6 +127,12 @@ def remove(fs: AbstractFileSystem, path: str) -> None:
         with_retry(fs, lambda: fs.rm_file(path))
 
 
+def remove_folder(fs: AbstractFileSystem, path: str) -> None:
+    """Delete a folder, or all objects below a prefix; it need not exist."""
+    with contextlib.suppress(FileNotFoundError):
+        with_retry(fs, lambda: fs.rm(path, recursive=True))
+
+
 def exists(fs: AbstractFileSystem, path: str) -> bool:
     """Whether a file is there, asked anew."""
     fs.invalidate_cache()

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, sele
 
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import batches, fields, insert_into, new_id, one
+from pipeline.storage.tombstones import is_purged, purged_image
 from schemas.campaigns import CampaignSettings, ImageRecord
 from schemas.columns import db_now
 from schemas.errors import NotFoundError
@@ -17,9 +18,9 @@ from schemas.tables import Campaign, Embedding, Image, Source, Task
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What became of a file: its image, and whether that was there already."""
+    """What became of a file: its image, and whether that was there already; None when it was purged."""
 
-    image_id: str
+    image_id: str | None
     duplicate: bool
 
 
@@ -63,8 +64,9 @@ def add_image(
     height: int,
     format: str,
     size_bytes: int,
+    readmit: bool = False,
 ) -> Added:
-    """Register a file: a new image with its task, or a duplicate of one (same bytes).
+    """Register a file: a new image with its task, or a duplicate of one (same bytes), unless that was purged.
 
     Args:
         conn: Write transaction.
@@ -80,11 +82,14 @@ def add_image(
         height: Pixels, after EXIF orientation.
         format: JPEG, PNG, WEBP, TIFF or BMP.
         size_bytes: Of the file.
+        readmit: Take it though it was purged.
 
     Raises:
         NotFoundError: There is no such campaign.
     """
     number = next_number(conn, Image, campaign_id)
+    if is_purged(conn, campaign_id, sha256, readmit=readmit):
+        return Added(None, False)
     source = {"uri": uri, "uri_sha256": uri_sha256, "version": version}
     found = conn.execute(
         select(Image.id, Image.uri).where(Image.campaign_id == campaign_id, Image.sha256 == sha256)
@@ -157,7 +162,8 @@ def get_image(conn: Connection, image_id: str) -> ImageRecord:
     """
     row = one(conn, select(Image.__table__).where(Image.id == image_id))
     if row is None:
-        raise NotFoundError(f"There is no image {image_id!r}.")
+        gone = purged_image(conn, image_id)
+        raise NotFoundError(gone.text if gone else f"There is no image {image_id!r}.")
     return image_record(row)
 
 

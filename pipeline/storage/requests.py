@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Executable, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.sql import database_now, fields, one, require_id
+from pipeline.storage.tombstones import require_no_purge
 from schemas.campaigns import RequestRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, LeaseLostError, NotFoundError, StateError
@@ -19,6 +20,8 @@ from schemas.tables import Request, RequestKind
 
 MAX_ATTEMPTS = 3
 ACTIVE = ("queued", "running")
+STALE_S = timedelta(seconds=60)
+"""Without a heartbeat for so long, a request's owner counts as dead."""
 
 
 def insert_request(
@@ -30,7 +33,8 @@ def insert_request(
         BadInputError: There is no such kind, or the id is no UUID.
         NotFoundError: There is no such campaign.
         ConflictError: The id was used with another payload.
-        StateError: The campaign has an active retrain or precompute already; `details["request_id"]` names it.
+        StateError: The campaign has an active retrain or precompute already; `details["request_id"]` names it. Or
+            something of it is being purged; then the transaction is to be rolled back.
     """
     require_id(id, "request")
     if kind not in get_args(RequestKind):
@@ -55,6 +59,7 @@ def insert_request(
         raise StateError(
             f"A {kind} of this campaign is {active.state} already: request {active.id}.", request_id=active.id
         ) from None
+    require_no_purge(conn, campaign_id)
     return get_request(conn, id)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.images import get_image, image_record
 from pipeline.storage.sql import batches, database_now, new_id, require_id
+from pipeline.storage.tombstones import require_no_purge
 from schemas.campaigns import Claim, ImageRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError, StateError
@@ -46,7 +47,7 @@ def claim_task(
 
     Raises:
         NotFoundError: There is no such campaign, or no task of that image in it.
-        StateError: The campaign is paused, or somebody else holds that image's task.
+        StateError: The campaign is paused, something of it is being purged, or somebody else holds that image's task.
         ConflictError: The claim id was used by somebody else or in another campaign.
     """
     again = _claimed_before(conn, require_id(claim_id, "claim"), campaign_id, annotator_id)
@@ -214,6 +215,7 @@ def _lease(conn: Connection, task: Row[Any], annotator_id: str, claim_id: str, e
             acquired_at=db_now(),
         )
     )
+    require_no_purge(conn, task.campaign_id, [task.image_id])
     return session_id
 
 

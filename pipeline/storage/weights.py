@@ -17,7 +17,7 @@ from pipeline.adapters.files import AdapterMeta, check_fits, read_adapter
 from pipeline.adapters.kinds import adapted
 from pipeline.models import default_weights_path, load_model, resolve_model_id, weights_digest
 from pipeline.models._base import InteractiveModel
-from pipeline.storage.files import is_local, join, open_storage, put_if_absent, read_bytes, sha256_file
+from pipeline.storage.files import exists, is_local, join, open_storage, put_if_absent, read_bytes, sha256_file
 from schemas.errors import BadCheckpointError, NotFoundError
 
 
@@ -112,6 +112,12 @@ def stored_adapter(
     tensors, meta = read_adapter(path)
     check_fits(model, tensors, meta, f"Adapter {adapter_digest}")
     return tensors, meta
+
+
+def has_model(storage_url: str, model_digest: str) -> bool:
+    """Whether a model's weights and what is said of them are stored, asked anew."""
+    fs, root = open_storage(storage_url)
+    return exists(fs, _model_path(root, model_digest)) and exists(fs, _facts_path(root, model_digest))
 
 
 def adapter_path(root: str, digest: str) -> str:

@@ -20,7 +20,8 @@ from tests.flows.scenes import write_pictures
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
 simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
 model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
-workers; backup; restore; import; propose; prelabel; order; purge annotator; gc"""
+workers; backup; restore; import; propose; prelabel; order; purge annotator; purge campaign; purge image;
+purge list; gc"""
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -121,6 +122,9 @@ def test_unknown_campaigns_sessions_and_adapters_exit_2(
         ["token", "revoke", "none"],
         ["purge", "annotator", "none", "--yes"],
         ["purge", "annotator", ""],
+        ["purge", "campaign", "none", "--yes"],
+        ["purge", "image", "none", "1", "--dry-run"],
+        ["purge", "image", "discs", "99", "--yes"],
     ):
         code, _, err = run(capsys, *words, *where)
         assert (code, err.count("\n")) == (2, 1), words
@@ -208,7 +212,8 @@ def test_gc_counts_and_never_makes_a_database(
     with WorkspaceLock(settings.workspace):  # as beside `serve`
         code, out, _ = run(capsys, "gc", *where)
     nothing = {"files": 0, "size_bytes": 0}
-    assert (code, json.loads(out)) == (0, {"dry_run": False, "kinds": {"embeddings": nothing, "partial": nothing}})
+    kinds = dict.fromkeys(("embeddings", "partial", "adapters", "models", "checkpoints"), nothing)
+    assert (code, json.loads(out)) == (0, {"dry_run": False, "kinds": kinds, "weights": [], "freed_bytes": 0})
     assert run(capsys, "gc", "--dry-run", "--workspace", str(tmp_path / "empty"))[0] == 2
     assert not (tmp_path / "empty").exists()
 

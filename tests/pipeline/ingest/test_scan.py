@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 from pipeline.ingest import scan
 from pipeline.ingest.dedupe import GroupIndex
 from pipeline.ingest.scan import IngestReport, ingest
+from pipeline.storage import purge
 from pipeline.storage.campaigns import campaign_status, create_campaign
 from pipeline.storage.database import Database
-from pipeline.storage.images import images_of, in_holdout, missing_embeddings, note_encode_attempt, quarantine_image
+from pipeline.storage.images import (
+    image_hashes,
+    images_of,
+    in_holdout,
+    missing_embeddings,
+    note_encode_attempt,
+    quarantine_image,
+)
 from schemas.campaigns import CampaignRecord, CampaignSettings, ImageRecord
 from schemas.errors import BadInputError, BusyError
 from tests.pipeline.ingest.pictures import encoded, scene, write_scenes
@@ -161,6 +169,24 @@ def test_no_group_straddles_the_holdout(bits: list[int], fraction: float, seed: 
         assert (int(phash, 16) ^ int(leaders[group], 16)).bit_count() <= 6
         drawn.setdefault(group, set()).add(in_holdout(group, settings))
     assert all(len(sides) == 1 for sides in drawn.values())
+
+
+def test_a_group_keeps_its_members_when_its_first_image_is_purged(sqlite_database: Database, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(scene(0)))
+    (tmp_path / "b.jpg").write_bytes(encoded(scene(0), "JPEG"))
+    campaign = new_campaign(sqlite_database)
+    ingest(sqlite_database, campaign, str(tmp_path))
+    with sqlite_database.connect() as conn:
+        first, second = image_hashes(conn, campaign.id)
+        scope = purge.find_scope(conn, campaign.id, "1")
+    assert first[2] == second[2] == first[0]
+    purge.purge(sqlite_database, scope, str(tmp_path / "storage"), purged_by="me")
+    (tmp_path / "c.bmp").write_bytes(encoded(scene(0), "BMP"))
+    report = ingest(sqlite_database, campaign, str(tmp_path))
+    assert (report.purged, report.registered) == (1, 1)
+    with sqlite_database.connect() as conn:
+        assert [group for _, _, group in image_hashes(conn, campaign.id)] == [first[0]] * 2
+    assert [image.number for image in catalogue(sqlite_database, campaign)] == [2, 3]
 
 
 def test_stopped_and_run_again_is_as_run_once(
