@@ -109,7 +109,7 @@ def ingest(
     with database.connect() as conn:
         known = images.known_sources(conn, campaign.id)
         hashes = images.image_hashes(conn, campaign.id)
-    index = GroupIndex((phash, group) for sha256, phash, group in hashes if sha256 == group)
+    index = GroupIndex(hashes)
     todo = [file for file in listing.files if known.get(file.uri_sha256) not in _settled(file)]
     report = IngestReport(files=len(listing.files), ignored=listing.ignored, unchanged=len(listing.files) - len(todo))
     stop = should_stop or (lambda: False)
