@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pipeline.embeddings.codec import embedding_digest, encode_bytes
 from pipeline.embeddings.store import EmbeddingStore
-from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.preprocess import image_to_input
 from pipeline.ingest.decode import read_image
+from pipeline.memory import keep_freed_memory
 from pipeline.models._base import Encoding, InteractiveModel
+from pipeline.storage.files import storage_error
 from pipeline.storage.weights import load_model_by_digest
 from schemas.errors import (
     BadCheckpointError,
@@ -29,6 +30,7 @@ from schemas.errors import (
     ClickloopError,
     CorruptDataError,
     EmbeddingMissingError,
+    ForbiddenError,
     NotFoundError,
     OutOfSpaceError,
 )
@@ -156,6 +158,7 @@ class Encoder:
             CorruptDataError: The file is not the one that was ingested.
             OutOfSpaceError: The disk is nearly full.
             BusyError: The storage or the image's source does not answer.
+            ForbiddenError: It refuses the credentials.
         """
         future = self.submit(image, model_digest, model_key, lane, expected_digest)
         return await asyncio.shield(asyncio.wrap_future(future))
@@ -318,7 +321,7 @@ class Encoder:
             self._counts["failed"] += 1
             del self._in_flight[job.key]
         if not isinstance(error, ClickloopError) and isinstance(error, OSError):
-            error = BusyError(f"The storage does not answer: {error}. Try again later.")
+            error = storage_error(error, f"Encoding {job.image.uri}")
         job.future.set_exception(error)
 
 
@@ -334,8 +337,9 @@ def _are_alike(first: _Job, second: _Job) -> bool:
 def failure_of(sha256: str, error: BaseException) -> EncodeFailure:
     """An error as an image's answer, and whether the image is to blame."""
     if isinstance(error, OSError):
-        error = BusyError(f"The storage does not answer: {error}. Try again later.")
+        error = storage_error(error, "Encoding it")
     code = error.code if isinstance(error, ClickloopError) else "error"
     reason = str(error) or type(error).__name__
-    is_image_fault = not isinstance(error, BusyError | OutOfSpaceError | NotFoundError | BadCheckpointError)
+    blameless = BusyError | ForbiddenError | OutOfSpaceError | NotFoundError | BadCheckpointError
+    is_image_fault = not isinstance(error, blameless)
     return EncodeFailure(sha256=sha256, code=code, reason=reason, is_image_fault=is_image_fault)
