@@ -27,6 +27,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,6 @@ from pipeline.ingest.sources import list_files
 from pipeline.storage.campaigns import create_campaign
 from pipeline.storage.database import Database, open_database, upgrade_database
 from schemas.campaigns import CampaignRecord
-from schemas.columns import db_now
 from schemas.tables import Image, Source
 
 THREADS = 2
@@ -124,7 +124,7 @@ def ingest_figures(database: Database, folder: Path, count: int, rounds: int) ->
 
 def register(database: Database, url: str) -> CampaignRecord:
     """A campaign to which all that is listed is known, as after a first pass (which would take minutes)."""
-    campaign, now = new_campaign(database, url), db_now()
+    campaign, now = new_campaign(database, url), datetime.now(UTC)
     images, sources = [], []
     for number, file in enumerate(list_files(url).files, 1):
         digest, image_id = file.uri_sha256, str(uuid.uuid4())
