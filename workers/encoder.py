@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +22,7 @@ from pipeline.inference.preprocess import image_to_input
 from pipeline.ingest.decode import read_image
 from pipeline.memory import keep_freed_memory
 from pipeline.models._base import Encoding, InteractiveModel
-from pipeline.storage.files import storage_error
+from pipeline.storage.files import patience, storage_error
 from pipeline.storage.weights import load_model_by_digest
 from schemas.errors import (
     BadCheckpointError,
@@ -199,9 +200,10 @@ class Encoder:
         while (job := self._next_to_decode()) is not None:
             stored = None
             try:
-                stored = self._stored(job)
-                if stored is None:
-                    job.inputs = self._inputs(job)
+                with _waiting(job):
+                    stored = self._stored(job)
+                    if stored is None:
+                        job.inputs = self._inputs(job)
             except Exception as error:
                 self._fail(job, error)
             if stored is not None:
@@ -304,7 +306,8 @@ class Encoder:
     def _put(self, job: _Job, encoding: Encoding) -> None:
         try:
             data = encode_bytes(encoding)
-            digest = self._store.put(job.model_key, job.image.sha256, data)
+            with _waiting(job):
+                digest = self._store.put(job.model_key, job.image.sha256, data)
         except Exception as error:
             self._fail(job, error)
             return
@@ -323,6 +326,11 @@ class Encoder:
         if not isinstance(error, ClickloopError) and isinstance(error, OSError):
             error = storage_error(error, f"Encoding {job.image.uri}")
         job.future.set_exception(error)
+
+
+def _waiting(job: _Job) -> AbstractContextManager[None]:
+    """In bulk it is whoever gives out the images that waits for a storage, once for all of them, and says so."""
+    return patience(0) if job.lane == "bulk" else nullcontext()
 
 
 def _shape(job: _Job) -> tuple[str, torch.Size]:
