@@ -21,8 +21,8 @@ import torch
 from pipeline.adapters.kinds import adapter_tensors, student_of
 from pipeline.adapters.scenes import Scene
 from pipeline.adapters.trajectories import crop_target, refine_scene
-from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.preprocess import image_to_input
+from pipeline.memory import keep_freed_memory
 from pipeline.models import create_model
 from pipeline.models._base import InteractiveModel
 from pipeline.training.losses import nfl

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from pipeline.inference.memory import keep_freed_memory
+from pipeline.memory import keep_freed_memory
 from pipeline.models import load_model
 from schemas.clicks import Click
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from pipeline.embeddings.key import key_of_model
-from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.preprocess import image_to_input
 from pipeline.ingest.decode import read_image
+from pipeline.memory import keep_freed_memory
 from pipeline.models import load_model
 from pipeline.models._base import InteractiveModel
 from pipeline.storage.weights import publish_model

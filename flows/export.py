@@ -7,10 +7,6 @@ from flows.options import as_flow, as_step
 from pipeline.export.filters import named_filters
 from pipeline.export.snapshot import export_snapshot
 from pipeline.export.splits import Splits
-from schemas.errors import BusyError
-
-PAUSES_S = (2.0, 10.0, 60.0)
-"""Waits between attempts while the storage does not answer."""
 
 
 @as_flow("export")
@@ -60,32 +56,23 @@ def write_snapshot(
     splits: Splits,
     images: Literal["embedded", "uri"],
 ) -> dict[str, Any]:
-    """Take one snapshot and write it; while the storage does not answer, pause and begin again."""
+    """Take one snapshot and write it, or finish the one that the same export began at the same URL."""
     job = current_job()
     services = job.services
     record = services.campaign(campaign)
-    target = to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}"
-    for pause_s in (*PAUSES_S, None):
-        try:
-            with services.database.connect() as conn:
-                wanted = named_filters(conn, record.id, **filters)
-            report = export_snapshot(
-                services.database,
-                record,
-                target,
-                formats,
-                filters=wanted,
-                splits=splits,
-                images=images,
-                progress=lambda facts: job.progress(step="export", **facts),
-                should_stop=job.should_stop,
-                min_free_bytes=services.settings.min_free_bytes,
-            )
-            break
-        except (BusyError, OSError) as error:
-            if pause_s is None:
-                raise
-            job.progress(step="export", paused=str(error))
-            job.wait(pause_s)
+    with services.database.connect() as conn:
+        wanted = named_filters(conn, record.id, **filters)
+    report = export_snapshot(
+        services.database,
+        record,
+        to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}",
+        formats,
+        filters=wanted,
+        splits=splits,
+        images=images,
+        progress=lambda facts: job.progress(step="export", **facts),
+        should_stop=job.should_stop,
+        min_free_bytes=services.settings.min_free_bytes,
+    )
     job.check()
     return {"snapshot": report.snapshot_number, **report.model_dump(mode="json")}

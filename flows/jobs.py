@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from flows.services import Services, open_services
 from pipeline.storage import campaigns, requests
+from pipeline.storage.files import patience
 from schemas.campaigns import RequestRecord
 from schemas.errors import ClickloopError, LeaseLostError, StateError
 from schemas.settings import Settings
@@ -70,7 +71,7 @@ class Job:
 
     def progress(self, **facts: Any) -> None:
         """Say how far the job is; written with the next heartbeat."""
-        self._progress = self._progress | facts
+        self._progress = {name: fact for name, fact in self._progress.items() if name != "waiting_for"} | facts
         if self._on_progress:
             self._on_progress(dict(self._progress))
 
@@ -96,6 +97,11 @@ class Job:
             time.sleep(0.2)
         self.check()
 
+    def wait_for_storage(self, seconds: float, why: str) -> None:
+        """Spend a pause while an object store does not answer, and say so; ends early as `wait` does."""
+        self.progress(waiting_for=f"the storage: {why}")
+        self.wait(seconds)
+
     def beat(self) -> None:
         """Write progress and heartbeat, read the cancel flag."""
         try:
@@ -120,7 +126,8 @@ class Job:
         try:
             token = _CURRENT.set(self)
             try:
-                yield self
+                with patience(self.services.settings.storage_wait_s, self.wait_for_storage):
+                    yield self
             finally:
                 _CURRENT.reset(token)
                 self._ended.set()

@@ -10,17 +10,14 @@ from typing import Any
 
 from flows.encode_window import Chunk, EncodeWindow
 from flows.jobs import Job
+from flows.outages import FATAL, Outage
 from schemas.campaigns import CampaignRecord, ImageRecord
-from schemas.errors import BadCheckpointError, ClickloopError, NotFoundError, OutOfSpaceError
+from schemas.errors import ClickloopError
 from schemas.predictions import EncodeFailure, Pins, Prelabels
 
 CHUNK = 2
 """A pass takes seconds; a stopped run leaves at most what is in flight to be finished by the actors."""
 MAX_ATTEMPTS = 3
-PAUSE_S = (2.0, 60.0)
-"""Shortest and longest pause while the storage does not answer."""
-FATAL = {error.code: error for error in (BadCheckpointError, NotFoundError, OutOfSpaceError)}
-"""What no other try mends."""
 
 
 def pins_of(record: CampaignRecord) -> Pins:
@@ -47,9 +44,11 @@ def run_passes(
         BadCheckpointError: The weights do not load.
         NotFoundError: The storage has no such weights.
         OutOfSpaceError: The disk is nearly full.
+        ForbiddenError: The storage refuses the credentials.
+        BusyError: It did not answer for as long as the settings allow.
         ClickloopError: An actor failed at the same image three times, for no fault of the image's.
     """
-    todo, pause_s, attempts = list(images), PAUSE_S[0], Counter[str]()
+    todo, outage, attempts = list(images), Outage(job), Counter[str]()
 
     def submit(actor: Any, chunk: Chunk) -> Any:
         return actor.prelabel_chunk.remote([image.ref for image in chunk], pins, grid)
@@ -81,10 +80,7 @@ def run_passes(
                     pause = answer.reason
         todo = retry
         if pause:
-            pause_s = PAUSE_S[0] if moved else min(2 * pause_s, PAUSE_S[1])
-            job.progress(paused=pause)
-            job.wait(pause_s)
-            job.progress(paused="")
+            outage.wait(pause, moved)
 
 
 def _chunks(images: Sequence[ImageRecord], attempts: Counter[str]) -> Iterator[Chunk]:

@@ -11,18 +11,16 @@ from typing import Any
 from flows.encode_window import Chunk, ChunkResult, EncodeWindow
 from flows.jobs import Job, current_job, job_scope
 from flows.options import as_flow, as_step
+from flows.outages import FATAL, Outage
 from pipeline.campaigns import is_encoded_once
 from pipeline.storage import campaigns, images
 from schemas.campaigns import CampaignRecord
-from schemas.errors import OutOfSpaceError
 from schemas.predictions import Encoded, EncodeFailure
 
 SHARD = 1000
 """Images of one flow step."""
 CHUNK = 32
 MAX_ATTEMPTS = 3
-PAUSE_S = (2.0, 60.0)
-"""Shortest and longest pause while the storage does not answer."""
 
 
 @as_flow("precompute")
@@ -89,7 +87,7 @@ class _Shard:
 
     def run(self, shard: Chunk) -> None:
         """Encode all of it; pauses while the storage does not answer."""
-        todo, pause_s = shard, PAUSE_S[0]
+        todo, outage = shard, Outage(self.job)
         while todo:
             self.retry, self.pause, before = [], "", self.encoded + self.already
             pool = self.job.services.pool(self.job.check)
@@ -98,9 +96,7 @@ class _Shard:
                 self._note(result)
             todo = self.retry
             if self.pause:
-                pause_s = PAUSE_S[0] if self.encoded + self.already > before else min(2 * pause_s, PAUSE_S[1])
-                self._progress(paused=self.pause)
-                self.job.wait(pause_s)
+                outage.wait(self.pause, self.encoded + self.already > before)
 
     def _submit(self, actor: Any, chunk: Chunk) -> Any:
         refs = [image.ref for image in chunk]
@@ -143,8 +139,8 @@ class _Shard:
         self.encoded += sum(answer.is_new for answer in stored)
         self.already += sum(not answer.is_new for answer in stored)
         for failure in failed:
-            if failure.code == OutOfSpaceError.code:
-                raise OutOfSpaceError(failure.reason)
+            if failure.code in FATAL:
+                raise FATAL[failure.code](failure.reason)
             if not failure.is_image_fault:
                 self.pause = failure.reason
         self._progress()
@@ -153,6 +149,6 @@ class _Shard:
         images.quarantine_image(conn, image_id, reason)
         self.quarantined += 1
 
-    def _progress(self, **facts: Any) -> None:
+    def _progress(self) -> None:
         done = self.done + self.encoded + self.already + self.quarantined
-        self.job.progress(step="encode", done=done, total=self.total, **facts)
+        self.job.progress(step="encode", done=done, total=self.total)

@@ -58,6 +58,8 @@ class Settings(BaseSettings):
     """Events that one instance may have."""
     max_image_pixels: int = Field(default=120_000_000, ge=1)
     """Images with more pixels (by their header) are refused."""
+    storage_wait_s: float = Field(default=300.0, ge=0)
+    """Seconds for which a job waits for an object store that does not answer; then it fails, and can be run again."""
     min_free_bytes: int = Field(default=500_000_000, ge=0)
     """Precompute and export stop before the disk has less than this."""
     log_level: str = "INFO"

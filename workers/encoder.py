@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from pipeline.embeddings.codec import embedding_digest, encode_bytes
 from pipeline.embeddings.store import EmbeddingStore
-from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.preprocess import image_to_input
 from pipeline.ingest.decode import read_image
+from pipeline.memory import keep_freed_memory
 from pipeline.models._base import Encoding, InteractiveModel
+from pipeline.storage.files import patience, storage_error
 from pipeline.storage.weights import load_model_by_digest
 from schemas.errors import (
     BadCheckpointError,
@@ -29,6 +31,7 @@ from schemas.errors import (
     ClickloopError,
     CorruptDataError,
     EmbeddingMissingError,
+    ForbiddenError,
     NotFoundError,
     OutOfSpaceError,
 )
@@ -156,6 +159,7 @@ class Encoder:
             CorruptDataError: The file is not the one that was ingested.
             OutOfSpaceError: The disk is nearly full.
             BusyError: The storage or the image's source does not answer.
+            ForbiddenError: It refuses the credentials.
         """
         future = self.submit(image, model_digest, model_key, lane, expected_digest)
         return await asyncio.shield(asyncio.wrap_future(future))
@@ -196,9 +200,10 @@ class Encoder:
         while (job := self._next_to_decode()) is not None:
             stored = None
             try:
-                stored = self._stored(job)
-                if stored is None:
-                    job.inputs = self._inputs(job)
+                with _waiting(job):
+                    stored = self._stored(job)
+                    if stored is None:
+                        job.inputs = self._inputs(job)
             except Exception as error:
                 self._fail(job, error)
             if stored is not None:
@@ -301,7 +306,8 @@ class Encoder:
     def _put(self, job: _Job, encoding: Encoding) -> None:
         try:
             data = encode_bytes(encoding)
-            digest = self._store.put(job.model_key, job.image.sha256, data)
+            with _waiting(job):
+                digest = self._store.put(job.model_key, job.image.sha256, data)
         except Exception as error:
             self._fail(job, error)
             return
@@ -318,8 +324,13 @@ class Encoder:
             self._counts["failed"] += 1
             del self._in_flight[job.key]
         if not isinstance(error, ClickloopError) and isinstance(error, OSError):
-            error = BusyError(f"The storage does not answer: {error}. Try again later.")
+            error = storage_error(error, f"Encoding {job.image.uri}")
         job.future.set_exception(error)
+
+
+def _waiting(job: _Job) -> AbstractContextManager[None]:
+    """In bulk it is whoever gives out the images that waits for a storage, once for all of them, and says so."""
+    return patience(0) if job.lane == "bulk" else nullcontext()
 
 
 def _shape(job: _Job) -> tuple[str, torch.Size]:
@@ -334,8 +345,9 @@ def _are_alike(first: _Job, second: _Job) -> bool:
 def failure_of(sha256: str, error: BaseException) -> EncodeFailure:
     """An error as an image's answer, and whether the image is to blame."""
     if isinstance(error, OSError):
-        error = BusyError(f"The storage does not answer: {error}. Try again later.")
+        error = storage_error(error, "Encoding it")
     code = error.code if isinstance(error, ClickloopError) else "error"
     reason = str(error) or type(error).__name__
-    is_image_fault = not isinstance(error, BusyError | OutOfSpaceError | NotFoundError | BadCheckpointError)
+    blameless = BusyError | ForbiddenError | OutOfSpaceError | NotFoundError | BadCheckpointError
+    is_image_fault = not isinstance(error, blameless)
     return EncodeFailure(sha256=sha256, code=code, reason=reason, is_image_fault=is_image_fault)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pipeline.embeddings.codec import decode_bytes, embedding_digest
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.inference.instance import InstanceState, apply_edit, final_mask, start
-from pipeline.inference.memory import keep_freed_memory
 from pipeline.ingest.decode import read_image
 from pipeline.masks.boxes import mask_box_xyxy
 from pipeline.masks.digest import box_digest
 from pipeline.masks.packed import pack_box
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.memory import keep_freed_memory
 from pipeline.models._base import Encoding, InteractiveModel
 from pipeline.storage.weights import load_model_by_digest, with_adapter
 from schemas.clicks import Click

@@ -25,7 +25,7 @@ from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.stored import publish_adapter, stored_source
 from pipeline.adapters.train import AdapterResult, train_adapter
-from pipeline.inference.memory import keep_freed_memory
+from pipeline.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
 from pipeline.storage.weights import load_model_by_digest, stored_adapter, with_adapter
 from schemas.errors import BadCheckpointError

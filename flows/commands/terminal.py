@@ -23,6 +23,7 @@ class Terminal:
         self._overwrites = sys.stderr.isatty() and not as_json
         self._shown = ""
         self._shown_at = 0.0
+        self._waits = False
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Terminal":
@@ -39,11 +40,13 @@ class Terminal:
         sys.stdout.flush()
 
     def progress(self, facts: dict[str, Any]) -> None:
-        """How far the work is; repeated facts are shown once."""
+        """How far the work is; repeated facts are shown once, and what it begins to wait for at once."""
         text = json.dumps(facts, default=str) if self.as_json else progress_line(facts)
-        now = time.monotonic()
-        if not facts or text == self._shown or (not self._overwrites and now - self._shown_at < PROGRESS_S):
+        now, waits = time.monotonic(), "waiting_for" in facts
+        is_soon = now - self._shown_at < PROGRESS_S and waits == self._waits
+        if not facts or text == self._shown or (is_soon and not self._overwrites):
             return
+        self._waits = waits
         sys.stderr.write(f"\r\x1b[K{text[:160]}" if self._overwrites else f"{text}\n")
         sys.stderr.flush()
         self._shown, self._shown_at = text, now

@@ -19,7 +19,7 @@ from pipeline.adapters.kinds import adapted, adapter_tensors, student_of
 from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
 from pipeline.adapters.steps import AdapterConfig, optimize_step
 from pipeline.adapters.validation import mean_iou, split_images
-from pipeline.inference.memory import keep_freed_memory
+from pipeline.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
 from pipeline.training.checkpoint import load_state, save_state
 from schemas.errors import BadCheckpointError, BadInputError

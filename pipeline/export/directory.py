@@ -1,17 +1,21 @@
 """A snapshot directory while it is written: nothing is visible as a snapshot before its manifest is.
 
 Locally everything is written into a hidden folder beside the target, which is renamed at the end. On an object store
-each file is staged locally and put whole, the manifest last; what was put is removed again when the export fails.
+each file is staged locally and put whole, the manifest last. What was put is removed again when the export fails,
+unless the store itself failed or the process died: then a note of what was being written is left with it, and the same
+export to the same place goes on, putting only what is not there.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
@@ -22,14 +26,21 @@ from pipeline.storage.files import (
     is_local,
     join,
     open_storage,
+    patience,
+    read_bytes,
     remove,
     require_free_space,
     sha256_file,
+    storage_error,
+    with_retry,
     write_atomic,
 )
-from schemas.errors import BadInputError
+from schemas.errors import BadInputError, BusyError, ForbiddenError
 
 logger = logging.getLogger(__name__)
+
+NOTE = "unfinished.json"
+"""Beside the files of an export to an object store until its manifest is there."""
 
 
 class SnapshotDirectory:
@@ -42,14 +53,19 @@ class SnapshotDirectory:
     Raises:
         BadInputError: Something is at the URL already, or it cannot be written to.
         OutOfSpaceError: The disk is near its floor.
+        BusyError, ForbiddenError: The object store does not answer, or refuses.
     """
 
     def __init__(self, url: str, min_free_bytes: int = 0) -> None:
         self.fs, self.root = open_storage(url)
         self.min_free_bytes = min_free_bytes
         self.files: list[dict[str, Any]] = []
+        self._url = url
         self._local = is_local(self.fs)
-        self._require_empty(url)
+        self._there: dict[str, tuple[int, str]] = {}  # of an export that is gone on with: bytes and ETag by name
+        self._cleans_up = False
+        with self._translating():
+            self._require_empty(url)
         require_free_space(self.fs, self.root, min_free_bytes)
         try:
             self._stage = self._make_stage()
@@ -64,13 +80,67 @@ class SnapshotDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         shutil.rmtree(self._stage, ignore_errors=True)
-        if not self._local and not self._published:
-            for file in self.files:
-                self._remove_quietly(join(self.root, file["path"]))
+        is_of_store = isinstance(error, OSError | BusyError | ForbiddenError)
+        if self._cleans_up and not (self._published or is_of_store):
+            self._remove_quietly()
         if isinstance(error, OSError):
             translated = as_space_error(error, self.root)
             if translated is not error:
                 raise translated from error
+            if not self._local:
+                raise storage_error(error, f"Exporting to {self._url!r}") from error
+
+    def unfinished(self, facts: dict[str, Any]) -> str | None:
+        """The snapshot of an export that began here and was not finished; None: there is none. See `begin`.
+
+        Args:
+            facts: What decides on the files, besides the snapshot: JSON.
+
+        Raises:
+            BadInputError: Another export was not finished here.
+        """
+        if self._local:
+            return None
+        try:
+            with self._translating():
+                noted = orjson.loads(read_bytes(self.fs, join(self.root, NOTE)))
+        except FileNotFoundError:
+            return None
+        except orjson.JSONDecodeError:
+            noted = {}
+        snapshot_id = noted.pop("snapshot_id", None)
+        if noted != facts:
+            raise BadInputError(
+                f"An export with other options began at {self._url!r} and was not finished. Finish it by its own "
+                "command, remove what is there, or give another URL to export to."
+            )
+        return str(snapshot_id)
+
+    def begin(self, facts: dict[str, Any], snapshot_id: str) -> None:
+        """On an object store, note what is going to be written, or look at what is there of it.
+
+        Args:
+            facts: As for `unfinished`.
+            snapshot_id: Of the snapshot.
+
+        Raises:
+            BadInputError: Another snapshot was not finished here.
+        """
+        if self._local:
+            return
+        with self._translating():
+            before = self.unfinished(facts)
+            if before is None:
+                write_atomic(self.fs, join(self.root, NOTE), orjson.dumps(facts | {"snapshot_id": snapshot_id}))
+                self._cleans_up = True
+                return
+            if before != snapshot_id:
+                raise BadInputError(f"Another snapshot ({before}) was not finished at {self._url!r}.")
+            self.fs.invalidate_cache()
+            found = with_retry(self.fs, lambda: self.fs.find(self.root, detail=True))
+        start = len(self.root.rstrip("/")) + 1
+        self._there = {path[start:]: (file["size"], str(file.get("ETag")).strip('"')) for path, file in found.items()}
+        logger.info("going on with an export at=%s snapshot_id=%s objects=%d", self.root, snapshot_id, len(found))
 
     def local_path(self, name: str) -> Path:
         """Where to write a file (relative POSIX name) before it is added."""
@@ -85,7 +155,8 @@ class SnapshotDirectory:
         return folder
 
     def add(self, name: str, rows: int | None = None) -> None:
-        """Take in a file that was written at `local_path(name)`; on an object store it is put and removed locally.
+        """Take in a file that was written at `local_path(name)`; on an object store it is put, unless it is there, and
+        removed locally.
 
         Raises:
             OutOfSpaceError: The disk is full or near its floor.
@@ -97,14 +168,9 @@ class SnapshotDirectory:
         if self._local:
             _sync(path)
         else:
-            write_atomic(self.fs, join(self.root, name), path)
+            if not self._is_there(name, path):
+                write_atomic(self.fs, join(self.root, name), path)
             path.unlink()
-
-    def open(self, name: str) -> BinaryIO:
-        """Read a file that was added."""
-        path = self._stage / PurePosixPath(name)
-        file: BinaryIO = path.open("rb") if path.exists() else self.fs.open(join(self.root, name), "rb")
-        return file
 
     def publish(self, facts: dict[str, Any]) -> str:
         """Write the manifest, after which the snapshot is there.
@@ -126,6 +192,7 @@ class SnapshotDirectory:
             _sync(Path(self.root).parent)
         else:
             write_atomic(self.fs, join(self.root, MANIFEST), content)
+            remove(self.fs, join(self.root, NOTE))
         self._published = True
         logger.info("snapshot published at=%s sha256=%s", self.root, hashlib.sha256(content).hexdigest())
         return self._uri(MANIFEST)
@@ -151,11 +218,34 @@ class SnapshotDirectory:
         if not self._local and exists(self.fs, join(self.root, MANIFEST)):
             raise BadInputError(f"{url!r} holds a snapshot already. Give another URL to export to.")
 
-    def _remove_quietly(self, path: str) -> None:
+    def _is_there(self, name: str, path: Path) -> bool:
+        """Whether the object of an unfinished export is this file: the ETag of what was put in one part is its MD5."""
+        size, etag = self._there.get(name, (-1, ""))
+        if size != path.stat().st_size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == etag
+
+    def _remove_quietly(self) -> None:
+        """Remove what was put, the note last; a store that does not answer is not waited for."""
         try:
-            remove(self.fs, path)
+            with patience(0):
+                for name in [*(str(file["path"]) for file in self.files), NOTE]:
+                    remove(self.fs, join(self.root, name))
         except Exception as error:  # the first error matters more
-            logger.warning("cannot remove %s of a failed export: %s", path, error)
+            logger.warning("cannot remove what a failed export left at %s: %s", self.root, error)
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        """Before the block of `__exit__` begins, and where what is missing matters."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if self._local:
+                raise
+            raise storage_error(error, f"Exporting to {self._url!r}") from error
 
 
 def _sync(path: Path) -> None:

@@ -47,8 +47,7 @@ def manifest_facts(
     return {
         "format": MANIFEST_FORMAT,
         "format_version": FORMAT_VERSION,
-        "clickloop_version": _package_version(),
-        "pyarrow_version": pa.__version__,
+        **versions(),
         "campaign": {"id": campaign.id, "name": campaign.name},
         "snapshot": {"id": snapshot.id, "number": snapshot.number, "purpose": snapshot.purpose},
         "parent": snapshot.parent_id,
@@ -101,8 +100,10 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
     return fs, root, manifest
 
 
-def _package_version() -> str:
+def versions() -> dict[str, str]:
+    """Of what decides on a snapshot's bytes."""
     try:
-        return version("clickloop")
+        own = version("clickloop")
     except PackageNotFoundError:
-        return "unknown"
+        own = "unknown"
+    return {"clickloop_version": own, "pyarrow_version": pa.__version__}

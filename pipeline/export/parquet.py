@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.export.batches import Labels
+from pipeline.export.image_files import image_bytes
 from pipeline.export.target import Format, Target
-from pipeline.ingest.decode import read_image_bytes
 from schemas.arrow import IMAGE, TABLES, category_names, table_schema
 
 SHARD_BYTES = 500_000_000
@@ -160,7 +160,7 @@ class ParquetFormat(Format):
         """
         start, files, size = 0, list[dict[str, Any]](), 0
         for place, image in enumerate(labels.sources):
-            data = read_image_bytes(image.ref)
+            data = image_bytes(image)
             files.append({"bytes": data, "path": image.file_name})
             size += len(data)
             if size >= _GROUP_BYTES or len(files) >= _GROUP_ROWS["images"] or place + 1 == len(labels.sources):

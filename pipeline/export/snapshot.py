@@ -12,7 +12,7 @@ from pipeline.export.coco import CocoFormat
 from pipeline.export.directory import SnapshotDirectory
 from pipeline.export.huggingface import HuggingFaceFormat
 from pipeline.export.lvis import LvisFormat
-from pipeline.export.manifest import manifest_facts
+from pipeline.export.manifest import manifest_facts, versions
 from pipeline.export.parquet import ParquetFormat
 from pipeline.export.png import PngFormat
 from pipeline.export.splits import Splits
@@ -82,6 +82,8 @@ def export_snapshot(
 ) -> ExportReport:
     """Take a snapshot of the accepted masks and write it.
 
+    On an object store, what the same call began and did not finish is gone on with: the same snapshot.
+
     Args:
         database: The catalogue.
         campaign: Whose masks.
@@ -99,6 +101,7 @@ def export_snapshot(
         BadInputError: Unknown format or filter, foreign snapshot, or something is at the URL.
         BadImageError, CorruptDataError: An image to be embedded is gone or has changed since ingest.
         OutOfSpaceError: The disk is full or near its floor; nothing is visible.
+        BusyError, ForbiddenError: The object store does not answer, or refuses; no manifest is there.
     """
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
@@ -106,12 +109,26 @@ def export_snapshot(
     options = _Options(
         frozenset(formats), splits or Splits(), images == "embedded", progress, should_stop or (lambda: False)
     )
+    facts = _facts(campaign, options, filters)
     with SnapshotDirectory(to_url, min_free_bytes) as directory:
-        snapshot = _snapshot(database, campaign, snapshot_id, filters)
+        snapshot = _snapshot(database, campaign, snapshot_id or directory.unfinished(facts), filters)
+        directory.begin(facts, snapshot.id)
         try:
             return _Export(database, campaign, snapshot, directory, options).run()
         except _StoppedError:
             return ExportReport(snapshot_id=snapshot.id, snapshot_number=snapshot.number, stopped=True)
+
+
+def _facts(campaign: CampaignRecord, options: _Options, filters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What decides on the bytes of an export, besides its snapshot."""
+    return {
+        "campaign_id": campaign.id,
+        "formats": sorted(options.formats),
+        "filters": {name: value for name, value in (filters or {}).items() if value is not None},
+        "splits": {"val": options.splits.val, "test": options.splits.test},
+        "embed": options.embed,
+        **versions(),
+    }
 
 
 def _snapshot(

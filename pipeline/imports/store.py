@@ -1,9 +1,11 @@
 """Store what a reader found, and count it: a look first, then every mask once, however often it is done."""
 
+import pickle
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel
 
@@ -59,16 +61,14 @@ def import_source(
     with database.connect() as conn:
         names = Names(images.images_of(conn, campaign.id))
 
-    def read() -> Items:
-        return read_source(url, names, given, category)
-
-    return import_masks(database, campaign, read, is_trusted=is_trusted, is_look=is_look, on_batch=on_batch)
+    items = read_source(url, names, given, category)
+    return import_masks(database, campaign, items, is_trusted=is_trusted, is_look=is_look, on_batch=on_batch)
 
 
 def import_masks(
     database: Database,
     campaign: CampaignRecord,
-    read: Callable[[], Items],
+    items: Items,
     *,
     is_trusted: bool,
     is_look: bool = False,
@@ -76,12 +76,13 @@ def import_masks(
 ) -> ImportReport:
     """Register masks of the campaign's images. Doing it again adds nothing.
 
-    Everything is read once before anything is stored, so that a source that cannot be read leaves nothing behind.
+    Everything is read before anything is stored, so that a source that cannot be read leaves nothing behind. What was
+    read waits in a temporary file: each mask is decoded and checked once, and memory stays small.
 
     Args:
         database: Catalogue.
         campaign: Categories that it lacks are added.
-        read: Gives the source's items from the start; called twice.
+        items: Of the source.
         is_trusted: The masks count as they are, in training and exports; else they are proposals, which count once
             somebody has accepted them.
         is_look: Only count.
@@ -92,20 +93,36 @@ def import_masks(
     """
     report = ImportReport()
     counts, pictured = Counter[str](), set[str]()
-    for batch in batches(read()):
-        for row in _checked(batch, campaign.id, report):
-            counts[row["category"]] += 1
-            pictured.add(row["image_id"])
-        on_batch(counts.total())
-    report.masks, report.images = dict(sorted(counts.items())), len(pictured)
-    if is_look:
-        return report
+    with tempfile.TemporaryFile() as checked:
+        for batch in batches(items):
+            rows = _checked(batch, campaign.id, report)
+            counts.update(row["category"] for row in rows)
+            pictured.update(row["image_id"] for row in rows)
+            if not is_look:
+                pickle.dump(rows, checked)
+            on_batch(counts.total())
+        report.masks, report.images = dict(sorted(counts.items())), len(pictured)
+        if not is_look:
+            checked.seek(0)
+            _store(database, campaign.id, checked, is_trusted, report, on_batch)
+    return report
+
+
+def _store(
+    database: Database,
+    campaign_id: str,
+    checked: IO[bytes],
+    is_trusted: bool,
+    report: ImportReport,
+    on_batch: Callable[[int], None],
+) -> None:
+    """One transaction for each batch of rows that was written down."""
     with database.begin() as conn:
-        records = campaigns.add_categories(conn, campaign.id, report.masks)
+        records = campaigns.add_categories(conn, campaign_id, report.masks)
     numbers = {record.name: record.number for record in records}
-    done = 0
-    for batch in batches(read()):
-        rows = _checked(batch, campaign.id, ImportReport())  # decoded before the transaction begins
+    done, total = 0, sum(report.masks.values())
+    while done < total:
+        rows = pickle.load(checked)
         with database.begin() as conn:
             known = masks.known_masks(conn, [row["mask_id"] for row in rows])
             for row in rows:
@@ -115,7 +132,6 @@ def import_masks(
                     report.stored += 1
         done += len(rows)
         on_batch(done)
-    return report
 
 
 def _checked(batch: Sequence[Found | Dropped], campaign_id: str, report: ImportReport) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.sampling import Probability
 from pipeline.inference.step import (
     CropPrediction,
@@ -20,6 +19,7 @@ from pipeline.inference.step import (
     zoom_and_carry,
 )
 from pipeline.inference.zoom import MASK_THRESHOLD, Roi
+from pipeline.memory import keep_freed_memory
 from pipeline.models._base import Encoding, InteractiveModel
 from schemas.clicks import Click
 from schemas.errors import BadInputError

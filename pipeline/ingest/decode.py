@@ -26,7 +26,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.storage.files import open_storage, read_bytes
+from pipeline.storage.files import is_local, open_storage, read_bytes
 from schemas.errors import BadImageError, CorruptDataError
 from schemas.predictions import ImageRef
 
@@ -121,15 +121,20 @@ def read_image_bytes(ref: ImageRef) -> bytes:
     """The file of an image of the catalogue, checked against its sha256.
 
     Raises:
-        BadImageError: The file is gone.
+        BadImageError: The file is gone, or (on a disk) may not be read.
         CorruptDataError: Its bytes are not those that were ingested.
         OSError: The storage cannot be reached (worth a retry).
+        PermissionError: An object store refuses the credentials.
     """
     fs, path = open_storage(ref.uri)
     try:
         data = read_bytes(fs, path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise BadImageError(f"{ref.uri} is gone since it was ingested. Put it back, or ingest it again.") from error
+    except PermissionError as error:
+        if not is_local(fs):
+            raise
+        raise BadImageError(f"{ref.uri} may not be read any more. Check its permissions.") from error
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise CorruptDataError(f"{ref.uri} has changed since it was ingested. Restore it, or ingest it again.")
     return data
@@ -230,6 +235,9 @@ def _rgb(image: Image.Image) -> NDArray[np.uint8]:
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
     """(first row, part) of an image from top to bottom, each with so many pixels that memory stays small."""
     rows = max(1, _BAND_PIXELS // image.width)
+    if rows >= image.height:
+        yield 0, image
+        return
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
@@ -260,7 +268,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -11,19 +11,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
+from fsspec import AbstractFileSystem
 from pydantic import BaseModel
 
 from pipeline.ingest.decode import MAX_PIXELS, decode_image
 from pipeline.ingest.dedupe import GroupIndex, perceptual_hash
 from pipeline.ingest.sources import SourceFile, list_files
+from pipeline.memory import keep_freed_memory
 from pipeline.storage import images
 from pipeline.storage.database import Database
-from pipeline.storage.files import open_storage, read_bytes
+from pipeline.storage.files import is_local, open_storage, read_bytes, storage_error, with_retry
 from schemas.campaigns import CampaignRecord
-from schemas.errors import BadImageError, BadInputError, BusyError
+from schemas.errors import BadImageError, BadInputError
 
 logger = logging.getLogger(__name__)
 
@@ -107,17 +110,16 @@ def ingest(
     Raises:
         BadInputError: There is nothing at the URL, or it disappeared meanwhile.
         BusyError: The storage cannot be reached. What was registered so far stays; run it again to go on.
+        ForbiddenError: The storage refuses the credentials; likewise.
     """
+    keep_freed_memory()  # else most of the time goes into pages for the next image
     began = time.monotonic()
     listing = list_files(url, roots)
     with database.connect() as conn:
         known = images.known_sources(conn, campaign.id)
-        hashes = images.image_hashes(conn, campaign.id)
-    firsts: dict[str, str] = {}
-    for _, phash, group in hashes:  # a group's first image may have been purged: then the next one stands for it
-        firsts.setdefault(group, phash)
-    index = GroupIndex((phash, group) for group, phash in firsts.items())
-    todo = [file for file in listing.files if known.get(file.uri_sha256) not in _settled(file)]
+        todo = [file for file in listing.files if known.get(file.uri_sha256) not in _settled(file)]
+        hashes = images.image_hashes(conn, campaign.id) if todo else []
+    index = GroupIndex((phash, group) for _, phash, group in hashes)
     report = IngestReport(files=len(listing.files), ignored=listing.ignored, unchanged=len(listing.files) - len(todo))
     stop = should_stop or (lambda: False)
     batch: list[_Read] = []
@@ -165,7 +167,7 @@ def _read_all(
         try:
             while True:
                 while len(waiting) < _AHEAD and not should_stop() and (file := next(files, None)) is not None:
-                    waiting.append(pool.submit(_read, file, url, max_pixels))
+                    waiting.append(pool.submit(copy_context().run, _read, file, url, max_pixels))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -180,25 +182,26 @@ def _read(file: SourceFile, url: str, max_pixels: int) -> _Read:
     Raises:
         BadInputError: The source as a whole is gone.
         BusyError: The storage cannot be reached.
+        ForbiddenError: It refuses the credentials.
     """
     if file.problem:
         return _Read(file, problem=file.problem)
+    fs, path = open_storage(file.uri)
     try:
-        fs, path = open_storage(file.uri)
         data = read_bytes(fs, path)
         pixels, info = decode_image(data, max_pixels)
     except (FileNotFoundError, NotADirectoryError) as error:
         _require_source(url, error)
         logger.warning("file vanished uri=%s", file.uri)
         return _Read(file, vanished=True)
-    except PermissionError:
+    except PermissionError as error:
+        if not is_local(fs) and not _may_look(fs, path):
+            raise storage_error(error, f"Reading {file.uri}") from error
         return _Read(file, problem="Not allowed to read the file. Check its permissions.")
     except BadImageError as error:
         return _Read(file, problem=error.message)
     except OSError as error:
-        raise BusyError(
-            f"Reading {file.uri} failed: {error}. What was registered so far stays; run it again to go on."
-        ) from error
+        raise storage_error(error, f"Reading {file.uri}") from error
     return _Read(
         file,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -208,6 +211,16 @@ def _read(file: SourceFile, url: str, max_pixels: int) -> _Read:
         format=info.format,
         size_bytes=len(data),
     )
+
+
+def _may_look(fs: AbstractFileSystem, path: str) -> bool:
+    """Whether the store answers these credentials at all: then it is the one object that may not be read."""
+    fs.invalidate_cache()
+    try:
+        with_retry(fs, lambda: fs.info(path.rpartition("/")[0]))
+    except OSError:
+        return False
+    return True
 
 
 def _require_source(url: str, cause: OSError) -> None:

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from fsspec import AbstractFileSystem
 from fsspec.utils import stringify_path
 
-from pipeline.storage.files import is_local, open_storage, with_retry
-from schemas.errors import BadInputError, BusyError, ForbiddenError
+from pipeline.storage.files import is_local, open_storage, storage_error, with_retry
+from schemas.errors import BadInputError, ForbiddenError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 OTHER_IMAGES = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".dng", ".svs"})
@@ -80,7 +80,7 @@ def list_files(url: str, roots: Sequence[str] | None = None) -> Listing:
     except PermissionError as error:
         raise BadInputError(f"Not allowed to read {url!r}: {error}. Check its permissions or credentials.") from error
     except OSError as error:
-        raise BusyError(f"The storage of {url!r} cannot be reached: {error}. Try again.") from error
+        raise storage_error(error, f"Listing {url!r}") from error
     if found is None:
         raise BadInputError(f"There is nothing at {url!r}. Give an existing folder, glob or file.")
     files, ignored = [], 0

@@ -3,6 +3,8 @@
 A file appears under its name only when it is complete: locally it is written aside, synced and renamed; an object store
 publishes a put whole. Nothing here writes through `fs.open(path, "wb")`, which commits a partial object when the block
 fails. Knows nothing about what the bytes mean.
+
+An object store that does not answer is asked again for as long as `patience` says; one that refuses is not.
 """
 
 import contextlib
@@ -10,10 +12,13 @@ import errno
 import hashlib
 import logging
 import os
+import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,16 +26,53 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.errors import BadInputError, OutOfSpaceError
+from schemas.errors import BadInputError, BusyError, ClickloopError, ForbiddenError, OutOfSpaceError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
-_ATTEMPTS = 4
-_BACKOFF_S = 0.2
+_FINAL_ERRNOS = frozenset({errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE})
+_CREDENTIAL_CODES = frozenset({"400", "InvalidToken", "TokenRefreshRequired"})
+"""Of S3, besides those that s3fs calls a PermissionError; a HEAD with an expired token is answered 400 and no more."""
+_PAUSES_S = (0.5, 30.0)
+"""Shortest and longest pause between two attempts, before jitter."""
 _BLOCK_BYTES = 1 << 20
+_S3_ATTEMPTS = 2
+
+# botocore tries again twice by itself, with backoff and jitter, and s3fs once what breaks while it is read: blips end
+# there. With their own defaults it takes them minutes to say that an endpoint hangs.
+fsspec.config.conf.setdefault("s3", {}).setdefault(
+    "config_kwargs", {"retries": {"mode": "standard", "max_attempts": 2}}
+)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long an object store that does not answer is waited for.
+
+    Attributes:
+        seconds: From a call's first failure to the last attempt.
+        wait: (seconds, why) -> None; spends a pause, may raise to stop.
+    """
+
+    seconds: float = 5.0
+    wait: Callable[[float, str], None] = lambda seconds, why: time.sleep(seconds)
+
+
+_OUTSIDE_JOBS = Patience()
+_PATIENCE: ContextVar[Patience] = ContextVar("patience", default=_OUTSIDE_JOBS)
+
+
+@contextlib.contextmanager
+def patience(seconds: float, wait: Callable[[float, str], None] | None = None) -> Iterator[None]:
+    """Within the block (and the threads that copy its context) wait for an object store as `Patience` says."""
+    token = _PATIENCE.set(Patience(seconds) if wait is None else Patience(seconds, wait))
+    try:
+        yield
+    finally:
+        _PATIENCE.reset(token)
 
 
 def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
@@ -48,6 +90,8 @@ def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
         fs, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
         raise BadInputError(f"Storage URL {url!r}: {error}.") from error
+    if "s3" in fs.protocol:
+        fs.retries = _S3_ATTEMPTS
     return fs, root.rstrip("/") or root
 
 
@@ -106,7 +150,7 @@ def put_if_absent(fs: AbstractFileSystem, path: str, content: bytes | Path) -> b
         OutOfSpaceError: The disk or quota is full; nothing is visible.
         OSError: It cannot be written.
     """
-    if fs.exists(path):
+    if with_retry(fs, lambda: fs.exists(path)):
         return False
     if not is_local(fs):
         return _create_object(fs, path, content)
@@ -191,18 +235,75 @@ def as_space_error(error: OSError, path: str | Path) -> OSError | OutOfSpaceErro
     return error
 
 
+def storage_error(error: OSError, what: str) -> ClickloopError:
+    """The error to tell the user when an object store did not answer, or refused.
+
+    Args:
+        error: Of a call of this module.
+        what: That failed, as in "Reading s3://bucket/a.jpg".
+    """
+    reason = str(error).rstrip(".") or type(error).__name__
+    if isinstance(error, PermissionError):
+        return ForbiddenError(
+            f"{what} is refused: {reason}. Renew the credentials or ask for the permission, then run it "
+            "again: it goes on where it ended."
+        )
+    return BusyError(
+        f"{what} failed, the storage does not answer: {reason}. What was done stays; run it again to go on."
+    )
+
+
 def with_retry(fs: AbstractFileSystem, call: Callable[[], T]) -> T:
-    """Call; on an object store try again with growing pauses when it fails for a reason that may pass."""
-    attempts = 1 if is_local(fs) else _ATTEMPTS
-    for attempt in range(1, attempts):
+    """Call; on an object store try again with growing pauses while it fails for a reason that may pass.
+
+    Raises:
+        PermissionError: There are no credentials, they have expired, or do not allow this. Not tried again.
+        OSError: Another final answer, or none for as long as `patience` says.
+    """
+    if is_local(fs):
+        return call()
+    allowed, pause_s = _PATIENCE.get(), _PAUSES_S[0]
+    give_up = None
+    while True:
         try:
             return call()
-        except _FINAL:
-            raise
-        except (OSError, TimeoutError) as error:
-            logger.warning("storage call failed, attempt %d of %d: %s", attempt, attempts, error)
-            time.sleep(_BACKOFF_S * 2**attempt)
-    return call()
+        except Exception as error:
+            failure = _as_os_error(error)
+            if failure is None:
+                raise
+            now = time.monotonic()
+            give_up = now + allowed.seconds if give_up is None else give_up
+            if not _may_pass(failure) or now >= give_up:
+                if failure is error:
+                    raise
+                raise failure from error
+        logger.warning("storage call failed, trying again: %s", failure)
+        allowed.wait(min(pause_s * random.uniform(0.5, 1.5), give_up - now), str(failure) or type(failure).__name__)
+        pause_s = min(2 * pause_s, _PAUSES_S[1])
+
+
+def _may_pass(error: OSError) -> bool:
+    return not isinstance(error, _FINAL) and error.errno not in _FINAL_ERRNOS
+
+
+def _as_os_error(error: Exception) -> OSError | None:
+    """The failure of a store's client as an OSError; None: it is none, but a fault in a program."""
+    if isinstance(error, OSError):
+        answer = getattr(error.__cause__, "response", None) or {}
+        if isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _CREDENTIAL_CODES:
+            return PermissionError(f"{error.strerror or error} (on S3: the credentials have expired or are no good)")
+        return error
+    import aiohttp  # heavy, and needed only here
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    silent = exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError
+    if isinstance(error, (*silent, ResponseParserError, aiohttp.ClientError)):
+        return ConnectionError(str(error) or type(error).__name__)
+    keyless = exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError
+    if isinstance(error, (*keyless, exceptions.TokenRetrievalError, exceptions.SSOError)):
+        return PermissionError(str(error))
+    return None
 
 
 def _write_aside(path: str, content: bytes | Path) -> Path:

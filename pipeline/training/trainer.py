@@ -19,7 +19,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.inference.memory import keep_freed_memory
+from pipeline.memory import keep_freed_memory
 from pipeline.models import create_model, load_model
 from pipeline.models._base import Encoding
 from pipeline.models.fdrn import FdrnCompact

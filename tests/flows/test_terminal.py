@@ -23,5 +23,22 @@ def test_progress_goes_to_stderr_and_results_to_stdout(capsys: pytest.CaptureFix
     assert [json.loads(line) for line in err.splitlines()] == [{"step": "encode", "done": 1}]
 
 
+def test_waiting_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(as_json=False)
+    for facts in (
+        {"done": 1},
+        {"done": 2},
+        {"done": 2, "waiting_for": "the storage: refused"},
+        {"done": 3},
+        {"done": 4},
+    ):
+        terminal.progress({"step": "encode", **facts})
+    assert capsys.readouterr().err.splitlines() == [
+        "encode 1",
+        "encode 2, waiting for the storage: refused",
+        "encode 3",
+    ]
+
+
 def test_columns_of_a_table_line_up() -> None:
     assert table(("A", "LONG"), [("xyz", 1.0), ("y", None)]) == ["A    LONG", "xyz  1", "y    -"]

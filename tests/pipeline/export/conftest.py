@@ -18,6 +18,7 @@ from tests.databases import (  # noqa: F401
 )
 from tests.pipeline.export.labelled import Labelled, standard
 from tests.s3 import s3_bucket, s3_server  # noqa: F401
+from tests.s3_faults import faulty_s3  # noqa: F401
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # `datasets` reads it when it is imported
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import update
 
 from pipeline.ingest.scan import ingest
 from pipeline.masks.boxes import mask_box_xywh
@@ -20,6 +21,7 @@ from pipeline.storage.tasks import claim_task
 from schemas.campaigns import CampaignRecord, CampaignSettings, Claim, ImageRecord
 from schemas.catalogue import EventResultRecord
 from schemas.events import EventIn
+from schemas.tables import Image
 from tests.pipeline.ingest.pictures import write_scenes
 from tests.pipeline.storage.catalogues import event, new_mask
 
@@ -73,6 +75,12 @@ class Labelled:
         """Its record now."""
         with self.database.connect() as conn:
             return get_campaign(conn, self.campaign_id)
+
+    def move(self, uris: dict[str, str]) -> None:
+        """Say that the images' files lie elsewhere, by image id."""
+        with self.database.begin() as conn:
+            for image_id, uri in uris.items():
+                conn.execute(update(Image).where(Image.id == image_id).values(uri=uri))
 
     def label(self, image: ImageRecord, masks: list[tuple[int | None, Mask]]) -> None:
         """One submitted session: per instance open, two clicks, an undone click, accept."""

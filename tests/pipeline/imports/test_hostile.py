@@ -245,7 +245,7 @@ def test_names_and_keys_that_no_database_keeps_are_dropped_or_written_out(databa
     bad = ["", " ", "\ud800", "a\0b", "a\nb", "x" * 201]
     items: list[Found | Dropped] = [Found(image, name, f"bad {number}", mask) for number, name in enumerate(bad)]
     items += [Found(image, "fine", "k\ud800\0", mask), Dropped("odd", "\udfff\0")]
-    report = import_masks(database, campaign, lambda: iter(items), is_trusted=False)
+    report = import_masks(database, campaign, iter(items), is_trusted=False)
     assert report.stored == 1 and report.masks == {"fine": 1}
     assert report.dropped == {"the name of its category cannot be used": len(bad), "odd": 1}
     assert b"\\u0000" not in report.model_dump_json().encode()

@@ -299,13 +299,13 @@ def test_masks_are_stored_once_as_proposals_or_as_truth(database: Database) -> N
         campaign = get_campaign(conn, catalogue.campaign_id)
     masks = [np.eye(4, dtype=np.bool_), np.ones((4, 4), np.bool_), np.zeros((4, 4), np.bool_)]
     read = of_campaign(catalogue, masks)
-    look = import_masks(database, campaign, read, is_trusted=False, is_look=True)
+    look = import_masks(database, campaign, read(), is_trusted=False, is_look=True)
     assert (look.masks, look.stored, look.images) == ({"class 0": 1, "class 1": 1}, 0, 1)
     assert look.dropped == {"no reason": 1, "the mask is empty": 1} and math.isclose(look.round_trip_iou, 1.0)
     with database.connect() as conn:
         assert count_proposals(conn, campaign.id) == 0
-    assert import_masks(database, campaign, read, is_trusted=False).stored == 2
-    assert import_masks(database, campaign, read, is_trusted=False).stored == 0
+    assert import_masks(database, campaign, read(), is_trusted=False).stored == 2
+    assert import_masks(database, campaign, read(), is_trusted=False).stored == 0
     with database.connect() as conn:
         assert count_proposals(conn, campaign.id) == 2 and current_masks(conn, campaign.id) == []
         first = images_of(conn, campaign.id)[0]
@@ -313,7 +313,7 @@ def test_masks_are_stored_once_as_proposals_or_as_truth(database: Database) -> N
         assert [np.array_equal(rle_to_mask(m.rle), t) for m, t in zip(proposed, masks, strict=False)] == [True, True]
         assert {"class 0", "class 1"} <= {category.name for category in list_categories(conn, campaign.id)}
     truth = of_campaign(catalogue, [~np.eye(4, dtype=np.bool_)])
-    assert import_masks(database, campaign, truth, is_trusted=True).stored == 1
+    assert import_masks(database, campaign, truth(), is_trusted=True).stored == 1
     with database.connect() as conn:
         assert len(current_masks(conn, campaign.id)) == 1 and count_proposals(conn, campaign.id) == 2
 
@@ -329,7 +329,7 @@ def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
         raise BadAnnotationsError("the rest is gone")
 
     with pytest.raises(BadAnnotationsError):
-        import_masks(database, campaign, broken, is_trusted=True)
+        import_masks(database, campaign, broken(), is_trusted=True)
     with database.connect() as conn:
         assert current_masks(conn, campaign.id) == []
         assert "class 0" not in {category.name for category in list_categories(conn, campaign.id)}

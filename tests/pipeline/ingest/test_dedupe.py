@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.ingest.decode import decode_image
 from pipeline.ingest.dedupe import GroupIndex, perceptual_hash
@@ -44,3 +46,23 @@ def test_the_nearest_leader_wins_and_the_index_grows() -> None:
     keys = [index.assign(phash, str(number)) for number, phash in enumerate(hashes)]
     assert keys == [str(number) for number in range(3000)]
     assert [index.assign(phash, "again") for phash in hashes] == keys
+
+
+@given(st.lists(st.integers(0, 63), max_size=40), st.integers(0, 40), st.integers(1, 3))
+def test_equal_hashes_are_in_one_group_in_any_order_and_groups_stay(
+    values: list[int], restart: int, max_distance: int
+) -> None:
+    images: list[tuple[str, str, str]] = []
+    index = GroupIndex(max_distance=max_distance)
+    for number, value in enumerate(values):
+        if number == restart:  # as the next pass finds them
+            index = GroupIndex([(phash, key) for _, phash, key in images], max_distance)
+        phash = f"{value:016x}"
+        images.append((str(number), phash, index.assign(phash, str(number))))
+    keys: dict[str, set[str]] = {}
+    hashes = {sha256: phash for sha256, phash, _ in images}
+    for _, phash, key in images:
+        keys.setdefault(phash, set()).add(key)
+        assert distance(phash, hashes[key]) <= max_distance
+    assert all(len(found) == 1 for found in keys.values())
+    assert all(key == leader for leader, _, key in images if leader in {key for _, _, key in images})

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.storage import files
 from pipeline.storage.files import open_storage, put_if_absent, read_bytes, write_atomic
-from schemas.errors import BadInputError
+from schemas.errors import BadInputError, ForbiddenError
 from tests.s3 import object_names, s3_bucket, s3_server  # noqa: F401
+from tests.s3_faults import FaultyS3, faulty_s3  # noqa: F401
 
 
 @pytest.mark.parametrize("url", ["", "simplecache::s3://bucket/x", "nosuch://bucket/x", "a\0b"])
@@ -99,23 +100,105 @@ def test_a_failed_replace_keeps_the_old_file_and_leaves_no_other(
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
-def test_calls_to_an_object_store_are_retried_unless_the_answer_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_BACKOFF_S", 0.0)
-    store = fsspec.filesystem("memory")
-    answers: list[Exception] = [OSError("slow down"), TimeoutError("again")]
+@pytest.mark.s3
+@pytest.mark.parametrize(("fault", "count"), [("cut", 6), ("torn", 3), ("InternalError", 2), ("SlowDown", 3)])
+def test_a_store_that_comes_back_is_waited_for(
+    faulty_s3: FaultyS3,  # noqa: F811
+    s3_bucket: str,  # noqa: F811
+    fault: str,
+    count: int,
+) -> None:
+    fs, root = open_storage(s3_bucket)
+    waits: list[str] = []
+    with files.patience(60, lambda seconds, why: waits.append(why)):
+        write_atomic(fs, f"{root}/x", b"content" * 1000)
+        faulty_s3.go_away(fault, count=count)  # the clients try again by themselves first
+        assert read_bytes(fs, f"{root}/x") == b"content" * 1000
+    assert waits and all(waits)
 
-    def flaky() -> str:
-        if answers:
-            raise answers.pop()
-        return "done"
 
-    assert files.with_retry(store, flaky) == "done"
+def test_pauses_grow_with_jitter_until_patience_ends() -> None:
+    pauses: list[float] = []
+
+    def call() -> None:
+        raise OSError("slow down")
+
+    def wait(seconds: float, why: str) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 12:
+            raise KeyboardInterrupt  # as a job does that is to stop
+
+    with files.patience(10_000, wait), pytest.raises(KeyboardInterrupt):
+        files.with_retry(fsspec.filesystem("memory"), call)
+    assert all(0.5 * low <= pause <= 1.5 * low for pause, low in zip(pauses, [0.5, 1, 2, 4, 8, 16], strict=False))
+    assert len(set(pauses)) == 12 and max(pauses) <= 45
+    with files.patience(0, wait), pytest.raises(OSError, match="slow down"):
+        files.with_retry(fsspec.filesystem("memory"), call)
+    assert len(pauses) == 12
+
+
+@pytest.mark.s3
+def test_a_put_is_tried_again_and_patience_ends(faulty_s3: FaultyS3, s3_bucket: str) -> None:  # noqa: F811
+    fs, root = open_storage(s3_bucket)
+    waits: list[str] = []
+    with files.patience(60, lambda seconds, why: waits.append(why)):
+        faulty_s3.go_away("ServiceUnavailable", method="HEAD", after=1, count=2)
+        assert put_if_absent(fs, f"{root}/x", b"content")
+    assert waits
+    faulty_s3.go_away("ServiceUnavailable")
+    with files.patience(0), pytest.raises(OSError) as failure:
+        write_atomic(fs, f"{root}/y", b"content")
+    assert "does not answer: [Errno 16] Service is unable" in files.storage_error(failure.value, "Writing").message
+    faulty_s3.come_back()
+    assert object_names(s3_bucket) == ["x"]
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("refusal", ["ExpiredToken", "InvalidAccessKeyId", "AccessDenied"])
+def test_a_refusal_is_final(faulty_s3: FaultyS3, s3_bucket: str, refusal: str) -> None:  # noqa: F811
+    fs, root = open_storage(s3_bucket)
+    write_atomic(fs, f"{root}/x", b"content")
+
+    def wait(seconds: float, why: str) -> None:
+        raise AssertionError(why)
+
+    faulty_s3.go_away(refusal)
+    with files.patience(60, wait):
+        for call in (
+            lambda: read_bytes(fs, f"{root}/x"),
+            lambda: write_atomic(fs, f"{root}/y", b"new"),
+            lambda: put_if_absent(fs, f"{root}/y", b"new"),
+            lambda: files.exists(fs, f"{root}/x"),
+        ):
+            with pytest.raises(PermissionError) as failure:
+                call()
+            assert isinstance(files.storage_error(failure.value, "Reading"), ForbiddenError)
+
+
+@pytest.mark.s3
+def test_without_credentials_nothing_is_waited_for(
+    s3_bucket: str,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    type(open_storage(s3_bucket)[0]).clear_instance_cache()
+    fs, root = open_storage(s3_bucket)
+    with pytest.raises(PermissionError, match="credentials"):
+        write_atomic(fs, f"{root}/x", b"content")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), ValueError("a fault of ours")])
+def test_what_no_other_try_mends_is_not_tried_again(error: Exception) -> None:
     calls = []
 
-    def missing() -> None:
+    def call() -> None:
         calls.append(1)
-        raise FileNotFoundError
+        raise error
 
-    with pytest.raises(FileNotFoundError):
-        files.with_retry(store, missing)
+    with pytest.raises(type(error)):
+        files.with_retry(fsspec.filesystem("memory"), call)
     assert len(calls) == 1

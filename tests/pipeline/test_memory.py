@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from pipeline.inference.memory import keep_freed_memory
+from pipeline.memory import keep_freed_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked")

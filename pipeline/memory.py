@@ -1,4 +1,5 @@
-"""Freed memory is kept for the next forward pass instead of being given back to the system and faulted in again."""
+"""Freed memory is kept for the next forward pass or image instead of being given back to the system and faulted in
+again."""
 
 import ctypes
 import sys
@@ -13,7 +14,8 @@ def keep_freed_memory() -> bool:
     """Tell glibc's malloc to keep up to 512 MB of freed memory per arena and to serve blocks up to 32 MB from it.
 
     By default it returns most of what a forward pass freed, and the next one pays for the pages again: an eighth of an
-    encoder's pass (`benchmarks/allocator.py`). Costs resident memory up to a pass's own peak. Harmless when repeated.
+    encoder's pass (`benchmarks/allocator.py`), and more than half of decoding a JPEG of 2 MP. Costs resident memory up
+    to a pass's own peak. Harmless when repeated.
 
     Returns:
         Whether it took effect; False on systems without glibc.
