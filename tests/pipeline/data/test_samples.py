@@ -7,7 +7,7 @@ import torch
 from pipeline.configs.fdrn_compact import NATURAL_SETS
 from pipeline.data.augment import cut_window, jitter_colours, mirror, paste_instance, shrink
 from pipeline.data.procedural import procedural_scene
-from pipeline.data.samples import SampleConfig, TrainingBatches, sample_roi, spoil_mask
+from pipeline.data.samples import SampleConfig, TrainingBatches, close_up_roi, sample_roi, spoil_mask
 from pipeline.data.training_sets import Scene
 
 CONFIG = SampleConfig(natural=NATURAL_SETS, image_size=96, crop_size=48, num_images=2, rois_per_image=2)
@@ -73,6 +73,24 @@ def test_region_is_inside_and_shows_the_object(seed: int) -> None:
     y0, x0, y1, x1 = sample_roi(np.random.default_rng(seed), target)
     assert 0 <= y0 < y1 <= 90 and 0 <= x0 < x1 <= 120
     assert target[y0:y1, x0:x1].sum() >= 30
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_close_up_shows_the_edge_and_cuts_the_object(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = np.zeros((200, 260), np.bool_)
+    target[40:160, 60:220] = True
+    y0, x0, y1, x1 = close_up_roi(rng, target)
+    assert 0 <= y0 < y1 <= 200 and 0 <= x0 < x1 <= 260
+    assert 48 <= y1 - y0 <= 0.8 * 160 and 48 <= x1 - x0 <= 0.8 * 160
+    inside = target[y0:y1, x0:x1]
+    assert inside.any() and not inside.all() and inside.sum() < target.sum()
+
+
+def test_close_ups_begin_with_a_mask() -> None:
+    config = SampleConfig(natural=(), image_size=64, crop_size=32, num_images=2, spoilt_previous=0, close_ups=1)
+    batch = TrainingBatches(None, config, seed=3, num_steps=1)[0]
+    assert bool((batch.previous.flatten(1) > 0).any(1).all())
 
 
 def test_spoilt_mask_is_wrong_but_related() -> None:
