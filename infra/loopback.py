@@ -50,7 +50,7 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cl-", dir="/tmp")))
         folder.chmod(0o755)
         ports = {name: args.port + n for n, name in enumerate(("first", "second", "objects", "prefect", "ray"))}
-        environment = _environment(folder, ports, stack.enter_context(_postgres(folder)))
+        environment = _environment(folder, ports, stack.enter_context(postgres(folder)))
         stack.enter_context(_objects(ports["objects"], folder, environment))
         subprocess.run([PYTHON, "-m", "flows.cli", "db", "upgrade"], env=environment, check=True)
         ready = threading.Thread(target=_say_when_ready, args=(folder, ports, environment, stop, said), daemon=True)
@@ -128,7 +128,7 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[str]:
+def postgres(folder: Path) -> Iterator[str]:
     """A throw-away server on a socket in the folder; the URL of its database."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parent.parent.name))
     on_path = shutil.which("postgres")
