@@ -215,7 +215,7 @@ def write_photographs(folder: Path, count: int) -> NDArray[np.bool_]:
     mask = cv2.resize(mask[top : top + used], SIZE[::-1], interpolation=cv2.INTER_NEAREST)
     folder.mkdir(parents=True)
     for number in range(count):
-        picture[:16, :16] = 8 * number
+        picture[:16, :16], picture[:16, 16:32] = 8 * (number % 32), 8 * (number // 32)
         assert cv2.imwrite(str(folder / f"{number:02}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
     return mask.astype(np.bool_)
 
