@@ -113,7 +113,7 @@ class Bench:
         self.acked = 0
 
     def run(self, count: int) -> float:
-        """Let so many work for a while; print; the 95th percentile in ms."""
+        """Let so many work for a while; print; the 95th percentile in ms, infinite where a click was refused."""
         while len(self._annotators) < count:
             name = f"annotator-{len(self._annotators)}"
             self._annotators.append(Annotator(self._url, "bench", name, self._truth))
@@ -134,7 +134,7 @@ class Bench:
             print(line(f"- {stage}", [stages.get(stage, 0.0) for _, _, stages in total.masks]))
         rest = [took - sum(stages.get(stage, 0.0) for stage in STAGES) for took, _, stages in total.masks]
         print(line("- rest", rest), flush=True)
-        return p95
+        return float("inf") if total.refusals else p95
 
     def close(self) -> None:
         for annotator in self._annotators:

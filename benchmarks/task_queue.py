@@ -1,6 +1,6 @@
 """The task queue under many claimers: latency of a claim, no double lease, how soon an expired lease is given again.
 
-    python benchmarks/task_queue.py [--claimers 64] [--tasks 10000] [--gateways 1] [--sqlite]
+    python benchmarks/task_queue.py [--claimers 64] [--tasks 10000] [--gateways 2] [--sqlite]
 
 A PostgreSQL server of its own (settings as shipped: every commit is flushed to disk), claims as gateways make them:
 through one group writer for each gateway. First paced (everybody thinks about 2 s between two claims), then as fast as
@@ -101,10 +101,12 @@ def line(name: str, times: list[float], seconds: float) -> str:
 
 def reclaimed_after(database: Database, claimers: int, gateways: int) -> float:
     """Seconds between the end of the slowest lease and its next claim, while claimers ask every 50 ms."""
-    own = Claimers(database, fill(database, 2 * claimers), claimers, gateways)
+    own = Claimers(database, fill(database, claimers * LABELLED // (LABELLED - 1)), claimers, gateways)
     ends: dict[str, float] = {}
     slowest = 0.0
-    while (claim := own.ask(0, TTL_S)[0]) is not None:
+    for number in range(claimers):
+        claim = own.ask(number, TTL_S)[0]
+        assert claim is not None
         ends[claim.task_id] = time.monotonic() + TTL_S
     waiting = set(ends)
     while waiting:
@@ -121,8 +123,8 @@ def reclaimed_after(database: Database, claimers: int, gateways: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--claimers", type=int, default=64)
-    parser.add_argument("--tasks", type=int, default=10_000)
-    parser.add_argument("--gateways", type=int, default=1)
+    parser.add_argument("--tasks", type=int, default=10_000, help="a multiple of 4; enough for the paced phase")
+    parser.add_argument("--gateways", type=int, default=2)
     parser.add_argument("--sqlite", action="store_true")
     options = parser.parse_args()
     with ExitStack() as stack:
