@@ -118,15 +118,19 @@ class Session:
         self._socket.close()
         self._http.close()
 
+    def _frame(self, kind: str, instance: str, payload: dict[str, Any], wants_mask: bool) -> str:
+        """The session's next event, as it is sent."""
+        event = {
+            "event_id": str(uuid4()), "seq": self._seq + 1, "session_epoch": self.claim["epoch"],
+            "lease_no": self.claim["lease_no"], "instance_id": instance, "kind": kind, "payload": payload,
+        }  # fmt: skip
+        return json.dumps({"type": "event", "mask": "bits" if wants_mask else "none", "event": event})
+
     def _send(
         self, kind: str, instance: str, payload: dict[str, Any], wants_mask: bool
     ) -> tuple[Reply, PackedMask] | None:
+        frame = self._frame(kind, instance, payload, wants_mask)
         self._seq += 1
-        event = {
-            "event_id": str(uuid4()), "seq": self._seq, "session_epoch": self.claim["epoch"],
-            "lease_no": self.claim["lease_no"], "instance_id": instance, "kind": kind, "payload": payload,
-        }  # fmt: skip
-        frame = json.dumps({"type": "event", "mask": "bits" if wants_mask else "none", "event": event})
         started = time.perf_counter()
         self._socket.send(frame)
         ack = json.loads(self._socket.recv(timeout=TIMEOUT_S))

@@ -21,7 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from adapter_gain import first_masks, read_split
+from adapter_gain import read_split
+from learning_curve import MASKS_PER_IMAGE, draw
 from numpy.typing import NDArray
 
 from pipeline.adapters.evaluate import EvaluationConfig, evaluate_adapter
@@ -35,8 +36,6 @@ from pipeline.data.coco import read_image
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.models import load_model
 from pipeline.models._base import InteractiveModel
-
-MASKS_PER_IMAGE = 5
 
 
 def poisoned_mask(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -102,9 +101,9 @@ class Bench:
     def run(self, seed: int) -> dict[str, Any]:
         """Both retrains of a seed, and what the gate says."""
         began = time.perf_counter()
-        order = [self.learnable[i] for i in np.random.default_rng(seed).permutation(len(self.learnable))]
-        clean = self.train(first_masks(order, self.options.masks), seed)
-        spoilt = self.train(poison(first_masks(order, 2 * self.options.masks), self.options.share, seed), seed)
+        clean = self.train(draw(self.learnable, self.options.masks, seed), seed)
+        more = draw(self.learnable, 2 * self.options.masks, seed)
+        spoilt = self.train(poison(more, self.options.share, seed), seed)
         row: dict[str, Any] = {"seed": seed}
         for truth, images in (("true", self.held_out), ("poisoned", poison(self.held_out, self.options.share, seed))):
             live, first, second = (self.judge(model, images) for model in (self.model, clean, spoilt))

@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 from click_latency import STAGES, TIMEOUT_S, Session, make_campaign, wait_for_embeddings, write_photographs
@@ -76,13 +75,9 @@ class Annotator(Session):
         return tally
 
     def _click(self, x: float, y: float, tally: Tally) -> None:
-        event = {
-            "event_id": str(uuid4()), "seq": self._seq + 1, "session_epoch": self.claim["epoch"],
-            "lease_no": self.claim["lease_no"], "instance_id": self._instance, "kind": "click",
-            "payload": {"x": x, "y": y, "is_positive": True},
-        }  # fmt: skip
+        frame = self._frame("click", self._instance, {"x": x, "y": y, "is_positive": True}, True)
         began = time.perf_counter()
-        self._socket.send(json.dumps({"type": "event", "mask": "bits", "event": event}))
+        self._socket.send(frame)
         while True:
             message: dict[str, Any] = json.loads(self._socket.recv(timeout=TIMEOUT_S))
             if message["type"] == "ack":

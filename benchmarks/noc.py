@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clicks.simulate import next_click
-from pipeline.data.coco import read_coco
+from pipeline.data.coco import CocoSample, read_coco
 from pipeline.evaluation.metrics import iou, noc, nof
 from pipeline.evaluation.run import evaluate
 from pipeline.models import load_model
@@ -75,8 +74,9 @@ def data_sets(folders: Iterable[Path]) -> list[tuple[str, Path, Path]]:
     return [("demo photographs", DEMO_TRUTH, Path(spec.origin).parent / "data")]
 
 
-def spread(samples: list[Any], limit: int | None) -> list[Any]:
-    """At most so many of them, evenly over the list."""
+def objects(annotations: Path, images: Path, split: str | None, min_area: int, limit: int | None) -> list[CocoSample]:
+    """A data set's objects of so many pixels; at most so many of them, evenly over the list."""
+    samples = [s for s in read_coco(annotations, images, split) if (s.read_gt() == 1).sum() >= min_area]
     if not limit or len(samples) <= limit:
         return samples
     return [samples[i] for i in np.linspace(0, len(samples) - 1, limit).astype(int)]
@@ -111,8 +111,7 @@ def main() -> None:
     )
     print(f"{'data':24} " + " ".join(name.rjust(width) for name, width in zip(figures, WIDTHS, strict=True)))
     for name, annotations, images in data_sets(args.data):
-        samples = [s for s in read_coco(annotations, images, args.split) if (s.read_gt() == 1).sum() >= args.min_area]
-        samples = spread(samples, args.limit)
+        samples = objects(annotations, images, args.split, args.min_area, args.limit)
         if not samples:
             print(f"{name:24} {'none':>7}")
             continue

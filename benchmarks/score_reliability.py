@@ -10,9 +10,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from noc import data_sets, spread
+from noc import data_sets, objects
 
-from pipeline.data.coco import read_coco
 from pipeline.evaluation.plot import check_plot_path, plot_curves
 from pipeline.evaluation.reliability import calibration_error, reliability
 from pipeline.evaluation.run import evaluate_one
@@ -20,6 +19,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.models import load_model
 
 CLICKS = 10
+MIN_AREA = 1500
 
 
 def main() -> None:
@@ -36,8 +36,7 @@ def main() -> None:
     predictor = Predictor(load_model(options.model, checkpoint=options.checkpoint))
     stated, real = list[float](), list[float]()
     for _, annotations, images in data_sets(options.data):
-        samples = [s for s in read_coco(annotations, images, options.split) if (s.read_gt() == 1).sum() >= 1500]
-        for sample in spread(samples, options.limit):
+        for sample in objects(annotations, images, options.split, MIN_AREA, options.limit):
             result = evaluate_one(predictor, sample, 0.95, CLICKS)
             if result is not None:
                 stated += result.scores

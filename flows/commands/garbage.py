@@ -40,10 +40,10 @@ def collect(args: argparse.Namespace) -> int:
     storage, training = settings.resolved_storage_url, settings.workspace.resolve() / "training"
     with reading(settings) as database:
         done = garbage.collect(database, storage, older_than=age, dry_run=args.dry_run)
-        if (training / "mirrored").is_dir():
-            for kind, more in garbage.collect(
-                database, str(training / "mirrored"), older_than=age, dry_run=args.dry_run
-            ).items():
+        mirrored = training / "mirrored"
+        if mirrored.is_dir():
+            own = garbage.collect(database, str(mirrored), older_than=age, dry_run=args.dry_run)
+            for kind, more in own.items():
                 done[kind].files += more.files
                 done[kind].size_bytes += more.size_bytes
         weights = old_weights.collect_weights(

@@ -69,7 +69,9 @@ def evaluate_sample(
     Source: Sofiiuk et al., RITM, sec. 5.1, with the rules of the official code.
     """
     width = boundary_width((gt.shape[0], gt.shape[1]), BOUNDARY_DILATION_RATIO)
-    gt_band = boundary_band(gt == 1, width)
+    truth, counted = gt == 1, gt != -1
+    area = max(1.0, float(truth.sum()))
+    gt_band = boundary_band(truth, width)
     clicked = np.zeros(gt.shape, np.bool_)
     probability = np.zeros(gt.shape, np.float32)
     mask = np.zeros(gt.shape, np.bool_)
@@ -77,8 +79,6 @@ def evaluate_sample(
     bious: list[float] = []
     scores: list[float] = []
     spoilt: list[float] = []
-    truth, counted = gt == 1, gt != -1
-    area = max(1.0, float(truth.sum()))
     began = time.perf_counter()
     if predictor.image is image:
         predictor.reset()
