@@ -7,9 +7,10 @@ no torch. `LocalRouter` does the same with a refiner and an encoder in this proc
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MISSES_BEFORE_RESTART = 3
+SILENT_DEADLINES = 2.5
+"""A refiner that has calls and answers none for so many of their deadlines is restarted."""
 RESTART_WAIT_S = 30.0
 """A call whose refiner died waits so long for Ray to start it again: importing torch takes 3-5 s, 20 under load."""
 RESTART_PERIOD_S = 60.0
 """A refiner is not restarted more often: a call to one that is starting is late, too."""
 SECONDS_PER_EDIT = 0.05
 """Added to a call's deadline per edit: a refiner that was restarted computes them all again."""
+_PACE_WEIGHT = 0.2
 _POLL_S = 0.1
 _WATCH_PERIOD_S = 1.0
 
@@ -130,6 +133,44 @@ class LocalRouter(_EncodeOnMiss):
         await asyncio.to_thread(self._encoder.close)
 
 
+class _Line:
+    """The calls that wait for one refiner, and how fast it answers them.
+
+    The pace is what this process sees between two answers while calls wait, so it holds the share of other gateways.
+    """
+
+    def __init__(self) -> None:
+        self._deadlines: dict[asyncio.Future[Any], float] = {}
+        self._pace_s = 0.0
+        self._answered = -math.inf
+
+    def add(self, call: "asyncio.Future[Any]", deadline_s: float) -> None:
+        """A call that was made now; it leaves by itself when it ends."""
+        if not self._deadlines:
+            self._answered = time.monotonic()  # it was not silent before: nobody asked
+        self._deadlines[call] = deadline_s
+        call.add_done_callback(self._leave)
+
+    def is_full(self, most: int, deadline_s: float) -> bool:
+        """Whether one more call would be too many or too late. Late ones would only make the next ones late, too."""
+        waiting = len(self._deadlines)
+        return waiting >= most or waiting * self._pace_s > deadline_s
+
+    def is_silent(self) -> bool:
+        """Whether the refiner seems to hang; one that is late because it has too much to do is not silent."""
+        longest = max(self._deadlines.values(), default=math.inf)
+        return time.monotonic() - self._answered > SILENT_DEADLINES * longest
+
+    def _leave(self, call: "asyncio.Future[Any]") -> None:
+        self._deadlines.pop(call)
+        if call.cancelled() or isinstance(call.exception(), RayActorError):
+            return
+        now = time.monotonic()
+        if call.exception() is None:
+            self._pace_s += _PACE_WEIGHT * (now - self._answered - self._pace_s)
+        self._answered = now
+
+
 class Router(_EncodeOnMiss):
     """Sends requests to the actors of a workspace or cluster.
 
@@ -147,14 +188,14 @@ class Router(_EncodeOnMiss):
         self._on_cluster = False
         self._attaching: asyncio.Task[Pool] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._calls: dict[asyncio.Future[Any], str] = {}
-        self._misses: Counter[str] = Counter()
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
         self._restarted: dict[str, float] = {}
         self._loaded: set[tuple[str, str, str | None]] = set()
 
     @property
     def queue_depth(self) -> int:
-        """Calls that refiners have not answered."""
+        """Calls that workers have not answered."""
         return len(self._calls)
 
     async def warm(self, images: Sequence[ImageRef], pins: Pins) -> None:
@@ -164,7 +205,7 @@ class Router(_EncodeOnMiss):
             for image in images:
                 name = rendezvous(image.sha256, pool.refiners)[0]
                 call = pool.refiners[name].warm.remote(image, pins)
-                if not await self._answer(name, call, self._settings.encode_timeout_s):
+                if not await self._answer(_future(call), self._settings.encode_timeout_s):
                     await self._encode_once(image, pins)
         except Exception as error:
             logger.warning("could not warm the next images: %s", error)
@@ -201,51 +242,47 @@ class Router(_EncodeOnMiss):
 
     async def _ask(self, request: RefineRequest) -> MaskReply:
         give_up = time.monotonic() + RESTART_WAIT_S
+        deadline = self._settings.refine_timeout_s + SECONDS_PER_EDIT * len(request.edits)
         while True:
             pool = await self._attached()
             is_restarting = False
             for name in rendezvous(request.image.sha256, pool.refiners):
-                if list(self._calls.values()).count(name) >= self._settings.refine_queue:
-                    continue
                 try:
-                    return await self._ask_refiner(pool, name, request)
+                    if not self._lines[name].is_full(self._settings.refine_queue, deadline):
+                        return await self._ask_refiner(pool, name, request, deadline)
                 except TimeoutError:
-                    continue
+                    pass
                 except RayActorError as error:
                     is_restarting = True
                     self._forget(name)
                     if isinstance(error, ActorDiedError):
                         self._look_again()
+                await self._restart_if_silent(pool, name)
             if not is_restarting or time.monotonic() > give_up:
                 raise BusyError("No refiner answers in time. Try again.", retry_after_s=1)
             await asyncio.sleep(_POLL_S)
 
-    async def _ask_refiner(self, pool: Pool, name: str, request: RefineRequest) -> MaskReply:
+    async def _ask_refiner(self, pool: Pool, name: str, request: RefineRequest, deadline_s: float) -> MaskReply:
         refiner = pool.refiners[name]
         await self._ensure_loaded(name, refiner, request.pins)
-        deadline = self._settings.refine_timeout_s + SECONDS_PER_EDIT * len(request.edits)
-        try:
-            reply: MaskReply = await self._answer(name, refiner.refine.remote(request), deadline)
-        except TimeoutError:
-            self._misses[name] += 1
-            now = time.monotonic()
-            if (
-                self._misses[name] >= MISSES_BEFORE_RESTART
-                and now - self._restarted.get(name, -RESTART_PERIOD_S) >= RESTART_PERIOD_S
-            ):
-                self._restarted[name] = now
-                self._forget(name)
-                await asyncio.to_thread(pool.restart, name)
-            raise
-        self._misses[name] = 0
+        call = _future(refiner.refine.remote(request))
+        self._lines[name].add(call, deadline_s)
+        reply: MaskReply = await self._answer(call, deadline_s)
         return reply
+
+    async def _restart_if_silent(self, pool: Pool, name: str) -> None:
+        now = time.monotonic()
+        if self._lines[name].is_silent() and now - self._restarted.get(name, -RESTART_PERIOD_S) >= RESTART_PERIOD_S:
+            self._restarted[name] = now
+            self._forget(name)
+            await asyncio.to_thread(pool.restart, name)
 
     async def _ensure_loaded(self, name: str, refiner: ActorHandle, pins: Pins) -> None:
         """Have weights loaded before the click's deadline begins, once per refiner and weights."""
         key = (name, pins.model_digest, pins.adapter_digest)
         if key not in self._loaded:
             call = refiner.load.remote(pins.model_digest, pins.adapter_digest)
-            await self._answer(name, call, self._settings.encode_timeout_s)
+            await self._answer(_future(call), self._settings.encode_timeout_s)
             self._loaded.add(key)
 
     def _look_again(self) -> None:
@@ -255,8 +292,8 @@ class Router(_EncodeOnMiss):
             self._loaded.clear()
 
     def _forget(self, name: str) -> None:
-        """A refiner starts anew: nothing is loaded, nothing was missed."""
-        self._misses[name] = 0
+        """A refiner starts anew: nothing is loaded, no call waits."""
+        self._lines.pop(name, None)
         self._loaded = {key for key in self._loaded if key[0] != name}
 
     async def _encode(self, image: ImageRef, pins: Pins) -> Encoded:
@@ -268,7 +305,7 @@ class Router(_EncodeOnMiss):
                     image, pins.model_digest, pins.model_key, "interactive", pins.embedding_digest
                 )
                 try:
-                    encoded: Encoded = await self._answer(name, call, max(0.1, give_up - time.monotonic()))
+                    encoded: Encoded = await self._answer(_future(call), max(0.1, give_up - time.monotonic()))
                     return encoded
                 except TimeoutError:
                     continue
@@ -279,7 +316,7 @@ class Router(_EncodeOnMiss):
                 raise BusyError("No encoder answers in time. Try again.", retry_after_s=2)
             await asyncio.sleep(_POLL_S)
 
-    async def _answer(self, name: str, ref: Any, timeout_s: float) -> Any:
+    async def _answer(self, call: "asyncio.Future[Any]", timeout_s: float) -> Any:
         """The result of a call to an actor; the call itself goes on when it is late.
 
         Raises:
@@ -288,14 +325,13 @@ class Router(_EncodeOnMiss):
             BusyError: Ray itself is gone.
             ClickloopError: What the actor raised.
         """
-        future = asyncio.wrap_future(ref.future())
-        self._calls[future] = name
-        future.add_done_callback(self._done)
-        done, _ = await asyncio.wait({future}, timeout=timeout_s)
+        self._calls.add(call)
+        call.add_done_callback(self._done)
+        done, _ = await asyncio.wait({call}, timeout=timeout_s)
         if not done:
             raise TimeoutError
         try:
-            return future.result()
+            return call.result()
         except RayTaskError as error:
             raise cause_of(error) from None
         except RayActorError:
@@ -303,10 +339,10 @@ class Router(_EncodeOnMiss):
         except (RayError, asyncio.CancelledError) as error:
             raise BusyError("The workers are being restarted. Try again.", retry_after_s=2) from error
 
-    def _done(self, future: "asyncio.Future[Any]") -> None:
-        self._calls.pop(future, None)
-        if not future.cancelled():
-            future.exception()  # seen: a late one has no reader
+    def _done(self, call: "asyncio.Future[Any]") -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # seen: a late one has no reader
 
     async def _attached(self) -> Pool:
         """The actors, attached to when needed.
@@ -352,9 +388,13 @@ class Router(_EncodeOnMiss):
             self._pool = None
             for call in list(self._calls):
                 call.cancel()  # Ray will not answer it any more
-            self._misses.clear()
+            self._lines.clear()
             self._loaded.clear()
             await asyncio.to_thread(ray.shutdown)
+
+
+def _future(ref: Any) -> "asyncio.Future[Any]":
+    return asyncio.wrap_future(ref.future())
 
 
 def rendezvous(key: str, names: Sequence[str] | dict[str, Any]) -> list[str]:

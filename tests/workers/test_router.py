@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.embeddings.codec import embedding_digest
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.masks.digest import mask_digest
 from schemas.errors import BadImageError, BusyError, ClickOutsideImageError, CorruptDataError
-from schemas.predictions import ImageRef
+from schemas.predictions import ImageRef, MaskReply, RefineRequest
 from schemas.settings import Settings
 from tests.workers.campaign import StoredCampaign, click, make_campaign, request, write_image
 from tests.workers.test_refiner import EDITS, pure_mask
@@ -275,6 +276,40 @@ def test_a_refiner_that_hangs_is_restarted(ray_workers: Settings, campaign: Stor
         assert actor_process("_RefinerShell").pid != pid
 
     asyncio.run(used(Router(hasty), scenario))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_more_than_a_refiner_can_do_is_refused_early_and_the_rest_is_answered(
+    ray_workers: Settings, campaign: StoredCampaign
+) -> None:
+    hasty = ray_workers.model_copy(update={"refine_timeout_s": 0.2})
+
+    def asked(first: int, burst: int) -> RefineRequest:
+        return request(campaign, *(click(1 + first, 9 + 10 * burst + n) for n in range(8)))
+
+    async def scenario(router: Router) -> None:
+        await answered(router, request(campaign, click(80, 60)))
+        pid = actor_process("_RefinerShell").pid
+        counts: Counter[bool] = Counter()
+        for burst in range(6):
+            calls = [router.refine(asked(n, burst)) for n in range(64)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            counts.update(isinstance(answer, BusyError) for answer in answers)
+        assert counts[True] > 0
+        assert counts[False] > 0
+        assert actor_process("_RefinerShell").pid == pid, "it was busy, not dead"
+
+    asyncio.run(used(Router(hasty), scenario))
+
+
+async def answered(router: Router, asked: RefineRequest) -> MaskReply:
+    """The reply, however often the refiner is busy before."""
+    while True:
+        try:
+            return await router.refine(asked)
+        except BusyError:
+            await asyncio.sleep(0.2)
 
 
 @pytest.mark.ray
