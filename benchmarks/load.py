@@ -33,6 +33,8 @@ from schemas.settings import Settings
 from schemas.tables import EventRow
 
 THINK_S = 2.0
+BESIDE = 40
+"""Photographs whose embeddings are made beside four annotators."""
 CLICKS = 12
 """Of an instance, before the next one is begun."""
 HALVINGS = 2
@@ -40,14 +42,16 @@ HALVINGS = 2
 
 @dataclass
 class Tally:
-    """What came back: masks by warmth with their stages, refusals by code."""
+    """What came back: masks by warmth with their stages, the steps they took, refusals by code."""
 
     masks: list[tuple[float, str, dict[str, float]]] = field(default_factory=list)
+    steps: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     acked: int = 0
 
     def add(self, other: "Tally") -> None:
         self.masks += other.masks
+        self.steps += other.steps
         self.refusals += other.refusals
         self.acked += other.acked
 
@@ -61,17 +65,17 @@ class Annotator(Session):
         self._places = np.argwhere(truth)
         self._instance, self._left = "", 0
 
-    def work(self, until: float) -> Tally:
+    def work(self, until: float, think_s: float) -> Tally:
         """Think and click until then."""
         tally = Tally()
-        time.sleep(self._rng.uniform(0, THINK_S))
+        time.sleep(self._rng.uniform(0, think_s))
         while time.monotonic() < until:
             if not self._left:
                 self._instance, self._left = self.open(wants_mask=False), CLICKS
             self._left -= 1
             y, x = self._places[self._rng.randrange(len(self._places))]
             self._click(float(x), float(y), tally)
-            time.sleep(self._rng.uniform(0.5, 1.5) * THINK_S)
+            time.sleep(self._rng.uniform(0.5, 1.5) * think_s)
         return tally
 
     def _click(self, x: float, y: float, tally: Tally) -> None:
@@ -85,9 +89,12 @@ class Annotator(Session):
                 tally.acked += 1
             elif message["type"] == "mask":
                 tally.masks.append((1e3 * (time.perf_counter() - began), message["cache"], message["latency_ms"]))
+                tally.steps += message["steps"]
                 return
             else:
-                tally.refusals[message["error"]["code"]] += 1
+                error = message["error"]
+                tally.refusals[error["code"]] += 1
+                time.sleep(error["details"].get("retry_after_s", 0))
                 return
 
 
@@ -107,22 +114,24 @@ class Bench:
         self._annotators: list[Annotator] = []
         self.acked = 0
 
-    def run(self, count: int) -> float:
+    def run(self, count: int, think_s: float = THINK_S) -> float:
         """Let so many work for a while; print; the 95th percentile in ms, infinite where a click was refused."""
         while len(self._annotators) < count:
             name = f"annotator-{len(self._annotators)}"
             self._annotators.append(Annotator(self._url, "bench", name, self._truth))
-        until = time.monotonic() + THINK_S + self._seconds
+        until = time.monotonic() + think_s + self._seconds
         total = Tally()
         with ThreadPoolExecutor(count) as pool:
-            for tally in pool.map(lambda annotator: annotator.work(until), self._annotators[:count]):
+            for tally in pool.map(lambda annotator: annotator.work(until, think_s), self._annotators[:count]):
                 total.add(tally)
         self.acked += total.acked
         times = [took for took, _, _ in total.masks]
         p95 = float(np.percentile(times, 95)) if times else float("inf")
-        rate = len(times) / (THINK_S + self._seconds)
-        refused = ", ".join(f"{number} {code}" for code, number in total.refusals.items()) or "none"
-        print(f"{count} annotators: {rate:.1f} masks/s, refused: {refused}, load {os.getloadavg()[0]:.1f}")
+        masks, steps = (number / (think_s + self._seconds) for number in (len(times), total.steps))
+        refused = ", ".join(f"{times_refused} {code}" for code, times_refused in total.refusals.items()) or "none"
+        print(
+            f"{count} annotators: {masks:.1f} masks/s of {steps:.1f} steps/s, refused: {refused}, load {os.getloadavg()[0]:.1f}"
+        )
         for kind in sorted({cache for _, cache, _ in total.masks}):
             print(line(kind, [took for took, cache, _ in total.masks if cache == kind]))
         for stage in STAGES:
@@ -130,6 +139,13 @@ class Bench:
         rest = [took - sum(stages.get(stage, 0.0) for stage in STAGES) for took, _, stages in total.masks]
         print(line("- rest", rest), flush=True)
         return float("inf") if total.refusals else p95
+
+    def forget_others(self, embeddings: Path) -> None:
+        """Delete the embeddings of the images that nobody has claimed."""
+        claimed = {annotator.claim["image"]["sha256"] for annotator in self._annotators}
+        for path in embeddings.rglob("*.safetensors"):
+            if path.stem not in claimed:
+                path.unlink()
 
     def close(self) -> None:
         for annotator in self._annotators:
@@ -164,16 +180,24 @@ def main() -> None:
     threading.stack_size(256 * 1024)
     with tempfile.TemporaryDirectory(prefix="cl-bench-") as folder:
         settings = Settings(workspace=Path(folder) / "workspace")
-        truth = write_photographs(Path(folder) / "images", options.most)
+        photographs = options.most + BESIDE
+        truth = write_photographs(Path(folder) / "images", photographs)
         key = make_campaign(settings, Path(folder) / "images", options.model)
+        embeddings = Path(settings.resolved_storage_url) / "embeddings" / key
         with serving(settings) as client:
             client.start("bench", "precompute", {})
-            wait_for_embeddings(Path(settings.resolved_storage_url) / "embeddings" / key, options.most)
+            wait_for_embeddings(embeddings, photographs)
             bench = Bench(client.url, truth, options.seconds)
             bench.run(2)  # warm
             held = search(bench, options.limit_ms, options.most)
-            print(f"\n{held} annotators hold p95 <= {options.limit_ms:.0f} ms; twice as many, then 4:")
+            print(f"\n{held} annotators hold p95 <= {options.limit_ms:.0f} ms; four beside a precompute:")
+            bench.forget_others(embeddings)
+            client.start("bench", "precompute", {})
+            bench.run(4)
+            print("twice as many as hold:")
             bench.run(max(4, min(options.most, 2 * held)))
+            print("all, without a pause, then four:")
+            bench.run(options.most, think_s=0)
             bench.run(4)
             bench.close()
         database = open_database(settings.resolved_database_url)
