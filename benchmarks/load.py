@@ -129,9 +129,8 @@ class Bench:
         p95 = float(np.percentile(times, 95)) if times else float("inf")
         masks, steps = (number / (think_s + self._seconds) for number in (len(times), total.steps))
         refused = ", ".join(f"{times_refused} {code}" for code, times_refused in total.refusals.items()) or "none"
-        print(
-            f"{count} annotators: {masks:.1f} masks/s of {steps:.1f} steps/s, refused: {refused}, load {os.getloadavg()[0]:.1f}"
-        )
+        load = os.getloadavg()[0]
+        print(f"{count} annotators: {masks:.1f} masks/s, {steps:.1f} steps/s, refused: {refused}, load {load:.1f}")
         for kind in sorted({cache for _, cache, _ in total.masks}):
             print(line(kind, [took for took, cache, _ in total.masks if cache == kind]))
         for stage in STAGES:

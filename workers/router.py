@@ -38,6 +38,8 @@ RESTART_PERIOD_S = 60.0
 """A refiner is not restarted more often: a call to one that is starting is late, too."""
 SECONDS_PER_EDIT = 0.05
 """Added to a call's deadline per edit: a refiner that was restarted computes them all again."""
+MAX_WAIT = 0.5
+"""A call that would wait for more than this share of its deadline is refused: the wait is an estimate."""
 _PACE_WEIGHT = 0.2
 _POLL_S = 0.1
 _WATCH_PERIOD_S = 1.0
@@ -154,7 +156,7 @@ class _Line:
     def is_full(self, most: int, deadline_s: float) -> bool:
         """Whether one more call would be too many or too late. Late ones would only make the next ones late, too."""
         waiting = len(self._deadlines)
-        return waiting >= most or waiting * self._pace_s > deadline_s
+        return waiting >= most or waiting * self._pace_s > MAX_WAIT * deadline_s
 
     def is_silent(self) -> bool:
         """Whether the refiner seems to hang; one that is late because it has too much to do is not silent."""
