@@ -109,10 +109,15 @@ def ingest(args: argparse.Namespace) -> int:
 
 def _ingested(report: dict[str, Any]) -> list[str]:
     purged = f", {report['purged']} purged, skipped (--readmit takes them again)" if report["purged"] else ""
-    return [
+    lines = [
         f"{report['registered']} images registered, {report['duplicates']} duplicates, "
         f"{report['unchanged']} unchanged, {report['quarantined']} quarantined{purged}."
     ]
+    if report["gone"]:
+        lines.append(f"{report['gone']} files are not there any more; their images and labels stay:")
+        lines += [f"  {uri}" for uri in report["gone_files"]]
+        lines += ["  ..."] if report["gone"] > len(report["gone_files"]) else []
+    return lines
 
 
 def list_(args: argparse.Namespace) -> int:

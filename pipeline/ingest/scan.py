@@ -15,12 +15,15 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from fsspec import AbstractFileSystem
 from pydantic import BaseModel
 
 from pipeline.ingest.decode import MAX_PIXELS, decode_image
 from pipeline.ingest.dedupe import GroupIndex, perceptual_hash
-from pipeline.ingest.sources import SourceFile, list_files
+from pipeline.ingest.sources import Listing, SourceFile, list_files
 from pipeline.memory import keep_freed_memory
 from pipeline.storage import images
 from pipeline.storage.database import Database
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
 BATCH_ROWS = 200
+GONE_NAMED = 20
 _BATCH_S = 2.0
 _AHEAD = 16
 """Files read ahead of what was written down."""
@@ -48,6 +52,8 @@ class IngestReport(BaseModel):
         unchanged: Files known from an earlier pass, not read again.
         purged: Files whose image was purged from the campaign; they are skipped.
         vanished: Files that were listed and gone when they were to be read.
+        gone: Files of an earlier pass that are not there any more; their images stay, with what was labelled on them.
+        gone_files: The first of them.
         ignored: Files that are no images by their names.
         stopped: Ended early because it was asked to; run it again to go on.
     """
@@ -59,6 +65,8 @@ class IngestReport(BaseModel):
     unchanged: int = 0
     purged: int = 0
     vanished: int = 0
+    gone: int = 0
+    gone_files: list[str] = []
     ignored: int = 0
     seconds: float = 0.0
     stopped: bool = False
@@ -116,11 +124,18 @@ def ingest(
     began = time.monotonic()
     listing = list_files(url, roots)
     with database.connect() as conn:
-        known = images.known_sources(conn, campaign.id)
-        todo = [file for file in listing.files if known.get(file.uri_sha256) not in _settled(file)]
+        settled = images.settled_sources(conn, campaign.id)
+        todo, missing = _compare(listing, settled)
+        gone = [uri for uri in images.source_uris(conn, campaign.id, missing) if listing.scope.fullmatch(uri)]
         hashes = images.image_hashes(conn, campaign.id) if todo else []
     index = GroupIndex((phash, group) for _, phash, group in hashes)
-    report = IngestReport(files=len(listing.files), ignored=listing.ignored, unchanged=len(listing.files) - len(todo))
+    report = IngestReport(
+        files=len(listing.files),
+        ignored=listing.ignored,
+        unchanged=len(listing.files) - len(todo),
+        gone=len(gone),
+        gone_files=gone[:GONE_NAMED],
+    )
     stop = should_stop or (lambda: False)
     batch: list[_Read] = []
     last_commit = time.monotonic()
@@ -147,9 +162,14 @@ def ingest(
     return report
 
 
-def _settled(file: SourceFile) -> tuple[tuple[str, str], ...]:
-    """What the catalogue says of a file that need not be read."""
-    return (file.version, "registered"), (file.version, "duplicate")
+def _compare(listing: Listing, settled: pa.Table) -> tuple[list[SourceFile], list[str]]:
+    """The files to read, and the keys of settled files that are not listed. In Arrow: most files are neither."""
+    keys = [file.uri_sha256 for file in listing.files]
+    listed = pa.array([f"{key} {file.version}" for key, file in zip(keys, listing.files, strict=True)], pa.string())
+    known = pc.binary_join_element_wise(settled["uri_sha256"], settled["version"], " ")
+    is_new = pc.invert(pc.is_in(listed, known)).to_numpy(zero_copy_only=False)
+    missing = settled["uri_sha256"].filter(pc.invert(pc.is_in(settled["uri_sha256"], pa.array(keys, pa.string()))))
+    return [listing.files[place] for place in np.flatnonzero(is_new)], missing.to_pylist()
 
 
 def _handled(report: IngestReport) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fsspec import AbstractFileSystem
-from fsspec.utils import stringify_path
+from fsspec.utils import glob_translate
 
 from pipeline.storage.files import is_local, open_storage, storage_error, with_retry
 from schemas.errors import BadInputError, ForbiddenError
@@ -45,10 +46,17 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """A source's image files in order of their names, and how many other files were passed over."""
+    """What lies at a source.
+
+    Attributes:
+        files: Its image files in order of their names.
+        ignored: How many other files were passed over.
+        scope: Matches the URIs of the files that would be listed if they were there.
+    """
 
     files: list[SourceFile]
     ignored: int
+    scope: re.Pattern[str]
 
 
 def require_allowed(url: str, roots: Sequence[str]) -> None:
@@ -91,7 +99,7 @@ def list_files(url: str, roots: Sequence[str] | None = None) -> Listing:
             ignored += 1
             continue
         files.append(_source_file(fs, path, name, facts, roots))
-    return Listing(files, ignored)
+    return Listing(files, ignored, _scope(fs, root))
 
 
 def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, Any]] | None]:
@@ -110,6 +118,18 @@ def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, A
     matches = fs.glob(root, detail=True)
     files = {path: facts for path, facts in matches.items() if facts.get("type") == "file" or facts.get("islink")}
     return base, files or None
+
+
+def _scope(fs: AbstractFileSystem, root: str) -> re.Pattern[str]:
+    """See `Listing.scope`."""
+    uri = _uri(fs, root)
+    if _GLOB & set(root) and not fs.exists(root):
+        return re.compile(glob_translate(uri))
+    return re.compile(re.escape(uri.rstrip("/")) + "(/.*)?", re.DOTALL)
+
+
+def _uri(fs: AbstractFileSystem, path: str) -> str:
+    return path if is_local(fs) else str(fs.unstrip_protocol(path))
 
 
 def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,7 +157,7 @@ def _source_file(
 ) -> SourceFile:
     version = next((str(facts[field]).strip('"') for field in _VERSION_FIELDS if facts.get(field)), "")
     version = f"{facts.get('size')}:{version}"
-    uri = stringify_path(path) if is_local(fs) else fs.unstrip_protocol(path)
+    uri = _uri(fs, path)
     suffix = os.path.splitext(name)[1].lower()
     if suffix in OTHER_IMAGES:
         problem = f"Files of type {suffix} cannot be read; JPEG, PNG, WebP, TIFF and BMP can."

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 
+from pipeline.storage.columns import read_columns
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import batches, fields, insert_into, new_id, one
 from pipeline.storage.tombstones import is_purged, purged_image
@@ -24,17 +26,26 @@ class Added:
     duplicate: bool
 
 
-def known_sources(conn: Connection, campaign_id: str) -> dict[str, tuple[str, str]]:
-    """What ingest has seen: (version, state) by sha256 of the URI; of a quarantined image, the state is quarantined."""
-    query = (
-        select(Source.uri_sha256, Source.version, Source.state, Image.quarantine_reason)
-        .outerjoin(Image, Image.id == Source.image_id)
-        .where(Source.campaign_id == campaign_id)
+def settled_sources(conn: Connection, campaign_id: str) -> pa.Table:
+    """`uri_sha256` and `version` of the files that need not be read again: registered, or duplicates of an image.
+
+    Not what is quarantined: permissions, limits or formats may have changed.
+    """
+    bad = select(Image.id).where(Image.campaign_id == campaign_id, Image.quarantine_reason.is_not(None))
+    file = Source.__table__.c
+    query = select(file.uri_sha256, file.version).where(
+        file.campaign_id == campaign_id, file.state.in_(("registered", "duplicate")), file.image_id.not_in(bad)
     )
-    return {
-        key: (version, state if reason is None else "quarantined")
-        for key, version, state, reason in conn.execute(query)
-    }
+    return read_columns(conn, query)
+
+
+def source_uris(conn: Connection, campaign_id: str, uris_sha256: Iterable[str]) -> list[str]:
+    """The URIs of some files, sorted."""
+    uris: list[str] = []
+    for some in batches(uris_sha256):
+        query = select(Source.uri).where(Source.campaign_id == campaign_id, Source.uri_sha256.in_(some))
+        uris += conn.execute(query).scalars()
+    return sorted(uris)
 
 
 def image_hashes(conn: Connection, campaign_id: str) -> list[tuple[str, str, str]]:

@@ -297,3 +297,17 @@ def test_a_bucket_is_registered_in_place(sqlite_database: Database, s3_bucket: s
     assert counts(report) == (5, 0, 0, 0)
     assert catalogue(sqlite_database, campaign)[0].uri == f"{s3_bucket}/data/scene-000.png"
     assert counts(ingest(sqlite_database, campaign, f"{s3_bucket}/data")) == (0, 0, 0, 5)
+
+
+def test_files_that_are_gone_are_told_and_their_images_stay(database: Database, tmp_path: Path) -> None:
+    campaign, folder = new_campaign(database), tmp_path / "images"
+    write_scenes(folder / "a", range(4))
+    write_scenes(folder / "b", range(100, 102))
+    ingest(database, campaign, str(folder))
+    removed = sorted((folder / "a").iterdir())[2]
+    removed.unlink()
+    for source, gone in ((folder, 1), (folder / "a", 1), (folder / "b", 0), (folder / "a" / "*.png", 1)):
+        report = ingest(database, campaign, str(source))
+        assert (report.gone, report.gone_files) == (gone, [str(removed)] * gone), source
+        assert report.registered == 0
+    assert len(catalogue(database, campaign)) == 6

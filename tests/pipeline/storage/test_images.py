@@ -1,6 +1,7 @@
 """Images once by content, the hold-out by group, and what is known of their embeddings."""
 
 import pytest
+from sqlalchemy import Connection
 
 from pipeline.storage.database import Database
 from pipeline.storage.images import (
@@ -14,11 +15,12 @@ from pipeline.storage.images import (
     image_hashes,
     images_of,
     in_holdout,
-    known_sources,
     missing_embeddings,
     note_encode_attempt,
     quarantine_image,
     record_embeddings,
+    settled_sources,
+    source_uris,
 )
 from pipeline.storage.tasks import peek_tasks
 from schemas.campaigns import CampaignSettings
@@ -39,28 +41,43 @@ def test_each_image_gets_a_number_and_a_task(catalogue: Catalogue) -> None:
             get_image(conn, new_uuid())
 
 
+def settled(conn: Connection, catalogue: Catalogue) -> set[tuple[str, str]]:
+    """(URI, version) of what need not be read again."""
+    found = settled_sources(conn, catalogue.campaign_id).to_pylist()
+    uris = {sha(uri): uri for uri in source_uris(conn, catalogue.campaign_id, [row["uri_sha256"] for row in found])}
+    return {(uris[row["uri_sha256"]], row["version"]) for row in found}
+
+
+def test_an_image_quarantined_after_it_was_registered_is_not_settled(catalogue: Catalogue) -> None:
+    with catalogue.database.begin() as conn:
+        assert ("/images/image-1.png", "1") in settled(conn, catalogue)
+        quarantine_image(conn, catalogue.images[1].id, "cannot be encoded")
+        assert ("/images/image-1.png", "1") not in settled(conn, catalogue)
+
+
 def test_same_bytes_are_one_image(catalogue: Catalogue) -> None:
     with catalogue.database.begin() as conn:
         assert catalogue.add_image(conn, "image-1", name="elsewhere") == Added(catalogue.images[1].id, True)
-        sources = known_sources(conn, catalogue.campaign_id)
         assert count_images(conn, catalogue.campaign_id) == 5
-    assert sources[sha("/images/elsewhere.png")] == ("1", "duplicate")
-    assert sources[sha("/images/image-1.png")] == ("1", "registered")
+        assert {("/images/elsewhere.png", "1"), ("/images/image-1.png", "1")} <= settled(conn, catalogue)
+        uris = [sha("/images/elsewhere.png"), sha("/images/image-1.png"), sha("/images/unknown.png")]
+        assert source_uris(conn, catalogue.campaign_id, uris) == ["/images/elsewhere.png", "/images/image-1.png"]
 
 
 def test_a_file_listed_again_is_no_duplicate_of_itself(catalogue: Catalogue) -> None:
     with catalogue.database.begin() as conn:
         catalogue.add_image(conn, "image-1", version="2")
-        assert known_sources(conn, catalogue.campaign_id)[sha("/images/image-1.png")] == ("2", "registered")
+        assert ("/images/image-1.png", "2") in settled(conn, catalogue)
+        assert ("/images/image-1.png", "1") not in settled(conn, catalogue)
 
 
 def test_a_quarantined_file_that_was_repaired_becomes_an_image(catalogue: Catalogue) -> None:
     uri = "/images/late.png"
     with catalogue.database.begin() as conn:
         add_quarantined(conn, catalogue.campaign_id, uri=uri, uri_sha256=sha(uri), version="1", reason="truncated")
-        assert known_sources(conn, catalogue.campaign_id)[sha(uri)] == ("1", "quarantined")
+        assert (uri, "1") not in settled(conn, catalogue)
         added = catalogue.add_image(conn, "late", version="2")
-        assert known_sources(conn, catalogue.campaign_id)[sha(uri)] == ("2", "registered")
+        assert (uri, "2") in settled(conn, catalogue)
         assert get_image(conn, added.image_id).number == 6
 
 
