@@ -70,7 +70,7 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
             source_url=spec.images,
             model_id=model.model_id,
             model_digest=digest,
-            model_key=key_of_model(model),
+            model_key=key_of_model(model, spec.settings.window),
             labels=labels,
             settings=spec.settings,
         )

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from schemas.predictions import ImageRef
 
@@ -20,6 +20,8 @@ class CampaignSettings(BaseModel):
         retrain_every_masks: Retrain when so many masks were accepted since the last one; 0: never by count.
         retrain_every_s: Retrain when so many seconds passed and there are new masks; 0: never by time.
         seed: Of every random choice made for the campaign.
+        window: Grey samples of more than 8 bits that become black (0) and white (255), the first below the second;
+            None: each file by itself. Part of the key of embeddings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,6 +31,14 @@ class CampaignSettings(BaseModel):
     retrain_every_masks: int = Field(default=0, ge=0, le=10**9)
     retrain_every_s: float = Field(default=0.0, ge=0, le=10**9)
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    window: tuple[FiniteFloat, FiniteFloat] | None = None
+
+    @field_validator("window")
+    @classmethod
+    def _rises(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+        if window is not None and window[0] >= window[1]:
+            raise ValueError("its first sample must be below its second")
+        return window
 
 
 class CategoryRecord(BaseModel):
@@ -67,12 +77,13 @@ class ImageRecord(BaseModel):
     width: int
     height: int
     holdout: bool
+    window: tuple[float, float] | None = None
     quarantine_reason: str | None = None
 
     @property
     def ref(self) -> ImageRef:
         """What actors need to read it."""
-        return ImageRef(sha256=self.sha256, uri=self.uri, width=self.width, height=self.height)
+        return ImageRef(sha256=self.sha256, uri=self.uri, width=self.width, height=self.height, window=self.window)
 
 
 class Claim(BaseModel):

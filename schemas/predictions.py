@@ -17,6 +17,7 @@ class ImageRef(BaseModel):
         uri: fsspec URL or path of the file.
         width: In pixels after EXIF orientation.
         height: In pixels after EXIF orientation.
+        window: Grey samples of more than 8 bits that become 0 and 255; None: see `pipeline.ingest.decode`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -25,6 +26,7 @@ class ImageRef(BaseModel):
     uri: str
     width: int
     height: int
+    window: tuple[float, float] | None = None
 
 
 class Engine(BaseModel):

@@ -145,6 +145,8 @@ class Image(Base):
     quarantine_reason: Mapped[str | None] = mapped_column(Text)
     """Set when the image could be read at ingest but killed or failed the encoder three times."""
     created_at: Mapped[datetime]
+    window: Mapped[list[Any] | None]
+    """Of its campaign when it was ingested: part of its pixel space."""
 
 
 class Source(Base):

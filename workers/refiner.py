@@ -88,7 +88,7 @@ class Refiner:
         self._max_image_pixels = max_image_pixels
         self._device = device()
         self._store = EmbeddingStore(storage_url, cache_dir)
-        self._images: Lru[str, NDArray[np.uint8]] = Lru(cache_bytes // 2)
+        self._images: Lru[tuple[str, tuple[float, float] | None], NDArray[np.uint8]] = Lru(cache_bytes // 2)
         self._embeddings: Lru[tuple[str, str], _Embedding] = Lru(cache_bytes // 4)
         self._states: Lru[bytes, tuple[InstanceState, str | None]] = Lru(cache_bytes // 4)
         self._models: Lru[tuple[str, str | None], InteractiveModel] = Lru(MAX_MODELS)
@@ -224,13 +224,14 @@ class Refiner:
         return load_model_by_digest(self._storage_url, model_digest, cache_dir=self._cache_dir, device=self._device)
 
     def _image(self, ref: ImageRef) -> NDArray[np.uint8]:
-        image = self._images.get(ref.sha256)
+        key = ref.sha256, ref.window
+        image = self._images.get(key)
         if image is None:
             try:
                 image = read_image(ref, max_pixels=self._max_image_pixels)
             except OSError as error:
                 raise BusyError(f"Image {ref.uri} cannot be read now: {error}. Try again later.") from error
-            self._images.put(ref.sha256, image, image.nbytes)
+            self._images.put(key, image, image.nbytes)
         return image
 
     def _embedding(

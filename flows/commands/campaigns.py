@@ -31,6 +31,13 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--holdout", type=float, metavar="SHARE", help="share of images kept for the gate (0.2)")
     parser.add_argument("--retrain-every", type=int, metavar="MASKS", help="retrain after so many new masks (0: never)")
+    parser.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("BLACK", "WHITE"),
+        help="grey samples of 16 bits or float (each file's)",
+    )
     parser.add_argument("--seed", type=int, help="of every random choice (0)")
 
     parser = command(verbs, common, "ingest", ingest, "look for new images again, or finish an interrupted ingest")
@@ -57,7 +64,12 @@ def _labels(text: str) -> list[str]:
 def create(args: argparse.Namespace) -> int:
     """Make a campaign, then ingest its images."""
     settings, terminal = settings_of(args), Terminal.of(args)
-    chosen = {"holdout_fraction": args.holdout, "retrain_every_masks": args.retrain_every, "seed": args.seed}
+    chosen = {
+        "holdout_fraction": args.holdout,
+        "retrain_every_masks": args.retrain_every,
+        "seed": args.seed,
+        "window": args.window,
+    }
     spec = {
         "id": str(uuid4()),
         "name": args.name,

@@ -40,8 +40,13 @@ def model_key(encoder: str, facts: Mapping[str, str | int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def key_of_model(model: InteractiveModel) -> str:
-    """Key of the embeddings that a model writes and reads with this version of the product."""
+def key_of_model(model: InteractiveModel, window: tuple[float, float] | None = None) -> str:
+    """Key of the embeddings that a model writes and reads with this version of the product.
+
+    Args:
+        model: With its weights.
+        window: Of the campaign's images, see `schemas.campaigns.CampaignSettings`.
+    """
     facts: dict[str, str | int] = {
         "model_id": model.model_id,
         "image_size": model.image_size,
@@ -50,4 +55,6 @@ def key_of_model(model: InteractiveModel) -> str:
         "dtype": DTYPE,
         "layout": LAYOUT,
     }
+    if window is not None:
+        facts["window"] = json.dumps(window)
     return model_key(encoder_digest(model), facts)

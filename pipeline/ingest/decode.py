@@ -3,9 +3,9 @@
 Pixels are RGB after EXIF orientation; alpha is laid over white; colour profiles are ignored. JPEG, PNG, WebP, TIFF and
 BMP, recognised by content, whatever the name says. A file is one image: several pages or frames are refused.
 
-Samples of more than 8 bits: colour, and PNG, keep their high byte. Grey TIFF (integer or float) has no such scale, so
-its window is the file's own: linear from its least to its greatest finite sample, onto 0 to 255. It depends on nothing
-but the file's bytes, as embeddings do. NaN is black.
+Samples of more than 8 bits: colour keeps its high byte. Grey ones are linear within a window, from black to white. A
+campaign may set it; else PNG keeps its high byte, too, and the window of a TIFF (integer or float), which has no such
+scale, is the file's own: from its least to its greatest finite sample. NaN is black.
 
 Memory: Pillow's samples (4 bytes a pixel, or 1 for grey) and the RGB that is returned (3); the rest goes by bands.
 Knows nothing about models.
@@ -67,7 +67,11 @@ class ImageInfo:
 
 
 def decode_image(
-    data: bytes, max_pixels: int = MAX_PIXELS, *, at_least: int | None = None
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    at_least: int | None = None,
+    window: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.uint8], ImageInfo]:
     """Decode an image.
 
@@ -76,6 +80,7 @@ def decode_image(
         max_pixels: Larger images are refused by their header.
         at_least: Sides of so many pixels are enough: a large JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, in a
             fraction of the time. None: the whole image.
+        window: Grey samples of more than 8 bits that become 0 and 255; None: as the module says.
 
     Returns:
         HWC uint8 RGB, C-contiguous, and what the file says of itself.
@@ -89,7 +94,7 @@ def decode_image(
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         image.load()  # before EXIF is asked for: a PNG's may follow its pixels
-        rgb = _rgb(image)
+        rgb = _rgb(image, window)
     except BROKEN as error:
         raise BadImageError(f"The {format} file is broken or cut off: {error}. Replace the file.") from error
     except MemoryError as error:
@@ -108,7 +113,7 @@ def read_image(ref: ImageRef, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
         CorruptDataError: The file's bytes are not those that were ingested.
         OSError: The storage cannot be reached (worth a retry).
     """
-    pixels, info = decode_image(read_image_bytes(ref), max_pixels)
+    pixels, info = decode_image(read_image_bytes(ref), max_pixels, window=ref.window)
     if (info.width, info.height) != (ref.width, ref.height):
         raise CorruptDataError(
             f"{ref.uri} decodes to {info.width}x{info.height}, the catalogue says {ref.width}x{ref.height} "
@@ -216,10 +221,11 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, window: tuple[float, float] | None) -> NDArray[np.uint8]:
     """HWC RGB of a loaded image, band by band."""
     is_wide = image.mode.startswith(_WIDE_MODES)
-    window = _window(image) if is_wide and image.format == "TIFF" else None
+    if is_wide and window is None and image.format == "TIFF":
+        window = _window(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top, band in _bands(image):
         rows = pixels[top : top + band.height]

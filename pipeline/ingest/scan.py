@@ -34,6 +34,7 @@ from schemas.errors import BadImageError, BadInputError
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
+Window = tuple[float, float] | None
 BATCH_ROWS = 200
 GONE_NAMED = 20
 _BATCH_S = 2.0
@@ -150,7 +151,7 @@ def ingest(
             progress({"done": _handled(report), "total": report.files})
 
     try:
-        for read in _read_all(todo, url, max_pixels, threads, stop):
+        for read in _read_all(todo, url, campaign.settings.window, max_pixels, threads, stop):
             batch.append(read)
             if len(batch) >= BATCH_ROWS or time.monotonic() - last_commit > _BATCH_S:
                 commit()
@@ -178,7 +179,12 @@ def _handled(report: IngestReport) -> int:
 
 
 def _read_all(
-    todo: Sequence[SourceFile], url: str, max_pixels: int, threads: int, should_stop: Callable[[], bool]
+    todo: Sequence[SourceFile],
+    url: str,
+    window: Window,
+    max_pixels: int,
+    threads: int,
+    should_stop: Callable[[], bool],
 ) -> Iterator[_Read]:
     """Read files in order, some ahead in threads."""
     waiting: deque[Future[_Read]] = deque()
@@ -187,7 +193,7 @@ def _read_all(
         try:
             while True:
                 while len(waiting) < _AHEAD and not should_stop() and (file := next(files, None)) is not None:
-                    waiting.append(pool.submit(copy_context().run, _read, file, url, max_pixels))
+                    waiting.append(pool.submit(copy_context().run, _read, file, url, window, max_pixels))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -196,7 +202,7 @@ def _read_all(
                 future.cancel()
 
 
-def _read(file: SourceFile, url: str, max_pixels: int) -> _Read:
+def _read(file: SourceFile, url: str, window: Window, max_pixels: int) -> _Read:
     """Read, check and hash one file.
 
     Raises:
@@ -209,7 +215,7 @@ def _read(file: SourceFile, url: str, max_pixels: int) -> _Read:
     fs, path = open_storage(file.uri)
     try:
         data = read_bytes(fs, path)
-        pixels, info = decode_image(data, max_pixels)
+        pixels, info = decode_image(data, max_pixels, window=window)
     except (FileNotFoundError, NotADirectoryError) as error:
         _require_source(url, error)
         logger.warning("file vanished uri=%s", file.uri)

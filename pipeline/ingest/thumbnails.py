@@ -10,13 +10,15 @@ from pipeline.masks.previews import preview_size
 _QUALITY = 85
 
 
-def thumbnail(data: bytes, longest: int, max_pixels: int = MAX_PIXELS) -> bytes:
-    """A JPEG of an image file (upright, RGB) whose longest side is at most `longest` pixels.
+def thumbnail(
+    data: bytes, longest: int, max_pixels: int = MAX_PIXELS, window: tuple[float, float] | None = None
+) -> bytes:
+    """A JPEG of an image file (upright, RGB, see `decode_image`) whose longest side is at most `longest` pixels.
 
     Raises:
         BadImageError: The file is no image that we can read.
     """
-    pixels, info = decode_image(data, max_pixels, at_least=longest)
+    pixels, info = decode_image(data, max_pixels, at_least=longest, window=window)
     height, width = preview_size(info.height, info.width, longest)
     image = Image.fromarray(pixels)
     out = io.BytesIO()

@@ -129,6 +129,7 @@ def add_image(
             height=height,
             format=format,
             size_bytes=size_bytes,
+            window=settings.get("window"),
             encode_attempts=0,
             created_at=db_now(),
         )

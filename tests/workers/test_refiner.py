@@ -1,7 +1,10 @@
 """Refining is a pure function: memo, restart, undo and replay agree to the bit."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from pipeline.adapters.files import AdapterMeta, adapter_bytes
 from pipeline.adapters.kinds import adapter_tensors
 from pipeline.embeddings.codec import decode_bytes, embedding_digest, encode_bytes
+from pipeline.embeddings.key import key_of_model
 from pipeline.embeddings.store import EmbeddingStore
 from pipeline.inference.instance import apply_edit, final_mask, start
 from pipeline.inference.step import encode_image
@@ -26,7 +30,7 @@ from schemas.errors import (
     EmbeddingMissingError,
     NotFoundError,
 )
-from schemas.predictions import RefineRequest
+from schemas.predictions import ImageRef, RefineRequest
 from tests.workers.campaign import StoredCampaign, click, edit, make_campaign, request
 from workers.refiner import Refiner
 
@@ -121,6 +125,22 @@ def test_what_is_shared_never_mixes(campaign: StoredCampaign) -> None:
     replies = [refiner.refine(asked) for asked in requests]
     assert [reply.mask_sha256 for reply in replies] == [mask_digest(pure_mask(campaign, asked)) for asked in requests]
     assert len({reply.mask_sha256 for reply in replies}) == 4
+
+
+def test_two_campaigns_see_the_same_file_each_through_its_window(campaign: StoredCampaign, tmp_path: Path) -> None:
+    path = tmp_path / "wide.png"
+    assert cv2.imwrite(str(path), np.tile(np.linspace(0, 40_000, 160).astype(np.uint16), (120, 1)))
+    facts = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "uri": str(path), "width": 160, "height": 120}
+    refiner, model, masks = refiner_of(campaign), load_model("toy-color"), set()
+    for window in (None, (0.0, 500.0), (0.0, 40_000.0)):
+        pins = campaign.pins.model_copy(update={"model_key": key_of_model(model, window)})
+        seen = replace(campaign, pins=pins, images=(ImageRef(**facts, window=window),))
+        store_embedding(seen, 0)
+        asked = request(seen, click(150, 60))
+        reply = refiner.refine(asked)
+        assert reply.mask_sha256 == mask_digest(pure_mask(seen, asked))
+        masks.add(reply.mask_sha256)
+    assert len(masks) == 3
 
 
 def test_an_instance_can_be_opened_from_a_mask(campaign: StoredCampaign) -> None:

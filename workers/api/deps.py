@@ -37,7 +37,7 @@ class Services:
         draining: Set on SIGTERM: claims are refused, what was begun is finished.
         thumbnails: Held while one is made: few at a time, so that clicks keep their processor.
         rendering: Held while a rendition is made: one at a time.
-        renditions: What was made last, by the sha256 of the image's file: bytes and media type.
+        renditions: What was made last, by the sha256 of the image's file and its window: bytes and media type.
     """
 
     settings: Settings
@@ -51,7 +51,9 @@ class Services:
     draining: bool = False
     thumbnails: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
-    renditions: Lru[str, tuple[bytes, str]] = field(default_factory=lambda: Lru(_RENDITION_BYTES))
+    renditions: Lru[tuple[str, tuple[float, float] | None], tuple[bytes, str]] = field(
+        default_factory=lambda: Lru(_RENDITION_BYTES)
+    )
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def read(self, function: Callable[[Connection], T]) -> T:

@@ -43,6 +43,11 @@ def test_image_size_and_model_count() -> None:
     assert len({key_of_model(model), key_of_model(larger), key_of_model(fdrn())}) == 3
 
 
+def test_the_window_counts() -> None:
+    model = create_model("toy-color")
+    assert len({key_of_model(model, window) for window in (None, (0.0, 255.0), (0.0, 4095.0))}) == 3
+
+
 def test_every_fact_counts_and_their_order_does_not() -> None:
     assert model_key("e", {"a": 1, "b": 2}) == model_key("e", {"b": 2, "a": 1})
     assert len({model_key("e", {"a": 1}), model_key("e", {"a": 2}), model_key("f", {"a": 1})}) == 3

@@ -5,6 +5,7 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,16 @@ def test_grey_tiff_is_windowed_by_its_own_least_and_greatest_sample(order: str, 
     assert info.format == "TIFF"
     assert (pixels[..., 0] == pixels[..., 2]).all()
     assert np.abs(pixels[..., 0] - exact * 255).max() <= 0.51
+
+
+@pytest.mark.parametrize("write", [lambda samples: tiff("<", samples), encoded])
+def test_a_campaigns_window_is_that_of_every_grey_image_of_more_than_8_bits(write: Callable[[Any], bytes]) -> None:
+    samples = (RAMP * 13).astype(np.uint16)
+    pixels, _ = decode_image(write(samples), window=(1000.0, 30_000.0))
+    exact = ((samples.astype(float) - 1000) / 29_000).clip(0, 1)
+    assert np.abs(pixels[..., 0] - exact * 255).max() <= 0.51
+    for other in (encoded(scene(0)), encoded(scene(0)[:, :, 0])):
+        assert np.array_equal(decode_image(other, window=(1000.0, 30_000.0))[0], decode_image(other)[0])
 
 
 def test_what_is_no_number_does_not_spoil_the_window() -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ingest import scan
+from pipeline.ingest.decode import decode_image, read_image
 from pipeline.ingest.dedupe import GroupIndex
 from pipeline.ingest.scan import IngestReport, ingest
 from pipeline.storage import purge
@@ -29,7 +31,9 @@ from schemas.errors import BadInputError, BusyError
 from tests.pipeline.ingest.pictures import encoded, scene, write_scenes
 
 
-def new_campaign(database: Database, holdout_fraction: float = 0.2) -> CampaignRecord:
+def new_campaign(
+    database: Database, holdout_fraction: float = 0.2, window: tuple[float, float] | None = None
+) -> CampaignRecord:
     """An empty campaign."""
     with database.begin() as conn:
         return create_campaign(
@@ -40,7 +44,7 @@ def new_campaign(database: Database, holdout_fraction: float = 0.2) -> CampaignR
             model_id="toy-color",
             model_digest="d" * 64,
             model_key="k",
-            settings=CampaignSettings(holdout_fraction=holdout_fraction),
+            settings=CampaignSettings(holdout_fraction=holdout_fraction, window=window),
         )
 
 
@@ -297,6 +301,16 @@ def test_a_bucket_is_registered_in_place(sqlite_database: Database, s3_bucket: s
     assert counts(report) == (5, 0, 0, 0)
     assert catalogue(sqlite_database, campaign)[0].uri == f"{s3_bucket}/data/scene-000.png"
     assert counts(ingest(sqlite_database, campaign, f"{s3_bucket}/data")) == (0, 0, 0, 5)
+
+
+def test_a_campaigns_window_stands_with_its_images(database: Database, tmp_path: Path) -> None:
+    campaign = new_campaign(database, window=(100.0, 4000.0))
+    write_scenes(tmp_path / "images", range(1))
+    (tmp_path / "images" / "grey.png").write_bytes(encoded(scene(2)[:, :, 0].astype(np.uint16) << 4))
+    ingest(database, campaign, str(tmp_path / "images"))
+    assert [image.ref.window for image in catalogue(database, campaign)] == [(100.0, 4000.0)] * 2
+    grey = catalogue(database, campaign)[0].ref
+    assert np.array_equal(read_image(grey), decode_image(Path(grey.uri).read_bytes(), window=(100.0, 4000.0))[0])
 
 
 def test_files_that_are_gone_are_told_and_their_images_stay(database: Database, tmp_path: Path) -> None:

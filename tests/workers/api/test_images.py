@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import update
 
 from pipeline.ingest.decode import decode_image
 from pipeline.ingest.renditions import rendition
 from pipeline.storage.images import add_image
+from schemas.tables import Campaign
 from tests.pipeline.ingest.pictures import encoded, scene
 from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in
 
@@ -108,6 +110,19 @@ def test_what_browsers_show_is_the_file(gateway: Gateway, tmp_path: Path, name: 
     with gateway.http() as http:
         answer = http.get(f"/api/images/{image_id}/content")
     assert (answer.headers["content-type"], answer.content) == (kind, data)
+
+
+def test_a_campaigns_window_is_what_the_browser_sees(tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=1) as gateway:
+        with gateway.services.database.begin() as conn:
+            conn.execute(update(Campaign).values(settings={"window": [0, 200]}))
+        image_id = put(gateway, tmp_path, "grey.png", encoded(GREY))
+        with gateway.http() as http:
+            for what in ("content", "thumbnail"):
+                shown = np.asarray(Image.open(io.BytesIO(http.get(f"/api/images/{image_id}/{what}").content)))
+                expected = decode_image(encoded(GREY), window=(0, 200))[0]
+                assert np.abs(shown.astype(int) - expected).mean() < 4
+                assert np.abs(shown.astype(int) - decode_image(encoded(GREY))[0]).mean() > 40
 
 
 def test_a_rendition_is_kept(gateway: Gateway, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ async def content(
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    made = services.renditions.get(image.sha256)
+    made = services.renditions.get((image.sha256, image.window))
     if made is None:
         data = await in_thread(_read, image)
         kind = await in_thread(browser_type, data)
@@ -59,17 +59,18 @@ async def small(
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     async with services.thumbnails:
-        data = await in_thread(lambda: thumbnail(_read(image), size, services.settings.max_image_pixels))
+        data = await in_thread(lambda: thumbnail(_read(image), size, services.settings.max_image_pixels, image.window))
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
 async def _render(image: ImageRecord, data: bytes, services: Services) -> tuple[bytes, str]:
     """One at a time, since each takes several bytes of memory per pixel; what was made last is kept."""
     async with services.rendering:
-        made = services.renditions.get(image.sha256)
+        key = image.sha256, image.window
+        made = services.renditions.get(key)
         if made is None:
-            made = await in_thread(rendition, data, services.settings.max_image_pixels)
-            services.renditions.put(image.sha256, made, len(made[0]))
+            made = await in_thread(rendition, data, services.settings.max_image_pixels, image.window)
+            services.renditions.put(key, made, len(made[0]))
         return made
 
 
