@@ -8,6 +8,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -70,8 +71,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     args = build_parser().parse_args(argv)
+    args.results = sys.stdout
     try:
-        return int(args.run(args))
+        with redirect_stdout(sys.stderr):  # libraries print there, too: Ray does when a node dies
+            return int(args.run(args))
     except (BadInputError, NotFoundError) as error:
         return _complain(error.message, BAD_INPUT)
     except ClickloopError as error:

@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 PROGRESS_S = 5.0
 """Seconds between two progress lines where the terminal cannot overwrite one."""
@@ -16,10 +16,12 @@ class Terminal:
 
     Args:
         as_json: One JSON document on stdout and JSON lines of progress on stderr, instead of text.
+        out: Where results go; None: stdout.
     """
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, out: TextIO | None = None) -> None:
         self.as_json = as_json
+        self._out = out or sys.stdout
         self._overwrites = sys.stderr.isatty() and not as_json
         self._shown = ""
         self._shown_at = 0.0
@@ -28,16 +30,16 @@ class Terminal:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Terminal":
         """The terminal that a command's arguments ask for."""
-        return cls(bool(getattr(args, "json", False)))
+        return cls(bool(getattr(args, "json", False)), getattr(args, "results", None))
 
     def result(self, record: Any, lines: Iterable[str] = ()) -> None:
         """The command's result: the record as JSON, or the lines."""
         self.end_progress()
         if self.as_json:
-            sys.stdout.write(json.dumps(record, default=str, indent=2) + "\n")
+            self._out.write(json.dumps(record, default=str, indent=2) + "\n")
         else:
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-        sys.stdout.flush()
+            self._out.write("".join(f"{line}\n" for line in lines))
+        self._out.flush()
 
     def progress(self, facts: dict[str, Any]) -> None:
         """How far the work is; repeated facts are shown once, and what it begins to wait for at once."""

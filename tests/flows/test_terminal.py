@@ -1,10 +1,15 @@
 """What commands print."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from flows.commands.terminal import Terminal, progress_line, table
+from pipeline.storage import campaigns
+from pipeline.storage.database import open_database
 
 
 def test_a_progress_line_reads_as_a_sentence_without_ids() -> None:
@@ -42,3 +47,18 @@ def test_waiting_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_columns_of_a_table_line_up() -> None:
     assert table(("A", "LONG"), [("xyz", 1.0), ("y", None)]) == ["A    LONG", "xyz  1", "y    -"]
+
+
+def test_what_libraries_print_stays_out_of_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chatty(conn: object) -> list[object]:
+        sys.stdout.write("a node died\n")
+        return []
+
+    open_database(f"sqlite:///{tmp_path / 'clickloop.db'}").close()
+    monkeypatch.setattr(campaigns, "list_campaigns", chatty)
+    assert main(["campaign", "list", "--json", "--workspace", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == []
+    assert "a node died" in said.err
