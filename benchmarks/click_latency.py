@@ -328,15 +328,15 @@ class Clicks:
     """What one run saw.
 
     Attributes:
-        logged: Robots on the product's gateway.
+        logged: Click by click of each instance on the product's gateway.
         unlogged: Those on the gateway without a log, which took turns with them.
         disk: First clicks on images that the refiner did not hold.
         missed: First clicks on images that were not encoded.
         gateway_ms: Mean milliseconds of the hits' events by stage of the gateway.
     """
 
-    logged: list[Robot]
-    unlogged: list[Robot]
+    logged: list[list[Reply]]
+    unlogged: list[list[Reply]]
     disk: list[Reply]
     missed: list[Reply]
     gateway_ms: dict[str, float]
@@ -344,22 +344,22 @@ class Clicks:
     @property
     def firsts(self) -> list[Reply]:
         """Click 1 of each instance."""
-        return [robot.replies[0] for robot in self.logged + self.unlogged]
+        return [replies[0] for replies in self.logged + self.unlogged]
 
     @property
     def lasts(self) -> list[Reply]:
         """Its last click."""
-        return [robot.replies[-1] for robot in self.logged + self.unlogged]
+        return [replies[-1] for replies in self.logged + self.unlogged]
 
     @property
     def hits(self) -> list[Reply]:
         """With log."""
-        return [reply for robot in self.logged for reply in robot.replies[1:]]
+        return [reply for replies in self.logged for reply in replies[1:]]
 
     @property
     def plain(self) -> list[Reply]:
         """The hits without log, in the same order."""
-        return [reply for robot in self.unlogged for reply in robot.replies[1:]]
+        return [reply for replies in self.unlogged for reply in replies[1:]]
 
     @property
     def log_ratio(self) -> float:
@@ -389,14 +389,15 @@ def measure(model: str = "fdrn-compact", instances: int = 6, clicks: int = 20, m
             wait_for_embeddings(store, 2 + COLD_IMAGES)
             interleaved(pair, np.roll(truth, -50, axis=1), 1, 3)  # warm
             before = gateway_stages(client.url)
-            logged, unlogged = interleaved(pair, truth, instances, clicks)
+            robots = interleaved(pair, truth, instances, clicks)
             spent = {stage: after - before[stage] for stage, after in gateway_stages(client.url).items()}
             disk = first_clicks(cold, truth, 2 * COLD_IMAGES)
             missed = first_clicks(cold, truth, misses, delete=store)
             for session in (*pair, *cold):
                 session.close()
-    kinds = [{reply.cache for reply in replies} for replies in (logged[0].replies[1:], disk, missed)]
+    kinds = [{reply.cache for reply in replies} for replies in (robots[0][0].replies[1:], disk, missed)]
     assert kinds == [{"memory"}, {"store"}, {"encoded"}], kinds
+    logged, unlogged = ([robot.replies for robot in own] for own in robots)
     return Clicks(logged, unlogged, disk, missed, {stage: total / count for stage, (total, count) in spent.items()})
 
 
@@ -408,7 +409,7 @@ def report(found: Clicks) -> None:
     row("hit, without log", plain)
     row("disk hit", found.disk)
     row("miss", found.missed)
-    last = len(found.logged[0].replies)
+    last = len(found.logged[0])
     print(f"with / without log      mask {p50(hits, 'mask_ms') / p50(plain, 'mask_ms'):6.3f}   at p50, goal <= 1.05")
     print(f"                      pairs {found.log_ratio:6.3f}   median over clicks made one after the other")
     print(
