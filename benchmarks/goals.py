@@ -251,8 +251,7 @@ def main() -> int:
     ids = list(dict.fromkeys(goal.id for goal in GOALS))
     parser.add_argument("--only", nargs="+", metavar="GOAL", choices=ids, default=ids, help=", ".join(ids))
     wanted = parser.parse_args().only
-    load = " ".join(f"{value:.2f}" for value in os.getloadavg())
-    print(f"{len(os.sched_getaffinity(0))} cores, load average {load}, torch {torch.__version__}, one thread each")
+    print(f"{len(os.sched_getaffinity(0))} cores, load average {_load()}, torch {torch.__version__}, one thread each")
     row("goal", "what", "figure", "limit", "", "what is missing, and what it was read from")
     once = functools.cache(_outcome)
     broken = False
@@ -266,7 +265,13 @@ def main() -> int:
         figure = goal.figure(found)
         gap = "" if goal.is_met(figure) else f"{max(figure / goal.limit, goal.limit / figure):.2f} times off; "
         row(goal.id, goal.what, f"{figure:.3g}", limit, "missed" if gap else "met", gap + goal.note(found))
+    print(f"load average at the end {_load()}")
     return int(broken)
+
+
+def _load() -> str:
+    """The system's load over 1, 5 and 15 minutes."""
+    return " ".join(f"{value:.2f}" for value in os.getloadavg())
 
 
 def _outcome(measurement: Callable[[], Any]) -> tuple[Any, str]:
