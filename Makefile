@@ -1,5 +1,5 @@
 # The commands that people and CI run. `make demo` and `make test` set up everything they need.
-.PHONY: help setup demo test test-slow chaos lint format bench clean
+.PHONY: help setup demo test test-slow chaos lint format bench goals clean
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-16)
@@ -39,7 +39,10 @@ chaos: setup ## label a campaign while processes die and stop, on SQLite, then o
 	done
 
 bench: setup ## print the ratios of the hot paths, each from one run
-	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@for bench in $(filter-out benchmarks/goals.py,$(wildcard benchmarks/*.py)); do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+goals: setup ## print the performance goals as a table: figure, limit, what is missing; ONLY="G1 G3" for some
+	@$(BIN)/python benchmarks/goals.py $(if $(ONLY),--only $(ONLY))
 
 format: setup ## rewrite the code as lint wants it
 	$(BIN)/ruff check --fix .

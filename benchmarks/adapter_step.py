@@ -14,6 +14,8 @@ import multiprocessing
 import resource
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,7 +47,7 @@ def student(model: InteractiveModel, kind: str, is_full: bool) -> tuple[Interact
     return own, list(trained.values())
 
 
-def measure(
+def steps_of(
     model_id: str, kind: str, is_full: bool, is_cached: bool, clicks: int, steps: int
 ) -> tuple[float, float, int]:
     """(CPU ms per step, extra MB, trained parameters); runs in its own process."""
@@ -89,6 +91,42 @@ def measure(
     return statistics.median(times[2:]), (peak - base) / 1024, sum(p.numel() for p in parameters)
 
 
+@dataclass
+class Variant:
+    """A way to train: median CPU ms per step, extra MB and trained parameters of each process that ran it."""
+
+    name: str
+    runs: list[tuple[float, float, int]] = field(default_factory=list)
+
+    @property
+    def ms(self) -> float:
+        """Median over the processes."""
+        return statistics.median(run[0] for run in self.runs)
+
+    @property
+    def extra_mb(self) -> float:
+        """Likewise."""
+        return statistics.median(run[1] for run in self.runs)
+
+
+def measure(
+    model_id: str,
+    kind: str = "head",
+    clicks: int = 1,
+    steps: int = 8,
+    rounds: int = 1,
+    names: Sequence[str] = tuple(VARIANTS),
+) -> list[Variant]:
+    """Run variants by turns, each time in a process of its own; the first of them is the adapter, the last is full."""
+    spawn = multiprocessing.get_context("spawn")
+    variants = [Variant(name) for name in names]
+    for _ in range(rounds):
+        for variant in variants:
+            with spawn.Pool(1) as pool:
+                variant.runs.append(pool.apply(steps_of, (model_id, kind, *VARIANTS[variant.name], clicks, steps)))
+    return variants
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["fdrn-compact", "fdrn-timm:vit_base_patch16_224.mae"])
@@ -96,19 +134,16 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, nargs="+", default=[1, 4], help="clicks per image and step")
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
     for model_id, clicks in itertools.product(options.model, options.clicks):
-        print(f"{model_id}, {clicks} click(s) per step, adapter of kind {options.kind}")
-        found = {}
-        for name, variant in VARIANTS.items():
-            with spawn.Pool(1) as pool:
-                found[name] = pool.apply(measure, (model_id, options.kind, *variant, clicks, options.steps))
-            ms, extra_mb, count = found[name]
-            print(f"  {name:32} {ms:8.0f} CPU ms  {extra_mb:7.0f} MB extra  {count / 1e6:6.2f} M trained", flush=True)
-        adapter, full = found["adapter, cached encoding"], found["full fine-tune with the encoder"]
-        print(
-            f"  full / adapter time {full[0] / adapter[0]:.1f}   adapter / full extra memory {adapter[1] / full[1]:.2f}"
-        )
+        print(f"{model_id}, {clicks} click(s) per step, adapter of kind {options.kind}", flush=True)
+        variants = measure(model_id, options.kind, clicks, options.steps)
+        for variant in variants:
+            millions = variant.runs[0][2] / 1e6
+            figures = f"{variant.ms:8.0f} CPU ms  {variant.extra_mb:7.0f} MB extra  {millions:6.2f} M trained"
+            print(f"  {variant.name:32} {figures}")
+        adapter, _, full = variants
+        time_ratio, memory_ratio = full.ms / adapter.ms, adapter.extra_mb / full.extra_mb
+        print(f"  full / adapter time {time_ratio:.1f}   adapter / full extra memory {memory_ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -68,12 +68,14 @@ class Reply:
     Attributes:
         ack_ms: Until the event was acknowledged.
         mask_ms: Until its mask was there.
+        sent: Bytes of the frame that asked for it.
         size: Bytes of the mask's frame.
         bits: Bytes of its packed mask, in base64.
     """
 
     ack_ms: float
     mask_ms: float
+    sent: int
     size: int
     bits: int
     stages: dict[str, float]
@@ -144,7 +146,8 @@ class Session:
         assert message["type"] == "mask" and message["seq"] == self._seq, message
         bits = message["bits"]
         reply = Reply(
-            ack_ms, mask_ms, len(text), len(bits["bits"]), message["latency_ms"], message["cache"], message["steps"]
+            ack_ms, mask_ms, len(frame), len(text), len(bits["bits"]), message["latency_ms"], message["cache"],
+            message["steps"],
         )  # fmt: skip
         return reply, PackedMask.model_validate(bits)
 
@@ -320,21 +323,95 @@ def p50(replies: Sequence[Reply], name: str) -> float:
     return float(np.median([getattr(reply, name) for reply in replies]))
 
 
-def report(logged: list[Robot], unlogged: list[Robot], disk: list[Reply], missed: list[Reply]) -> None:
+@dataclass(frozen=True)
+class Clicks:
+    """What one run saw.
+
+    Attributes:
+        logged: Click by click of each instance on the product's gateway.
+        unlogged: Those on the gateway without a log, which took turns with them.
+        disk: First clicks on images that the refiner did not hold.
+        missed: First clicks on images that were not encoded.
+        gateway_ms: Mean milliseconds of the hits' events by stage of the gateway.
+    """
+
+    logged: list[list[Reply]]
+    unlogged: list[list[Reply]]
+    disk: list[Reply]
+    missed: list[Reply]
+    gateway_ms: dict[str, float]
+
+    @property
+    def firsts(self) -> list[Reply]:
+        """Click 1 of each instance."""
+        return [replies[0] for replies in self.logged + self.unlogged]
+
+    @property
+    def lasts(self) -> list[Reply]:
+        """Its last click."""
+        return [replies[-1] for replies in self.logged + self.unlogged]
+
+    @property
+    def hits(self) -> list[Reply]:
+        """With log."""
+        return [reply for replies in self.logged for reply in replies[1:]]
+
+    @property
+    def plain(self) -> list[Reply]:
+        """The hits without log, in the same order."""
+        return [reply for replies in self.unlogged for reply in replies[1:]]
+
+    @property
+    def log_ratio(self) -> float:
+        """With / without log: median over clicks made one after the other."""
+        pairs = zip(self.hits, self.plain, strict=True)
+        return float(np.median([own.mask_ms / other.mask_ms for own, other in pairs]))
+
+
+def measure(model: str = "fdrn-compact", instances: int = 6, clicks: int = 20, misses: int = 12) -> Clicks:
+    """Boot a server on new photographs and click.
+
+    Args:
+        model: Of the campaign.
+        instances: Per gateway.
+        clicks: Per instance.
+        misses: First clicks on images whose embedding was deleted.
+    """
+    os.environ["CLICKLOOP_REFINER_CACHE_MB"] = str(CACHE_MB)
+    with tempfile.TemporaryDirectory(prefix="cl-bench-") as folder:
+        settings = Settings(workspace=Path(folder) / "workspace")
+        truth = write_photographs(Path(folder) / "images", 2 + COLD_IMAGES)
+        key = make_campaign(settings, Path(folder) / "images", model)
+        store = Path(settings.resolved_storage_url) / "embeddings" / key
+        with serving(settings) as client, gateway_without_log(settings, client.url) as without:
+            pair = [Session(client.url, "bench", "with"), Session(without, "bench", "without")]
+            cold = [Session(client.url, "bench", "cold") for _ in range(COLD_IMAGES)]
+            wait_for_embeddings(store, 2 + COLD_IMAGES)
+            interleaved(pair, np.roll(truth, -50, axis=1), 1, 3)  # warm
+            before = gateway_stages(client.url)
+            robots = interleaved(pair, truth, instances, clicks)
+            spent = {stage: after - before[stage] for stage, after in gateway_stages(client.url).items()}
+            disk = first_clicks(cold, truth, 2 * COLD_IMAGES)
+            missed = first_clicks(cold, truth, misses, delete=store)
+            for session in (*pair, *cold):
+                session.close()
+    kinds = [{reply.cache for reply in replies} for replies in (robots[0][0].replies[1:], disk, missed)]
+    assert kinds == [{"memory"}, {"store"}, {"encoded"}], kinds
+    logged, unlogged = ([robot.replies for robot in own] for own in robots)
+    return Clicks(logged, unlogged, disk, missed, {stage: total / count for stage, (total, count) in spent.items()})
+
+
+def report(found: Clicks) -> None:
     """Print the table and the ratios."""
-    firsts = [robot.replies[0] for robot in logged + unlogged]
-    lasts = [robot.replies[-1] for robot in logged + unlogged]
-    hits = [reply for robot in logged for reply in robot.replies[1:]]
-    plain = [reply for robot in unlogged for reply in robot.replies[1:]]
+    firsts, lasts, hits, plain = found.firsts, found.lasts, found.hits, found.plain
     print(f"{'ms, p50/p95':<22}{'n':>4}" + "".join(f"{name:>11}     " for name in ("mask", "ack", *STAGES, "rest")))
     row("hit", hits)
     row("hit, without log", plain)
-    row("disk hit", disk)
-    row("miss", missed)
-    last = len(logged[0].replies)
+    row("disk hit", found.disk)
+    row("miss", found.missed)
+    last = len(found.logged[0])
     print(f"with / without log      mask {p50(hits, 'mask_ms') / p50(plain, 'mask_ms'):6.3f}   at p50, goal <= 1.05")
-    pairs = np.median([own.mask_ms / other.mask_ms for own, other in zip(hits, plain, strict=True)])
-    print(f"                      pairs {pairs:6.3f}   median over clicks made one after the other")
+    print(f"                      pairs {found.log_ratio:6.3f}   median over clicks made one after the other")
     print(
         f"                        ack {p50(hits, 'ack_ms') - p50(plain, 'ack_ms'):+7.2f} ms at p50: what a commit adds"
     )
@@ -342,8 +419,9 @@ def report(logged: list[Robot], unlogged: list[Robot], disk: list[Reply], missed
     bare = [np.median([reply.size - reply.bits for reply in replies]) for replies in (firsts, lasts)]
     print(f"                      bytes {p50(lasts, 'size') / p50(firsts, 'size'):6.3f}   goal <= 1.05")
     print(f"          without the mask's {bare[1] / bare[0]:6.3f}   (the masks of the two clicks differ)")
+    print(f"    bytes of the request {p50(lasts, 'sent') / p50(firsts, 'sent'):8.3f}   goal <= 1.05")
     print(f"bytes per reply        p50 {p50(hits, 'size'):6.0f}   max {max(r.size for r in hits)}, goal <= 10000")
-    kinds = [f"{p50(replies, 'mask_ms'):.1f}" for replies in (missed, disk, hits)]
+    kinds = [f"{p50(replies, 'mask_ms'):.1f}" for replies in (found.missed, found.disk, hits)]
     print(f"miss / disk hit / hit  {' / '.join(kinds)} ms at p50")
     print(f"load                  {os.getloadavg()[0]:8.2f} on {len(os.sched_getaffinity(0))} cores")
 
@@ -360,29 +438,10 @@ def main() -> None:
     if args.without_log:
         run_without_log()
         return
-    os.environ["CLICKLOOP_REFINER_CACHE_MB"] = str(CACHE_MB)
-    with tempfile.TemporaryDirectory(prefix="cl-bench-") as folder:
-        settings = Settings(workspace=Path(folder) / "workspace")
-        truth = write_photographs(Path(folder) / "images", 2 + COLD_IMAGES)
-        key = make_campaign(settings, Path(folder) / "images", args.model)
-        store = Path(settings.resolved_storage_url) / "embeddings" / key
-        with serving(settings) as client, gateway_without_log(settings, client.url) as without:
-            pair = [Session(client.url, "bench", "with"), Session(without, "bench", "without")]
-            cold = [Session(client.url, "bench", "cold") for _ in range(COLD_IMAGES)]
-            wait_for_embeddings(store, 2 + COLD_IMAGES)
-            interleaved(pair, np.roll(truth, -50, axis=1), 1, 3)  # warm
-            before = gateway_stages(client.url)
-            logged, unlogged = interleaved(pair, truth, args.instances, args.clicks)
-            spent = {stage: after - before[stage] for stage, after in gateway_stages(client.url).items()}
-            disk = first_clicks(cold, truth, 2 * COLD_IMAGES)
-            missed = first_clicks(cold, truth, args.misses, delete=store)
-            for session in (*pair, *cold):
-                session.close()
-    kinds = [{reply.cache for reply in replies} for replies in (logged[0].replies[1:], disk, missed)]
-    assert kinds == [{"memory"}, {"store"}, {"encoded"}], kinds
+    found = measure(args.model, args.instances, args.clicks, args.misses)
     print(f"{args.model}, {SIZE[1]}x{SIZE[0]} JPEG, one refiner")
-    report(logged, unlogged, disk, missed)
-    means = ", ".join(f"{stage} {total / count:.2f}" for stage, (total, count) in spent.items())
+    report(found)
+    means = ", ".join(f"{stage} {ms:.2f}" for stage, ms in found.gateway_ms.items())
     print(f"in the gateway         {means} ms, mean of the events of the hits")
 
 

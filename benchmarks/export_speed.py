@@ -290,26 +290,29 @@ def raw_coco(path: Path, sample: int) -> float:
     return timed(write)[1] / len(items)
 
 
-def main() -> None:
-    """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--masks-per-image", type=int, default=10)
-    parser.add_argument("--clicks-per-mask", type=int, default=3)
-    parser.add_argument("--sample", type=int, default=20_000, help="annotations that orjson writes again")
-    parser.add_argument("--keep", metavar="DIR", help="make the catalogue here, or use the one that is here")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.keep) as folder:
-        path = Path(options.keep or folder, "clickloop.db")
+def measure(
+    images: int = 2000,
+    masks_per_image: int = 10,
+    clicks_per_mask: int = 3,
+    sample: int = 20_000,
+    keep: str | None = None,
+) -> dict[str, Any]:
+    """Export and read and write again; the arguments are those of the command line.
+
+    Returns:
+        rows, cpu_s, wall_s, ratios, rows_per_cpu_s, peak_memory_mb and memory_before_mb, each a dict.
+    """
+    with tempfile.TemporaryDirectory(dir=keep) as folder:
+        path = Path(keep or folder, "clickloop.db")
         url = f"sqlite:///{path}"
         if not path.exists():
-            in_new_process(make, url, options.images, options.masks_per_image, options.clicks_per_mask)
+            in_new_process(make, url, images, masks_per_image, clicks_per_mask)
         made, snapshot_s = in_new_process(snapshot, url)
         runs = {name: in_new_process(export, url, made, f"{folder}/{name}", FORMS[name]) for name in FORMS}
         masks_s, events_s = in_new_process(raw_read, url, made)
         pyarrow_s = in_new_process(raw_parquet, Path(folder, "parquet", "parquet"))
-        object_s = in_new_process(raw_coco, Path(folder, "coco", "coco", "instances.json"), options.sample)
-        alone = in_new_process(writers, url, made, folder, options.sample)
+        object_s = in_new_process(raw_coco, Path(folder, "coco", "coco", "instances.json"), sample)
+        alone = in_new_process(writers, url, made, folder, sample)
     counts = runs["parquet"]["counts"]
     rows, masks = counts["images"] + counts["annotations"] + counts["clicks"], counts["annotations"]
     parquet_s, coco_s, orjson_s = runs["parquet"]["cpu_s"], runs["coco"]["cpu_s"], object_s * masks
@@ -325,7 +328,7 @@ def main() -> None:
         "coco_to_floor": (orjson_s + masks_s) / coco_s,
         "coco_writer_to_orjson": object_s / alone["coco"],
     }
-    figures = {
+    return {
         "rows": counts,
         "cpu_s": {name: round(value, 3) for name, value in seconds.items()},
         "wall_s": {name: round(run["wall_s"], 3) for name, run in runs.items()},
@@ -334,6 +337,18 @@ def main() -> None:
         "peak_memory_mb": {name: run["peak_mb"] for name, run in runs.items()},
         "memory_before_mb": {name: run["before_mb"] for name, run in runs.items()},
     }
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--masks-per-image", type=int, default=10)
+    parser.add_argument("--clicks-per-mask", type=int, default=3)
+    parser.add_argument("--sample", type=int, default=20_000, help="annotations that orjson writes again")
+    parser.add_argument("--keep", metavar="DIR", help="make the catalogue here, or use the one that is here")
+    options = parser.parse_args()
+    figures = measure(options.images, options.masks_per_image, options.clicks_per_mask, options.sample, options.keep)
     print(json.dumps(figures, indent=2))
 
 

@@ -17,7 +17,7 @@ import argparse
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -71,6 +71,17 @@ def hit(model: InteractiveModel, size: Size) -> Step:
     return step
 
 
+def miss(model: InteractiveModel, size: Size) -> Step:
+    """The first click on an image that is not encoded yet."""
+    predictor = Predictor(model)
+
+    def work() -> None:
+        predictor.set_image(noise(size))
+        predictor.click(click_at(0, size))
+
+    return lambda: timed(work)
+
+
 def sequence(model: InteractiveModel, size: Size) -> Step:
     """An image opened and clicked 20 times."""
     predictor = Predictor(model)
@@ -103,7 +114,12 @@ def training(model: InteractiveModel, size: Size) -> Step:
     return lambda: timed(work)
 
 
-SUBJECTS: dict[str, Callable[[InteractiveModel, Size], Step]] = {"hit": hit, "sequence": sequence, "training": training}
+STEPS: dict[str, Callable[[InteractiveModel, Size], Step]] = {
+    "hit": hit,
+    "miss": miss,
+    "sequence": sequence,
+    "training": training,
+}
 GROUPS = {
     "hit": ("simpleclick-base-448", "fdrn-b0-segformerb0", "fdrn-compact"),
     "sequence": ("ritm-hrnet32", "fdrn-h2-hrnet18s"),
@@ -112,31 +128,33 @@ GROUPS = {
 """Name of a group -> models; the first is what the others are compared with."""
 
 
-def body(pipe: Connection, group: str, model_id: str, size: Size) -> None:
+def body(pipe: Connection, kind: str, model_id: str, size: Size) -> None:
     """Process of one subject: a step per message, until told to stop; then its memory, size and arithmetic."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     before = resident_mib() or 0.0
     model = create_model(model_id)
-    step = SUBJECTS[group](model, size)
+    step = STEPS[kind](model, size)
     while pipe.recv():
         pipe.send(step())
     peak = resident_mib(peak=True) or 0.0
     learnable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     model.requires_grad_(False)  # the counter follows gradients, which a click computes without
-    gmacs = count_gmacs(step) if group == "hit" else 0.0
+    gmacs = count_gmacs(step) if kind == "hit" else 0.0
     pipe.send((peak, peak - before, learnable / 1e6, gmacs))
 
 
 @dataclass
 class Subject:
-    """One model of a group in its process."""
+    """A model at one kind of step, in its process."""
 
+    kind: str
     model_id: str
     pipe: Connection
     times: list[float] = field(default_factory=list)
     peak: float = 0.0
     extra: float = 0.0
+    learnable: float = 0.0
     gmacs: float = 0.0
 
     @property
@@ -145,15 +163,15 @@ class Subject:
         return statistics.median(self.times)
 
 
-def measure(group: str, rounds: int, size: Size) -> list[Subject]:
-    """Run a group's subjects in turn; the first round warms up and is not counted."""
+def measure(pairs: Sequence[tuple[str, str]], rounds: int, size: Size = (512, 512)) -> list[Subject]:
+    """Run (kind of step, model) pairs in turn; the first round warms up and is not counted."""
     spawn = multiprocessing.get_context("spawn")
     subjects, processes = [], []
-    for model_id in GROUPS[group]:
+    for kind, model_id in pairs:
         ours, theirs = spawn.Pipe()
-        processes.append(spawn.Process(target=body, args=(theirs, group, model_id, size), daemon=True))
+        processes.append(spawn.Process(target=body, args=(theirs, kind, model_id, size), daemon=True))
         processes[-1].start()
-        subjects.append(Subject(model_id, ours))
+        subjects.append(Subject(kind, model_id, ours))
     for number in range(rounds + 1):
         for subject in subjects:
             subject.pipe.send(True)
@@ -162,13 +180,8 @@ def measure(group: str, rounds: int, size: Size) -> list[Subject]:
                 subject.times.append(spent)
     for subject, process in zip(subjects, processes, strict=True):
         subject.pipe.send(False)
-        subject.peak, subject.extra, learnable, subject.gmacs = subject.pipe.recv()
+        subject.peak, subject.extra, subject.learnable, subject.gmacs = subject.pipe.recv()
         process.join()
-        print(
-            f"  {subject.model_id:36} {subject.ms:9.1f} CPU ms  peak {subject.peak:6.0f} MiB"
-            f" ({subject.extra:5.0f} beyond the libraries)  {learnable:6.2f} M learn",
-            flush=True,
-        )
     return subjects
 
 
@@ -189,7 +202,15 @@ def main() -> None:
     print("random weights: these figures say nothing about quality")
     for group in options.groups:
         print(f"{group}:")
-        first, *others = measure(group, 2 * options.rounds if group == "hit" else options.rounds, size)
+        pairs = [(group, model_id) for model_id in GROUPS[group]]
+        subjects = measure(pairs, 2 * options.rounds if group == "hit" else options.rounds, size)
+        for subject in subjects:
+            print(
+                f"  {subject.model_id:36} {subject.ms:9.1f} CPU ms  peak {subject.peak:6.0f} MiB"
+                f" ({subject.extra:5.0f} beyond the libraries)  {subject.learnable:6.2f} M learn",
+                flush=True,
+            )
+        first, *others = subjects
         if group == "hit":
             rate = gemm_gmacs_per_second()
             floor = 1000 * first.gmacs / rate

@@ -128,6 +128,7 @@ def start_ray(settings: Settings) -> str:
     folder = _temp_dir(settings.workspace)
     shutil.rmtree(folder, ignore_errors=True)  # logs and sockets of the last start: the workspace has one owner
     folder.mkdir(mode=0o700)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by Ray's 15 clicks would be as low as heavy roles
     context = ray.init(
         address="local",
         num_cpus=max(2, len(os.sched_getaffinity(0))),

@@ -116,3 +116,14 @@ def test_a_command_uses_the_running_actors(ray_workers: Settings) -> None:
     assert info is not None, "the owner lives on"
     connect(info)
     ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_clicks_are_not_niced_below_everything_else(ray_workers: Settings) -> None:
+    info = read_info(ray_workers.workspace)
+    assert info is not None
+    owner = psutil.Process(info.owner_pid)
+    refiners = [p for p in owner.children(recursive=True) if "_RefinerShell" in " ".join(p.cmdline())]
+    assert refiners
+    assert {p.nice() for p in refiners} == {owner.nice()}
