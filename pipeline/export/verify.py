@@ -1,4 +1,4 @@
-"""Checking a snapshot or delta: every file against the manifest, and the labels against themselves. Needs no catalogue."""
+"""Checking a snapshot or delta: every file against the manifest, its labels against themselves; needs no catalogue."""
 
 import io
 from collections.abc import Iterator
