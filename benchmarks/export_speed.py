@@ -11,6 +11,8 @@ rows.
 - `parquet_to_pyarrow` and `coco_to_orjson`: yardstick / whole export, which has to read the database first.
 - `parquet_to_floor` and `coco_to_floor`: (yardstick + sqlite3) / whole export.
 - `parquet_writer_to_pyarrow` and `coco_writer_to_orjson`: yardstick / writer alone, given ready arrays, on a sample.
+- `delta_to_whole`: a delta after a mask was corrected on 1 % of the images, then on as many images as make 1 % of the
+  masks / the whole export of the same: CPU time of writing, and of writing and taking the snapshot that both need.
 """
 
 # ruff: noqa: C408
@@ -34,7 +36,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select
 
 from pipeline.export.batches import Clicks, Labels, read_snapshot
 from pipeline.export.directory import SnapshotDirectory
@@ -193,6 +195,60 @@ def export(url: str, snapshot_id: str, to: str, formats: list[str]) -> dict[str,
     return {"counts": report.counts, "cpu_s": cpu_s, "wall_s": wall_s, "before_mb": before, "peak_mb": peak_mb()}
 
 
+def correct(url: str, every: int) -> None:
+    """Correct the newest mask of each image whose number `every` divides, in a session of its own."""
+    database = open_database(url)
+    task, instance, mask = (table.__table__ for table in (Task, Instance, MaskRow))
+    with database.begin() as conn:
+        last = conn.execute(select(func.max(mask.c.number))).scalar_one()
+        lease_no = conn.execute(select(func.max(Session.lease_no))).scalar_one() + 1
+        newest = select(func.max(mask.c.number)).join(Image, Image.id == mask.c.image_id)
+        newest = newest.where(Image.number % every == 0).group_by(mask.c.image_id)
+        found = conn.execute(
+            select(mask, instance.c.id.label("instance"), task.c.id.label("task"))
+            .join(instance, instance.c.mask_id == mask.c.id)
+            .join(task, task.c.image_id == mask.c.image_id)
+            .where(mask.c.number.in_(newest))
+        ).all()
+        rows: dict[Any, list[dict[str, Any]]] = {table: [] for table in (Session, EventRow, MaskRow, Instance)}
+        for number, old in enumerate(found, last + 1):
+            session, event, made, corrected = (str(uuid.uuid4()) for _ in range(4))
+            common = {"campaign_id": old.campaign_id, "image_id": old.image_id}
+            rows[Session].append(
+                dict(common, id=session, task_id=old.task, annotator_id=old.annotator_id, lease_no=lease_no, epoch=1,
+                     last_seq=1, state="submitted")
+            )  # fmt: skip
+            rows[EventRow].append(
+                dict(event_id=event, session_id=session, seq=1, session_epoch=1, lease_no=lease_no,
+                     instance_id=corrected, kind="click", payload_sha256=old.mask_sha256, pins=None,
+                     annotator_id=old.annotator_id, payload={"v": 1, "x": 1.5, "y": 2.5, "is_positive": True})
+            )  # fmt: skip
+            new = dict(id=made, number=number, instance_id=corrected, session_id=session, event_id=event, seq=1)
+            rows[MaskRow].append({column.name: getattr(old, column.name) for column in mask.c} | new)
+            rows[Instance].append(
+                dict(common, id=corrected, session_id=session, state="accepted", category_number=old.category_number,
+                     unsure=False, mask_id=made, opened_mask_id=old.id)
+            )  # fmt: skip
+        for table, values in rows.items():
+            times = {c.name: db_now() for c in table.__table__.c if c.name in TIMES}
+            conn.execute(insert(table).values(times), values)
+
+
+def delta(url: str, since: str, to: str, form: str) -> dict[str, Any]:
+    """What a delta holds, and the CPU seconds of a new snapshot, of writing it and of writing a delta to it."""
+    database = open_database(url)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, "benchmark")
+    export_snapshot(database, campaign, f"{to}-nothing", [form], images="uri", filters={"states": ["new"]})
+    with database.begin() as conn:
+        made, snapshot_s = timed(lambda: create_snapshot(conn, campaign.id, "export"))
+    options: dict[str, Any] = {"formats": [form], "images": "uri", "snapshot_id": made.id}
+    _, whole_s = timed(lambda: export_snapshot(database, campaign, f"{to}-whole", **options))
+    options["since_snapshot"] = since
+    report, delta_s = timed(lambda: export_snapshot(database, campaign, f"{to}-delta", **options))
+    return {"counts": report.counts, "snapshot_s": snapshot_s, "whole_s": whole_s, "delta_s": delta_s}
+
+
 def writers(url: str, snapshot_id: str, to: str, sample: int) -> dict[str, float]:
     """CPU seconds per mask that the writers take for the first masks, when the arrays are there: the best of three."""
     database = open_database(url)
@@ -300,7 +356,7 @@ def measure(
     """Export and read and write again; the arguments are those of the command line.
 
     Returns:
-        rows, cpu_s, wall_s, ratios, rows_per_cpu_s, peak_memory_mb and memory_before_mb, each a dict.
+        rows, cpu_s, wall_s, ratios, rows_per_cpu_s, peak_memory_mb, memory_before_mb and delta_to_whole, each a dict.
     """
     with tempfile.TemporaryDirectory(dir=keep) as folder:
         path = Path(keep or folder, "clickloop.db")
@@ -313,6 +369,12 @@ def measure(
         pyarrow_s = in_new_process(raw_parquet, Path(folder, "parquet", "parquet"))
         object_s = in_new_process(raw_coco, Path(folder, "coco", "coco", "instances.json"), sample)
         alone = in_new_process(writers, url, made, folder, sample)
+        deltas: dict[str, dict[str, Any]] = {}
+        for what, every in (("images", 100), ("masks", max(1, 100 // masks_per_image))):
+            in_new_process(correct, url, every)
+            for form in ("parquet", "coco"):
+                name = f"{form}_1_percent_of_{what}"
+                deltas[name] = in_new_process(delta, url, made, f"{folder}/{name}", form)
     counts = runs["parquet"]["counts"]
     rows, masks = counts["images"] + counts["annotations"] + counts["clicks"], counts["annotations"]
     parquet_s, coco_s, orjson_s = runs["parquet"]["cpu_s"], runs["coco"]["cpu_s"], object_s * masks
@@ -336,6 +398,15 @@ def measure(
         "rows_per_cpu_s": {"parquet": round(rows / parquet_s), "coco": round(masks / coco_s)},
         "peak_memory_mb": {name: run["peak_mb"] for name, run in runs.items()},
         "memory_before_mb": {name: run["before_mb"] for name, run in runs.items()},
+        "delta_to_whole": {
+            name: {
+                "written": round(run["delta_s"] / run["whole_s"], 3),
+                "with_snapshot": round((run["delta_s"] + run["snapshot_s"]) / (run["whole_s"] + run["snapshot_s"]), 3),
+                "delta_cpu_s": round(run["delta_s"], 3),
+                **{what: run["counts"][what] for what in ("images", "annotations")},
+            }
+            for name, run in deltas.items()
+        },
     }
 
 

@@ -22,6 +22,7 @@ def export_flow(
     val: float = 0.0,
     test: float = 0.0,
     images: Literal["embedded", "uri"] = "embedded",
+    since_snapshot: str | None = None,
 ) -> dict[str, Any]:
     """Write a snapshot directory, its manifest last.
 
@@ -37,14 +38,17 @@ def export_flow(
         val: Share to validate on.
         test: Share to test on.
         images: Whether image files are copied or named.
+        since_snapshot: Number or id of an older one; None: everything is written.
 
     Returns:
         The manifest's URI, snapshot number, counts and files.
     """
     filters = {"categories": categories, "since": since, "until": until, "annotators": annotators, "states": states}
     parts = {"val": val, "test": test}
-    with job_scope("export", campaign, {"to": to, "formats": formats, "images": images} | filters | parts) as job:
-        return job.done(write_snapshot(campaign, to, formats or ["coco", "parquet"], filters, Splits(**parts), images))
+    asked = {"to": to, "formats": formats, "images": images, "since_snapshot": since_snapshot} | filters | parts
+    with job_scope("export", campaign, asked) as job:
+        chosen = formats or ["coco", "parquet"]
+        return job.done(write_snapshot(campaign, to, chosen, filters, Splits(**parts), images, since_snapshot))
 
 
 @as_step("write snapshot")
@@ -55,6 +59,7 @@ def write_snapshot(
     filters: dict[str, Any],
     splits: Splits,
     images: Literal["embedded", "uri"],
+    since_snapshot: str | None,
 ) -> dict[str, Any]:
     """Take one snapshot and write it, or finish the one that the same export began at the same URL."""
     job = current_job()
@@ -70,6 +75,7 @@ def write_snapshot(
         filters=wanted,
         splits=splits,
         images=images,
+        since_snapshot=since_snapshot,
         progress=lambda facts: job.progress(step="export", **facts),
         should_stop=job.should_stop,
         min_free_bytes=services.settings.min_free_bytes,

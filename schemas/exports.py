@@ -20,6 +20,7 @@ class ExportRecord(BaseModel):
     Attributes:
         request_id: The job that wrote it.
         snapshot: Its snapshot's number.
+        since_snapshot: Of a delta, the number of the snapshot since which it holds the changes.
         uri: Of the folder.
         counts: images, annotations, clicks, ...
         downloadable: Whether this gateway hands out its files.
@@ -39,3 +40,4 @@ class ExportRecord(BaseModel):
     files: list[ExportFile]
     num_files: int
     num_bytes: int
+    since_snapshot: int | None = None

@@ -81,7 +81,8 @@ class Export(_Payload):
 
     Only what fits all of them: masks of `categories` (names), accepted from `since` on and before `until`, by
     `annotators` (names or pseudonyms), on images whose task is in one of `states`. `val` and `test` are the shares of
-    the images that these parts get. `images` "uri": image files are named instead of copied.
+    the images that these parts get. `images` "uri": image files are named instead of copied. `since_snapshot` (number
+    or id): only what changed since.
     """
 
     to: Place | None = None
@@ -94,6 +95,7 @@ class Export(_Payload):
     val: float = Field(default=0.0, ge=0, lt=1)
     test: float = Field(default=0.0, ge=0, lt=1)
     images: Literal["embedded", "uri"] = "embedded"
+    since_snapshot: str | None = None
 
 
 class Create(_Payload):

@@ -23,7 +23,8 @@ def verify(args: argparse.Namespace) -> int:
     settings_of(args)
     report = verify_snapshot(absolute_url(args.url))
     record = report.model_dump(mode="json")
-    terminal.result(record, [f"{'ok' if report.ok else 'DAMAGED'}: {args.url}", *report.problems])
+    since = "" if report.since_snapshot is None else f", what changed since snapshot {report.since_snapshot}"
+    terminal.result(record, [f"{'ok' if report.ok else 'DAMAGED'}: {args.url}{since}", *report.problems])
     return 0 if report.ok else 1
 
 

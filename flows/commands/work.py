@@ -37,6 +37,8 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=fraction, metavar="SHARE", help="share of the images to validate on, 0 to 1 (0)")
     parser.add_argument("--test", type=fraction, metavar="SHARE", help="share of the images to test on, 0 to 1 (0)")
     parser.add_argument("--images", choices=["embedded", "uri"], help="copy image files or name them (embedded)")
+    since = "write only what changed since this one (number or id), as coco or parquet"
+    parser.add_argument("--since-snapshot", metavar="SNAPSHOT", help=since)
 
 
 def precompute(args: argparse.Namespace) -> int:
@@ -79,11 +81,17 @@ def export(args: argparse.Namespace) -> int:
         "val": args.val,
         "test": args.test,
         "images": args.images,
+        "since_snapshot": args.since_snapshot,
     }
     payload = {name: value for name, value in chosen.items() if value is not None}
     result = run_job(settings, terminal, "export", args.name, payload)
     counts = ", ".join(f"{value} {name}" for name, value in result["counts"].items())
-    terminal.result(result, [f"Snapshot {result['snapshot']}: {counts}.", f"Manifest: {result['manifest_uri']}"])
+    what = f"Snapshot {result['snapshot']}"
+    lines = [f"{what}: {counts}.", f"Manifest: {result['manifest_uri']}"]
+    if (since := result.get("since_snapshot")) is not None:
+        is_empty = not any(result["counts"].values())
+        lines[0] = f"{what}: nothing changed since {since}." if is_empty else f"{what} since {since}: {counts}."
+    terminal.result(result, lines)
     return 0
 
 

@@ -3,7 +3,8 @@
 A batch is read by one short transaction after the other while the batch before it is written.
 """
 
-from collections.abc import Generator, Iterator
+from bisect import bisect_right
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -75,7 +76,7 @@ class _Pace:
 
 
 def read_snapshot(
-    database: Database, snapshot: SnapshotRecord, splits: Splits, clicks: bool
+    database: Database, snapshot: SnapshotRecord, splits: Splits, clicks: bool, only: Sequence[int] | None = None
 ) -> Generator[Labels | Clicks, None, None]:
     """A snapshot in order of its images; the clicks of some images follow their labels.
 
@@ -84,16 +85,20 @@ def read_snapshot(
         snapshot: The snapshot.
         splits: Names each image's split.
         clicks: Whether to read the click log, too.
+        only: Numbers of the images to read, ascending; None: all.
     """
-    return _ahead(_Reader(database, snapshot, splits, clicks).parts())
+    return _ahead(_Reader(database, snapshot, splits, clicks, only).parts())
 
 
 class _Reader:
-    def __init__(self, database: Database, snapshot: SnapshotRecord, splits: Splits, clicks: bool) -> None:
+    def __init__(
+        self, database: Database, snapshot: SnapshotRecord, splits: Splits, clicks: bool, only: Sequence[int] | None
+    ) -> None:
         self.database = database
         self.snapshot = snapshot
         self.splits = splits
         self.clicks = clicks
+        self.only = only
         self.categories = {category.number: category.name for category in snapshot.categories}
         self.masks_pace, self.events_pace = _Pace(), _Pace()
 
@@ -121,8 +126,12 @@ class _Reader:
                 page = page[count:]
 
     def _page(self, after: int) -> list[ExportImage]:
+        only = self.only
+        if only is not None:
+            start = bisect_right(only, after)
+            only = only[start : start + IMAGES_AT_ONCE]
         with self.database.connect() as conn:
-            found = image_page(conn, self.snapshot.id, after, IMAGES_AT_ONCE)
+            found = image_page(conn, self.snapshot.id, after, IMAGES_AT_ONCE, only)
         return [ExportImage(**vars(image), split=self.splits.of(image)) for image in found]
 
     def _events(self, annotations: pa.Table) -> Iterator[pa.Table]:

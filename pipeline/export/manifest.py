@@ -17,6 +17,8 @@ from schemas.errors import BadInputError, CorruptDataError, NotFoundError
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "clickloop-snapshot"
+DELTA_FORMAT = "clickloop-snapshot-delta"
+"""Of a delta, which who knows snapshots only must not take for one."""
 
 
 def manifest_facts(
@@ -30,6 +32,7 @@ def manifest_facts(
     counts: dict[str, int],
     reports: dict[str, dict[str, Any]],
     purged: Iterable[TombstoneRecord] = (),
+    delta: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All of the manifest but the list of files. Says nothing of when or where it was written: that is not its content.
 
@@ -43,9 +46,10 @@ def manifest_facts(
         counts: images, annotations, clicks, ...
         reports: What the formats say of themselves, by their names: what they lost, what they left out.
         purged: Tombstones of the campaign's images, for whoever keeps older snapshots.
+        delta: Of a delta, since which snapshot it is, and its file of tombstones; None: it is the whole snapshot.
     """
     return {
-        "format": MANIFEST_FORMAT,
+        "format": MANIFEST_FORMAT if delta is None else DELTA_FORMAT,
         "format_version": FORMAT_VERSION,
         **versions(),
         "campaign": {"id": campaign.id, "name": campaign.name},
@@ -71,11 +75,11 @@ def manifest_facts(
             }
             for tombstone in purged
         ],
-    }
+    } | ({} if delta is None else {"delta": delta})
 
 
 def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
-    """The file system, folder and manifest of a snapshot.
+    """The file system, folder and manifest of a snapshot or delta.
 
     Args:
         url: Of the snapshot's folder, or of the manifest itself.
@@ -92,7 +96,7 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
         raise NotFoundError(f"There is no {MANIFEST} at {url!r}: no snapshot, or one that was not finished.") from error
     except orjson.JSONDecodeError as error:
         raise CorruptDataError(f"The {MANIFEST} at {url!r} is broken: {error}.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in (MANIFEST_FORMAT, DELTA_FORMAT):
         raise CorruptDataError(f"The {MANIFEST} at {url!r} is not that of a snapshot.")
     written = manifest.get("format_version", 0)
     if written > FORMAT_VERSION:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from pipeline.export.batches import Clicks, Labels, read_snapshot
 from pipeline.export.coco import CocoFormat
+from pipeline.export.delta import Delta, delta_between, find_base
 from pipeline.export.directory import SnapshotDirectory
 from pipeline.export.huggingface import HuggingFaceFormat
 from pipeline.export.lvis import LvisFormat
@@ -41,13 +42,16 @@ class ExportReport(BaseModel):
 
     Attributes:
         manifest_uri: Of the manifest; empty when it was stopped, and then nothing is there.
-        counts: images, verified_empty, annotations, clicks, ...
+        counts: images, verified_empty, annotations, clicks, ...; of a delta also removed_images and
+            removed_annotations.
+        since_snapshot: Number of the snapshot that it is a delta of; None: it is whole.
         files: path, bytes, sha256 of each file.
     """
 
     manifest_uri: str = ""
     snapshot_id: str = ""
     snapshot_number: int = 0
+    since_snapshot: int | None = None
     counts: dict[str, int] = {}
     files: list[dict[str, Any]] = []
     stopped: bool = False
@@ -76,6 +80,7 @@ def export_snapshot(
     splits: Splits | None = None,
     images: Literal["embedded", "uri"] = "embedded",
     snapshot_id: str | None = None,
+    since_snapshot: str | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     min_free_bytes: int = 0,
@@ -93,12 +98,15 @@ def export_snapshot(
         splits: Shares to validate and test on.
         images: Whether the image files become part of the snapshot, where the format can hold them, or their URIs.
         snapshot_id: An existing snapshot of the campaign to write again; its filters are its own.
+        since_snapshot: Number or id of an older one: only what changed since is written, see `delta`.
         progress: Called with counts as it goes on.
         should_stop: Asked between images.
         min_free_bytes: It stops before a local disk has less than this.
 
     Raises:
-        BadInputError: Unknown format or filter, foreign snapshot, or something is at the URL.
+        BadInputError: Unknown format or filter, foreign snapshot, one that there is no such delta of, or something is
+            at the URL.
+        NotFoundError: There is no such older snapshot.
         BadImageError, CorruptDataError: An image to be embedded is gone or has changed since ingest.
         OutOfSpaceError: The disk is full or near its floor; nothing is visible.
         BusyError, ForbiddenError: The object store does not answer, or refuses; no manifest is there.
@@ -109,39 +117,75 @@ def export_snapshot(
     options = _Options(
         frozenset(formats), splits or Splits(), images == "embedded", progress, should_stop or (lambda: False)
     )
-    facts = _facts(campaign, options, filters)
+    existing = None if snapshot_id is None else _existing(database, campaign, snapshot_id)
+    wanted = existing.filters if existing else {name: v for name, v in (filters or {}).items() if v is not None}
+    since = _base(database, campaign, since_snapshot, options, wanted)
+    facts = _facts(campaign, options, wanted, since)
     with SnapshotDirectory(to_url, min_free_bytes) as directory:
-        snapshot = _snapshot(database, campaign, snapshot_id or directory.unfinished(facts), filters)
+        snapshot = existing or _new_or_unfinished(database, campaign, directory.unfinished(facts), wanted)
+        delta = None
+        if since is not None:
+            with database.connect() as conn:
+                delta = delta_between(conn, since, snapshot)
         directory.begin(facts, snapshot.id)
         try:
-            return _Export(database, campaign, snapshot, directory, options).run()
+            return _Export(database, campaign, snapshot, directory, options, delta).run()
         except _StoppedError:
             return ExportReport(snapshot_id=snapshot.id, snapshot_number=snapshot.number, stopped=True)
 
 
-def _facts(campaign: CampaignRecord, options: _Options, filters: Mapping[str, Any] | None) -> dict[str, Any]:
+def _facts(
+    campaign: CampaignRecord, options: _Options, filters: dict[str, Any], since: SnapshotRecord | None
+) -> dict[str, Any]:
     """What decides on the bytes of an export, besides its snapshot."""
-    return {
+    facts = {
         "campaign_id": campaign.id,
         "formats": sorted(options.formats),
-        "filters": {name: value for name, value in (filters or {}).items() if value is not None},
+        "filters": filters,
         "splits": {"val": options.splits.val, "test": options.splits.test},
         "embed": options.embed,
         **versions(),
     }
+    return facts if since is None else facts | {"since_snapshot": since.id}
 
 
-def _snapshot(
-    database: Database, campaign: CampaignRecord, snapshot_id: str | None, filters: Mapping[str, Any] | None
+def _new_or_unfinished(
+    database: Database, campaign: CampaignRecord, unfinished: str | None, filters: dict[str, Any]
 ) -> SnapshotRecord:
-    if snapshot_id is None:
-        with database.begin() as conn:
-            return snapshots.create_snapshot(conn, campaign.id, "export", dict(filters or {}))
+    if unfinished is not None:
+        return _existing(database, campaign, unfinished)
+    with database.begin() as conn:
+        return snapshots.create_snapshot(conn, campaign.id, "export", filters)
+
+
+def _existing(database: Database, campaign: CampaignRecord, snapshot_id: str) -> SnapshotRecord:
     with database.connect() as conn:
         snapshot = snapshots.get_snapshot(conn, snapshot_id)
     if snapshot.campaign_id != campaign.id:
         raise BadInputError(f"Snapshot {snapshot_id} is not one of campaign {campaign.name!r}.")
     return snapshot
+
+
+def _base(
+    database: Database,
+    campaign: CampaignRecord,
+    since_snapshot: str | None,
+    options: _Options,
+    filters: dict[str, Any],
+) -> SnapshotRecord | None:
+    if since_snapshot is None:
+        return None
+    images = "embedded" if options.embed else "uri"
+    with database.connect() as conn:
+        return find_base(
+            conn,
+            campaign.id,
+            since_snapshot,
+            formats=options.formats,
+            filters=filters,
+            splits=options.splits,
+            images=images,
+        )
 
 
 class _Export:
@@ -154,13 +198,18 @@ class _Export:
         snapshot: SnapshotRecord,
         directory: SnapshotDirectory,
         options: _Options,
+        delta: Delta | None,
     ) -> None:
         self.database = database
         self.campaign = campaign
         self.snapshot = snapshot
         self.directory = directory
         self.options = options
+        self.delta = delta
+        self.only = None if delta is None else delta.changes.images
         self.counts = {"images": 0, "verified_empty": 0, "annotations": 0, "clicks": 0}
+        if delta is not None:
+            self.counts |= delta.counts
         self.adapters: set[str] = set()
 
     def run(self) -> ExportReport:
@@ -176,6 +225,8 @@ class _Export:
             for name, writer in writers.items():
                 self.tick()
                 facts[name] = writer.finish()
+        if self.delta is not None:
+            self.delta.write_tombstones(self.directory)
         self.tick()
         with self.database.connect() as conn:
             purged = tombstones(conn, self.campaign.id)
@@ -190,12 +241,14 @@ class _Export:
                 counts=self.counts,
                 reports=facts,
                 purged=purged,
+                delta=None if self.delta is None else self.delta.facts,
             )
         )
         return ExportReport(
             manifest_uri=uri,
             snapshot_id=self.snapshot.id,
             snapshot_number=self.snapshot.number,
+            since_snapshot=None if self.delta is None else self.delta.since.number,
             counts=self.counts,
             files=self.directory.files,
         )
@@ -209,12 +262,12 @@ class _Export:
         if self.options.should_stop():
             raise _StoppedError
         if self.options.progress:
-            self.options.progress({"of": self.snapshot.images, **self.counts})
+            of = self.snapshot.images if self.only is None else len(self.only)
+            self.options.progress({"of": of, **self.counts})
 
     def _write(self, writers: Sequence[Format]) -> None:
-        with closing(
-            read_snapshot(self.database, self.snapshot, self.options.splits, clicks="parquet" in self.options.formats)
-        ) as parts:
+        clicks = "parquet" in self.options.formats
+        with closing(read_snapshot(self.database, self.snapshot, self.options.splits, clicks, self.only)) as parts:
             for part in parts:
                 for writer in writers:
                     self.tick()
@@ -235,6 +288,8 @@ class _Export:
 
     def _target(self) -> Target:
         title, created = f"{self.campaign.name}, snapshot {self.snapshot.number}", self.snapshot.created_at
+        if self.delta is not None:
+            title += f": what changed since snapshot {self.delta.since.number}"
         return Target(
             directory=self.directory,
             title=title,

@@ -1,4 +1,4 @@
-"""Checking a snapshot: every file against the manifest, and the labels against themselves. Needs no catalogue."""
+"""Checking a snapshot or delta: every file against the manifest, its labels against themselves; needs no catalogue."""
 
 import io
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from fsspec import AbstractFileSystem
 from PIL import Image
 from pydantic import BaseModel
 
-from pipeline.export.manifest import MANIFEST, read_manifest
+from pipeline.export.manifest import DELTA_FORMAT, MANIFEST, read_manifest
 from pipeline.masks.rle import decode_runs
 from pipeline.storage.files import join, read_bytes, sha256_stored
 from schemas.arrow import TABLES
@@ -26,6 +26,7 @@ class VerifyReport(BaseModel):
     Attributes:
         ok: There is no problem.
         problems: What is wrong, at most `MAX_PROBLEMS` lines.
+        since_snapshot: Number of the snapshot that it is a delta of; None: it is whole.
         counts: As the manifest says.
         files: Files that were read and compared.
         masks: Masks that were checked.
@@ -35,6 +36,7 @@ class VerifyReport(BaseModel):
     ok: bool = False
     url: str = ""
     snapshot_number: int = 0
+    since_snapshot: int | None = None
     problems: list[str] = []
     counts: dict[str, int] = {}
     files: int = 0
@@ -44,6 +46,8 @@ class VerifyReport(BaseModel):
 
 def verify_snapshot(url: str) -> VerifyReport:
     """Check a snapshot: files present with their bytes and sha256, counts, ids, and each mask's size, area and box.
+
+    Of a delta likewise what it holds, and that its tombstones are there and name nothing that it holds.
 
     Raises:
         NotFoundError: There is no manifest.
@@ -60,6 +64,7 @@ def verify_snapshot(url: str) -> VerifyReport:
         ok=not check.problems,
         url=url,
         snapshot_number=manifest.get("snapshot", {}).get("number", 0),
+        since_snapshot=check.since,
         problems=check.problems[:MAX_PROBLEMS],
         counts=manifest.get("counts", {}),
         files=len(check.sound),
@@ -76,6 +81,9 @@ class _Check:
         self.problems: list[str] = []
         self.sound: dict[str, dict[str, Any]] = {}
         self.masks = 0
+        self.image_ids: set[int] = set()
+        self.annotation_ids: set[int] = set()
+        self.since: int | None = None
 
     def problem(self, text: str) -> None:
         self.problems.append(text)
@@ -96,6 +104,8 @@ class _Check:
             areas = self._check_coco("lvis")
         if "png" in formats:
             self._check_pngs(areas)
+        if self.manifest["format"] == DELTA_FORMAT:
+            self._check_delta()
 
     def unlisted(self) -> list[str]:
         listed = {file.get("path") for file in self.manifest.get("files", [])} | {MANIFEST}
@@ -164,6 +174,8 @@ class _Check:
                 self.problem(f"{what}: its runs do not fit its size {size} and area {row['area']}")
         self._expect(f"{where}: annotations", len(areas), self.manifest["counts"]["annotations"])
         self.masks = max(self.masks, len(areas))
+        self.image_ids |= sizes.keys()
+        self.annotation_ids |= areas.keys()
         return areas
 
     def _check_coco(self, form: str) -> dict[int, int]:
@@ -178,6 +190,25 @@ class _Check:
             if annotation["category_id"] not in known:
                 self.problem(f"{form}: annotation {annotation['id']}: its category is not in the file")
         return self._check_masks(form, iter(coco["annotations"]), sizes)
+
+    def _check_delta(self) -> None:
+        """Check what a delta says is gone."""
+        delta, counts = self.manifest["delta"], self.manifest["counts"]
+        self.since = delta["since"]["number"]
+        name = delta["tombstones"]
+        if name not in self.sound:
+            listed = {file["path"] for file in self.manifest["files"]}
+            if name not in listed:  # else it is a problem already
+                self.problem(f"{name}: the tombstones are not among the files of the manifest")
+            return
+        tombstones = orjson.loads(read_bytes(self.fs, join(self.root, name)))
+        for what, held in (("images", self.image_ids), ("annotations", self.annotation_ids)):
+            gone = [entry["id"] for entry in tombstones[what]]
+            self._expect(f"tombstones: {what}", len(gone), counts[f"removed_{what}"])
+            if len(set(gone)) < len(gone) or min(gone, default=1) < 1:
+                self.problem(f"tombstones: {what}: ids must be unique and at least 1")
+            if both := sorted(held & set(gone)):
+                self.problem(f"tombstones: {what}: {both[0]} is said to be gone, and is there")
 
     def _check_pngs(self, areas: dict[int, int]) -> None:
         names = [name for name in self.sound if name.startswith("masks/") and name.endswith(".png")]

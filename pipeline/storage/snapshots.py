@@ -155,8 +155,10 @@ class SnapshotImage:
     items: int
 
 
-def image_page(conn: Connection, snapshot_id: str, after: int, limit: int) -> list[SnapshotImage]:
-    """Images of a snapshot numbered above `after`, by number."""
+def image_page(
+    conn: Connection, snapshot_id: str, after: int, limit: int, only: Sequence[int] | None = None
+) -> list[SnapshotImage]:
+    """Images of a snapshot numbered above `after`, by number; `only` those of some numbers, `limit` at most."""
     items = select(func.count(SnapshotItem.id)).where(*_item_of(snapshot_id)).scalar_subquery()
     names = [field.name for field in dataclass_fields(SnapshotImage) if field.name != "items"]
     query: Select[Any] = (
@@ -164,6 +166,8 @@ def image_page(conn: Connection, snapshot_id: str, after: int, limit: int) -> li
         .where(Image.campaign_id == _campaign_of(snapshot_id), Image.number > after)
         .where(exists().where(*_item_of(snapshot_id)))
     )
+    if only is not None:
+        query = query.where(Image.number.in_(only))
     return [SnapshotImage(*row) for row in conn.execute(query.order_by(Image.number).limit(limit))]
 
 

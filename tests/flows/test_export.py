@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
 from flows.export import export_flow
 from flows.jobs import new_job
 from flows.services import Services
@@ -49,3 +50,30 @@ def test_what_was_asked_for_is_written(
             export("refused", **options)
     assert not (tmp_path / "refused").exists()
     services.close()
+
+
+def test_a_delta_by_command(
+    settings: Settings,
+    database: Database,
+    campaign: CampaignRecord,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def export(to: str, *options: str) -> tuple[int, str]:
+        code = main(["export", "discs", "--to", str(tmp_path / to), "--workspace", str(settings.workspace), *options])
+        out, err = capsys.readouterr()
+        return code, out or err
+
+    assert export("empty", "--val", "0.5")[0] == 0
+    import_source(database, campaign, str(tmp_path / "truth.json"), is_trusted=True)
+    code, said = export("delta", "--val", "0.5", "--since-snapshot", "1")
+    assert code == 0 and "Snapshot 2 since 1: 4 images, 0 verified_empty, 4 annotations" in said
+    assert "Snapshot 3: nothing changed since 2." in export("same", "--val", "0.5", "--since-snapshot", "2")[1]
+    assert [verify_snapshot(str(tmp_path / name)).since_snapshot for name in ("empty", "delta", "same")] == [None, 1, 2]
+    for options, said in (
+        (("--since-snapshot", "1"), "with --val 0.5"),
+        (("--since-snapshot", "9"), "no snapshot '9'"),
+    ):
+        code, line = export("refused", *options)
+        assert (code, line.count("\n")) == (2, 1) and said in line
+    assert not (tmp_path / "refused").exists()

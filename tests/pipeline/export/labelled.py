@@ -1,6 +1,8 @@
 """A labelled campaign for export tests: real image files, real masks, a click log with an undo."""
 
 import uuid
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -82,19 +84,46 @@ class Labelled:
             for image_id, uri in uris.items():
                 conn.execute(update(Image).where(Image.id == image_id).values(uri=uri))
 
-    def label(self, image: ImageRecord, masks: list[tuple[int | None, Mask]]) -> None:
-        """One submitted session: per instance open, two clicks, an undone click, accept."""
+    def label(
+        self,
+        image: ImageRecord,
+        masks: list[tuple[int | None, Mask]],
+        *,
+        corrects: Sequence[str] = (),
+        deletes: Sequence[str] = (),
+    ) -> None:
+        """One submitted session: per instance open, two clicks, an undone click, accept.
+
+        Args:
+            image: The image.
+            masks: Category and mask of each instance.
+            corrects: Ids of stored masks that the first ones replace.
+            deletes: Ids of stored masks that are opened and deleted.
+        """
         with self.database.begin() as conn:
             claim = claim_task(
                 conn, self.campaign_id, self.annotator, claim_id=str(uuid.uuid4()), lease_s=60, image_id=image.id
             )
             assert claim is not None
             seq = 0
-            for category, mask in masks:
-                seq = self._instance(conn, claim, seq, category, mask)
+            for (category, mask), opened in zip_longest(masks, corrects):
+                seq = self._instance(conn, claim, seq, category, mask, opened)
+            for opened in deletes:
+                seq = self._delete(conn, claim, seq, opened)
             append_event(conn, claim.session_id, event(claim, seq + 1, "submit"), self.annotator, lease_s=60)
 
-    def _instance(self, conn: Any, claim: Claim, seq: int, category: int | None, mask: Mask) -> int:
+    def _delete(self, conn: Any, claim: Claim, seq: int, opened: str) -> int:
+        instance = str(uuid.uuid4())
+        for kind, state, payload in (("open", "open", {"mask_id": opened}), ("delete", "deleted", {})):
+            seq += 1
+            sent = event(claim, seq, kind, instance_id=instance, payload=payload)
+            effects = Effects([InstanceChange(instance, state)])
+            append_event(conn, claim.session_id, sent, self.annotator, lease_s=60, effects=effects)
+        return seq
+
+    def _instance(
+        self, conn: Any, claim: Claim, seq: int, category: int | None, mask: Mask, opened: str | None = None
+    ) -> int:
         instance = str(uuid.uuid4())
 
         def send(
@@ -107,7 +136,7 @@ class Labelled:
             return sent
 
         pins = {"model_digest": "d" * 64, "model_key": "k", "adapter_digest": ADAPTER}
-        send("open", Effects([InstanceChange(instance)]), pins)
+        send("open", Effects([InstanceChange(instance)]), pins, payload={"mask_id": opened})
         first = send("click")
         send("click", payload={"x": 3.5, "y": 2.25, "is_positive": False})
         wrong = send("click")

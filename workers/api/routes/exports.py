@@ -111,6 +111,7 @@ def _record(services: Services, request: RequestRecord) -> ExportRecord:
         files=files[:MAX_FILES],
         num_files=len(files),
         num_bytes=sum(file.bytes or 0 for file in files),
+        since_snapshot=result.get("since_snapshot"),
     )
 
 

@@ -69,7 +69,7 @@ export function exportView(exports, attempt) {
     });
     return make("li", { className: "card" },
       make("div", { className: "line" },
-        make("h3", {}, `Snapshot ${one.snapshot}`, " ", make("small", { className: "quiet" }, when(one.created_at))), one.downloadable && whole),
+        make("h3", {}, `Snapshot ${one.snapshot}`, one.since_snapshot ? `: changes since ${one.since_snapshot}` : "", " ", make("small", { className: "quiet" }, when(one.created_at))), one.downloadable && whole),
       make("p", { textContent: [["annotations", "mask"], ["images", "image"], ["clicks", "event"]].filter(([key]) => one.counts[key]).map(([key, word]) => counted(one.counts[key], word)).join(", ") || "empty" }),
       make("p", { className: "quiet" }, make("code", { textContent: one.uri }), ` · ${size(one.num_bytes)}`),
       one.downloadable ? make("ul", { className: "files", "aria-label": `Files of snapshot ${one.snapshot}` }, ...files, rest > 0 && make("li", { className: "quiet", textContent: `and ${counted(rest, "more file")}` }))

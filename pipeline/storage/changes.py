@@ -1,0 +1,130 @@
+"""What a snapshot has that an older one of its campaign had not, and what it has no more.
+
+Compared in the database: what is read grows with the change, beside one pass over both snapshots' ids.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
+
+from pipeline.storage.tombstones import tombstones
+from schemas.catalogue import SnapshotRecord
+from schemas.errors import BadInputError, NotFoundError
+from schemas.tables import Image, MaskRow, Request, Snapshot, SnapshotItem
+
+
+@dataclass(frozen=True)
+class RemovedImage:
+    """An image that only the older snapshot has; `purged_at` None: it is still in the campaign."""
+
+    id: int
+    sha256: str | None
+    purged_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class RemovedAnnotation:
+    """A mask that only the older snapshot has."""
+
+    id: int
+    image_id: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """From an older snapshot to a newer one; all ids are numbers, as files show them.
+
+    Attributes:
+        images: Images of the newer one that are new, or have a mask that is new, gone or of another category; by id.
+        removed_images: By id; those that were purged since among them.
+        removed_annotations: By image and id; those on removed images among them, but not on purged ones: nobody knows
+            these any more.
+    """
+
+    images: list[int]
+    removed_images: list[RemovedImage]
+    removed_annotations: list[RemovedAnnotation]
+
+
+def find_snapshot(conn: Connection, campaign_id: str, snapshot: str) -> str:
+    """The id of a campaign's snapshot.
+
+    Args:
+        conn: Any transaction.
+        campaign_id: The campaign.
+        snapshot: Number or id.
+
+    Raises:
+        NotFoundError: The campaign has none.
+    """
+    number = int(snapshot) if snapshot.isdecimal() and len(snapshot) < 10 else None
+    mine = select(Snapshot.id).where(Snapshot.campaign_id == campaign_id)
+    found = conn.execute(mine.where((Snapshot.id == snapshot) | (Snapshot.number == number))).scalar_one_or_none()
+    if found is None:
+        raise NotFoundError(
+            f"The campaign has no snapshot {snapshot[:40]!r}. Give a number of `clickloop snapshot list`, or an id."
+        )
+    return str(found)
+
+
+def written_options(conn: Connection, snapshot_id: str) -> list[dict[str, Any]]:
+    """What the finished jobs that wrote a snapshot were asked for; {}: a step of a campaign's job, nothing special."""
+    found: list[dict[str, Any]] = []
+    for kind, at in (("export", ()), ("campaign", ("export",))):
+        wrote = Request.result[(*at, "snapshot_id")].as_string() == snapshot_id
+        done = select(Request.payload).where(Request.kind == kind, Request.state == "done", wrote)
+        found += [payload if kind == "export" else {} for payload in conn.execute(done).scalars()]
+    return found
+
+
+def changes_between(conn: Connection, base: SnapshotRecord, snapshot: SnapshotRecord) -> Changes:
+    """What became of an older snapshot.
+
+    Args:
+        conn: Any transaction.
+        base: The older one, of the same campaign.
+        snapshot: The newer one.
+
+    Raises:
+        BadInputError: `base` is not the older one.
+    """
+    if base.number >= snapshot.number:
+        raise BadInputError(f"Snapshot {base.number} is not older than snapshot {snapshot.number}.")
+    images: dict[int, None] = {}
+    removed: dict[int, RemovedImage] = {}
+    masks: list[RemovedAnnotation] = []
+    for row in conn.execute(_differences(base, snapshot)):
+        if row.image_stays:
+            images[row.image_number] = None
+        else:
+            removed[row.image_number] = RemovedImage(row.image_number, row.sha256)
+        if row.mask_number is not None and not row.mask_stays:
+            masks.append(RemovedAnnotation(row.mask_number, row.image_number))
+    for tombstone in tombstones(conn, snapshot.campaign_id):
+        if tombstone.image_number is not None and base.id in {held["id"] for held in tombstone.snapshots}:
+            gone = RemovedImage(tombstone.image_number, tombstone.image_sha256, tombstone.started_at)
+            removed[gone.id] = gone
+    return Changes(list(images), [removed[number] for number in sorted(removed)], masks)
+
+
+def _differences(base: SnapshotRecord, snapshot: SnapshotRecord) -> Select[Any]:
+    """The entries that only one of the snapshots has, by image and mask, and whether the newer one has these two."""
+    entry = (SnapshotItem.image_id, SnapshotItem.mask_id, SnapshotItem.category_number)
+    # Grouping passes once over the entries of both; two EXCEPTs would pass four times.
+    only_one = select(*entry).where(SnapshotItem.snapshot_id.in_([base.id, snapshot.id]))
+    differing = only_one.group_by(*entry).having(func.count() == 1).subquery()
+    item = differing.c
+    newer = select(SnapshotItem.id).where(
+        SnapshotItem.snapshot_id == snapshot.id, SnapshotItem.image_id == item.image_id
+    )
+    columns: tuple[ColumnElement[Any], ...] = (
+        Image.number.label("image_number"),
+        Image.sha256.label("sha256"),
+        MaskRow.number.label("mask_number"),
+        exists(newer).label("image_stays"),
+        exists(newer.where(SnapshotItem.mask_id == item.mask_id)).label("mask_stays"),
+    )
+    joined = select(*columns).select_from(differing).join(Image, Image.id == item.image_id)
+    return joined.outerjoin(MaskRow, MaskRow.id == item.mask_id).order_by(Image.number, MaskRow.number)
