@@ -1,0 +1,96 @@
+"""Engines: how a refiner runs the network of a click, and which one `clickloop doctor --tune` found best here."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+EngineName = Literal["torch-float32", "torch-bfloat16", "onnx-float32"]
+EngineSetting = Literal["auto"] | EngineName
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+DEFAULT_ENGINE: EngineName = "torch-float32"
+"""What every machine has, what the others are held against, and what a mask without a pinned engine is made with."""
+
+
+class EngineFigures(BaseModel):
+    """One engine against `torch-float32`: the same clicks on the same objects.
+
+    Attributes:
+        engine: Which.
+        step_ms: Median milliseconds of a click's step, without encoding the image.
+        agreement: Mean IoU of the two masks after each click, each engine refining its own masks.
+        agreement_p5: 5th percentile likewise.
+        step_agreement: Mean IoU where both refine the same previous mask: what one step adds.
+        agrees: Whether the engine may be chosen.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: EngineName
+    step_ms: float
+    agreement: float
+    agreement_p5: float
+    step_agreement: float
+    agrees: bool
+
+
+class Tuning(BaseModel):
+    """What WORKSPACE/engine.json says; it holds for this machine, these packages and this model only.
+
+    Attributes:
+        machine: Of `machine_name`.
+        packages: Of `runtime_versions`.
+        model_digest: sha256 of the weights.
+        engine: The fastest that agrees.
+        threads: Torch threads that were used.
+        images: What was clicked, for people.
+        clicks: How many masks were compared per engine.
+        figures: Of every engine that could be tried.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    machine: str
+    packages: dict[str, str]
+    model_digest: str
+    engine: EngineName
+    threads: int
+    images: str
+    clicks: int
+    figures: tuple[EngineFigures, ...]
+
+
+def tuning_path(workspace: Path) -> Path:
+    """Where `clickloop doctor --tune` leaves what it found."""
+    return workspace.resolve() / "engine.json"
+
+
+def read_tuning(workspace: Path) -> Tuning | None:
+    """What was found, None where nothing (readable) is: it can be measured again any time."""
+    try:
+        return Tuning.model_validate_json(tuning_path(workspace).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def runtime_versions() -> dict[str, str]:
+    """Versions of the installed packages that engines run on."""
+    found = {}
+    for name in ("torch", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    """The processor's model, as the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
