@@ -2,16 +2,21 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import BadInputError
 
 EngineName = Literal["torch-float32", "torch-bfloat16", "onnx-float32"]
 EngineSetting = Literal["auto"] | EngineName
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 DEFAULT_ENGINE: EngineName = "torch-float32"
 """What every machine has, what the others are held against, and what a mask without a pinned engine is made with."""
+
+_ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 
 
 class EngineFigures(BaseModel):
@@ -20,9 +25,9 @@ class EngineFigures(BaseModel):
     Attributes:
         engine: Which.
         step_ms: Median milliseconds of a click's step, without encoding the image.
-        agreement: Mean IoU of the two masks after each click, each engine refining its own masks.
+        agreement: Mean IoU of the two masks after each click of a sequence, each engine refining its own masks: what an
+            annotator gets, small differences that grow from click to click included.
         agreement_p5: 5th percentile likewise.
-        step_agreement: Mean IoU where both refine the same previous mask: what one step adds.
         agrees: Whether the engine may be chosen.
     """
 
@@ -32,7 +37,6 @@ class EngineFigures(BaseModel):
     step_ms: float
     agreement: float
     agreement_p5: float
-    step_agreement: float
     agrees: bool
 
 
@@ -60,6 +64,27 @@ class Tuning(BaseModel):
     images: str
     clicks: int
     figures: tuple[EngineFigures, ...]
+
+
+def check_available(engine: EngineSetting, device: str = "cpu") -> None:
+    """Refuse an engine that this machine lacks; imports none.
+
+    Args:
+        engine: Which; "auto" takes what there is.
+        device: "cpu" or "cuda".
+
+    Raises:
+        BadInputError: Says what is missing.
+    """
+    if engine != "onnx-float32":
+        return
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise BadInputError(
+            f"Engine {engine} needs {', '.join(missing)}. Install clickloop[onnx], or choose another CLICKLOOP_ENGINE."
+        )
+    if device != "cpu":
+        raise BadInputError(f"Engine {engine} runs on CPUs only; this machine uses {device}. Set CLICKLOOP_ENGINE.")
 
 
 def tuning_path(workspace: Path) -> Path:

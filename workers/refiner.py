@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.embeddings.codec import decode_bytes, embedding_digest
 from pipeline.embeddings.store import EmbeddingStore
-from pipeline.inference.engines import check_available, engine_name, engine_record, tuned_engine, with_engine
+from pipeline.inference.engines import engine_name, engine_record, tuned_engine, with_engine
 from pipeline.inference.instance import InstanceState, apply_edit, final_mask, start
 from pipeline.ingest.decode import read_image
 from pipeline.masks.boxes import mask_box_xyxy
@@ -28,7 +28,7 @@ from pipeline.memory import keep_freed_memory
 from pipeline.models._base import Encoding, InteractiveModel
 from pipeline.storage.weights import load_model_by_digest, with_adapter
 from schemas.clicks import Click
-from schemas.engines import DEFAULT_ENGINE, EngineName, EngineSetting, Tuning
+from schemas.engines import DEFAULT_ENGINE, EngineName, EngineSetting, Tuning, check_available
 from schemas.errors import BadCheckpointError, BusyError, EmbeddingMissingError
 from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest
 from workers.cores import device, use_threads
@@ -109,8 +109,7 @@ class Refiner:
         self._cache_dir = cache_dir
         self._max_image_pixels = max_image_pixels
         self._device = device()
-        if engine != "auto":
-            check_available(engine, self._device)
+        check_available(engine, self._device)
         self._engine, self._tuning = engine, tuning
         self._store = EmbeddingStore(storage_url, cache_dir)
         self._images: Lru[str, NDArray[np.uint8]] = Lru(cache_bytes // 2)

@@ -7,7 +7,6 @@ engine. Knows no clicks, images or settings.
 
 import copy
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,11 +15,10 @@ from torch import Tensor, nn
 from pipeline.models._base import Encoding, InteractiveModel, Prediction
 from pipeline.models.fdrn import Refiner
 from schemas.clicks import Click
-from schemas.engines import DEFAULT_ENGINE, ENGINES, EngineName, Tuning, cpu_name, runtime_versions
+from schemas.engines import DEFAULT_ENGINE, ENGINES, EngineName, Tuning, check_available, cpu_name, runtime_versions
 from schemas.errors import BadInputError
 from schemas.predictions import Engine
 
-_ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 _INPUTS = ("crops", "hints", "current", "history", "previous", "log_scale", "f_low", "f_high")
 
 
@@ -46,27 +44,6 @@ def with_engine(model: InteractiveModel, engine: EngineName) -> InteractiveModel
         if isinstance(own, Refiner) and isinstance(module, Refiner):
             module.network = _OnnxNetwork(own)  # type: ignore[method-assign, assignment]  # this one's, not the class's
     return twin
-
-
-def check_available(engine: EngineName, device: str = "cpu") -> None:
-    """Refuse an engine that this machine lacks; imports none.
-
-    Args:
-        engine: Which.
-        device: "cpu" or "cuda".
-
-    Raises:
-        BadInputError: Says what is missing.
-    """
-    if engine != "onnx-float32":
-        return
-    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise BadInputError(
-            f"Engine {engine} needs {', '.join(missing)}. Install clickloop[onnx], or choose another CLICKLOOP_ENGINE."
-        )
-    if device != "cpu":
-        raise BadInputError(f"Engine {engine} runs on CPUs only; this machine uses {device}. Set CLICKLOOP_ENGINE.")
 
 
 def machine_name(device: str) -> str:

@@ -9,13 +9,13 @@ import torch
 from pipeline.adapters.kinds import adapted, adapter_tensors
 from pipeline.data.procedural import procedural_scene
 from pipeline.evaluation.metrics import iou
-from pipeline.inference import engines
-from pipeline.inference.engines import check_available, engine_name, engine_record, tuned_engine, with_engine
+from pipeline.inference.engines import engine_name, engine_record, tuned_engine, with_engine
 from pipeline.inference.predictor import Predictor
 from pipeline.models import load_model
 from pipeline.models._base import InteractiveModel
+from schemas import engines
 from schemas.clicks import Click
-from schemas.engines import ENGINES, EngineName, Tuning, cpu_name, runtime_versions
+from schemas.engines import ENGINES, EngineName, Tuning, check_available, cpu_name, runtime_versions
 from schemas.errors import BadInputError
 from schemas.predictions import Engine
 
@@ -80,7 +80,7 @@ def test_a_missing_package_or_a_gpu_refuses_onnx(monkeypatch: pytest.MonkeyPatch
         check_available("onnx-float32", "cuda")
     with pytest.raises(BadInputError, match="toy-color cannot run on onnx-float32"):
         with_engine(load_model("toy-color"), "onnx-float32")
-    for engine in ENGINES:
+    for engine in ("auto", *ENGINES):
         check_available(engine)
 
 
