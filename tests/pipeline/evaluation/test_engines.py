@@ -42,6 +42,8 @@ def test_an_engine_that_gives_nothing_or_nan_does_not_agree() -> None:
     model = load_model("toy-color")
     broken = load_model("toy-color")
 
+    refine = broken.refine
+
     def broken_refine(*args: Any) -> Prediction:
         made = refine(*args)
         return replace(made, logits=made.logits * float("nan"))
