@@ -112,10 +112,12 @@ def runtime_versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's model, as the system calls it."""
+    """The processor's model, as the system calls it; clouds call several generations the same, so with its numbers."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in said:
+        return platform.processor() or platform.machine()
+    return f"{said['model name']} (family {said.get('cpu family')}, model {said.get('model')})"

@@ -37,8 +37,8 @@ from workers.lru import Lru
 logger = logging.getLogger(__name__)
 
 MAX_MODELS = 8
-"""Models that a refiner holds at once, counting each adapter laid over one (it shares the model's other weights) and
-each engine (it shares all)."""
+"""Models that a refiner holds at once, counting each adapter laid over one (it shares the model's other weights), and
+as many again on engines of their own (they share all weights)."""
 _PROBE_SIDE = 64
 
 
@@ -115,7 +115,8 @@ class Refiner:
         self._images: Lru[str, NDArray[np.uint8]] = Lru(cache_bytes // 2)
         self._embeddings: Lru[tuple[str, str], _Embedding] = Lru(cache_bytes // 4)
         self._states: Lru[bytes, _Known] = Lru(cache_bytes // 4)
-        self._models: Lru[tuple[str, str | None, EngineName], tuple[InteractiveModel, EngineName]] = Lru(MAX_MODELS)
+        self._models: Lru[tuple[str, str | None], InteractiveModel] = Lru(MAX_MODELS)
+        self._fast: Lru[tuple[str, str | None, EngineName], tuple[InteractiveModel, EngineName]] = Lru(MAX_MODELS)
         self._loading = threading.RLock()
         self._counts = {"requests": 0, "memo_hits": 0, "memory_hits": 0, "store_hits": 0, "steps": 0}
 
@@ -139,7 +140,7 @@ class Refiner:
         steps = len(request.edits) - done
         if known is None or steps:
             pins = request.pins
-            model, engine = self._model(pins.model_digest, pins.adapter_digest, engine_name(pins.engine))
+            model, engine = self._run_by(pins.model_digest, pins.adapter_digest, engine_name(pins.engine))
             record = engine_record(engine, self._device)
             image = self._image(request.image)
             embedding, cache = self._embedding(request.image, pins, model)
@@ -215,9 +216,9 @@ class Refiner:
             BadCheckpointError: A file is corrupt, does not fit, or gives values that are not finite.
         """
         use_threads(self._threads)
-        self._probe(self._model(model_digest, adapter_digest)[0])
+        self._probe(self._model(model_digest, adapter_digest))
         wanted = self._chosen(model_digest) if engine is None else engine_name(engine)
-        return engine_record(self._model(model_digest, adapter_digest, wanted)[1], self._device)
+        return engine_record(self._run_by(model_digest, adapter_digest, wanted)[1], self._device)
 
     def _chosen(self, model_digest: str) -> EngineName:
         return tuned_engine(self._tuning, model_digest, self._device) if self._engine == "auto" else self._engine
@@ -240,23 +241,34 @@ class Refiner:
 
     def model(self, pins: Pins) -> InteractiveModel:
         """The model that the pins name, loaded when it is not held."""
-        return self._model(pins.model_digest, pins.adapter_digest, engine_name(pins.engine))[0]
+        return self._run_by(pins.model_digest, pins.adapter_digest, engine_name(pins.engine))[0]
 
-    def _model(
-        self, model_digest: str, adapter_digest: str | None, engine: EngineName = DEFAULT_ENGINE
+    def _run_by(
+        self, model_digest: str, adapter_digest: str | None, engine: EngineName
     ) -> tuple[InteractiveModel, EngineName]:
         """The model and the engine that runs it."""
+        if engine == DEFAULT_ENGINE:
+            return self._model(model_digest, adapter_digest), engine
         key = (model_digest, adapter_digest, engine)
+        held = self._fast.get(key)
+        if held is not None:
+            return held
+        with self._loading:
+            held = self._fast.get(key)
+            if held is None:
+                held = self._tried(self._model(model_digest, adapter_digest), engine)
+                self._fast.put(key, held)
+        return held
+
+    def _model(self, model_digest: str, adapter_digest: str | None) -> InteractiveModel:
+        key = (model_digest, adapter_digest)
         held = self._models.get(key)
         if held is not None:
             return held
         with self._loading:
             held = self._models.get(key)
             if held is None:
-                if engine == DEFAULT_ENGINE:
-                    held = self._load_model(model_digest, adapter_digest), engine
-                else:
-                    held = self._tried(self._model(model_digest, adapter_digest)[0], engine)
+                held = self._load_model(model_digest, adapter_digest)
                 self._models.put(key, held)
         return held
 
@@ -272,7 +284,7 @@ class Refiner:
 
     def _load_model(self, model_digest: str, adapter_digest: str | None) -> InteractiveModel:
         if adapter_digest is not None:
-            base, _ = self._model(model_digest, None)
+            base = self._model(model_digest, None)
             return with_adapter(self._storage_url, base, adapter_digest, cache_dir=self._cache_dir)
         return load_model_by_digest(self._storage_url, model_digest, cache_dir=self._cache_dir, device=self._device)
 
