@@ -12,6 +12,7 @@ from uuid import uuid4
 from pydantic import BaseModel
 
 from flows.client import read_serve_file
+from schemas.engines import DEFAULT_ENGINE, check_available, read_tuning
 from schemas.errors import ClickloopError
 from schemas.settings import Settings
 
@@ -34,6 +35,7 @@ def run_checks(settings: Settings) -> list[Check]:
         "torch": _torch,
         "packages": _packages,
         "weights": _weights,
+        "engine": _engine,
         "disk": _disk,
         "storage": _storage,
         "database": _database,
@@ -96,6 +98,16 @@ def _weights(settings: Settings) -> str:
 
     model = load_model("default")
     return f"{model.model_id} {weights_digest(default_weights_path('default'))[:12]}"
+
+
+def _engine(settings: Settings) -> str:
+    check_available(settings.engine)
+    if settings.engine != "auto":
+        return settings.engine
+    found = read_tuning(settings.workspace)
+    if found is None:
+        return f"{DEFAULT_ENGINE}; `clickloop doctor --tune` finds out whether another one is faster here"
+    return f"{found.engine} for model {found.model_digest[:12]} on {found.machine}, else {DEFAULT_ENGINE}"
 
 
 def _disk(settings: Settings) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from pipeline.storage.database import open_database
 from pipeline.storage.lock import WorkspaceLock
+from schemas.engines import check_available
 from schemas.errors import BadInputError
 from schemas.settings import Settings
 
@@ -92,8 +93,9 @@ def serve(
     Raises:
         WorkspaceLockedError: Another process owns the workspace.
         DatabaseVersionError: The database is of another version.
-        BadInputError: The port is taken.
+        BadInputError: The port is taken, or the engine of the settings is not installed.
     """
+    check_available(settings.engine)
     stop = threading.Event()
     settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
     settings.workspace.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ class Pins(BaseModel):
         model_key: Key of the embeddings that it reads (see `pipeline.embeddings.key`).
         adapter_digest: sha256 of the adapter file, None for the bare model.
         embedding_digest: sha256 of the stored embedding's bytes, None until it was first computed.
-        engine: Runtime, None until the first mask.
+        engine: What new clicks are computed with; None: float32 on torch (see `schemas.engines`).
     """
 
     model_config = ConfigDict(frozen=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from schemas.engines import EngineSetting
+
 
 class Settings(BaseSettings):
     """Where things are and how much of the machine each part may take."""
@@ -35,6 +37,9 @@ class Settings(BaseSettings):
     """Encoder actors."""
     refiner_threads: int = Field(default=1, ge=1, le=64)
     """Torch threads of each refiner."""
+    engine: EngineSetting = "auto"
+    """How refiners run the network of a click for new instances: torch-float32, torch-bfloat16, onnx-float32 (needs
+    clickloop[onnx]); auto: what `clickloop doctor --tune` found best on this machine, else torch-float32."""
     encoder_threads: int = Field(default=1, ge=1, le=64)
     """Torch threads of each encoder."""
     gpus_per_actor: float = Field(default=0.0, ge=0, le=1)

@@ -38,8 +38,8 @@ class _RefinerShell:
         return self._refiner.warm(image, pins)
 
     @_beside_clicks
-    def load(self, model_digest: str, adapter_digest: str | None = None) -> Engine:
-        return self._refiner.load(model_digest, adapter_digest)
+    def load(self, model_digest: str, adapter_digest: str | None = None, engine: Engine | None = None) -> Engine:
+        return self._refiner.load(model_digest, adapter_digest, engine)
 
     @_beside_clicks
     def stats(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 import ray
 
+from schemas.engines import check_available
 from schemas.errors import BusyError, WorkspaceLockedError
 from schemas.logs import log_plainly
 from schemas.settings import Settings
@@ -162,7 +163,9 @@ def owned(settings: Settings) -> Iterator[Pool]:
 
     Raises:
         WorkspaceLockedError: Another process owns the workspace's actors.
+        BadInputError: The engine of the settings is not installed.
     """
+    check_available(settings.engine)
     if (info := read_info(settings.workspace)) is not None:
         raise WorkspaceLockedError(f"Process {info.owner_pid} owns the workers of {settings.workspace}.")
     settings.workspace.mkdir(parents=True, exist_ok=True)

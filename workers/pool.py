@@ -10,6 +10,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from schemas.engines import read_tuning
 from schemas.errors import BusyError, ClickloopError
 from schemas.predictions import Engine
 from schemas.settings import Settings
@@ -146,7 +147,12 @@ class Pool:
             "max_image_pixels": settings.max_image_pixels,
         }
         if role == "refiner":
-            own = {"cache_bytes": settings.refiner_cache_mb * 1_000_000, "threads": settings.refiner_threads}
+            own: dict[str, Any] = {
+                "cache_bytes": settings.refiner_cache_mb * 1_000_000,
+                "threads": settings.refiner_threads,
+                "engine": settings.engine,
+                "tuning": read_tuning(settings.workspace),
+            }
             self.refiners[name] = self._actor(RefinerActor, name, self._options(role)).remote(**common, **own)
         else:
             own = {"min_free_bytes": settings.min_free_bytes, "threads": settings.encoder_threads}

@@ -5,6 +5,7 @@ losing them costs time, never an answer. Knows the storage; does not know SQL, e
 """
 
 import hashlib
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.embeddings.codec import decode_bytes, embedding_digest
 from pipeline.embeddings.store import EmbeddingStore
+from pipeline.inference.engines import engine_name, engine_record, tuned_engine, with_engine
 from pipeline.inference.instance import InstanceState, apply_edit, final_mask, start
 from pipeline.ingest.decode import read_image
 from pipeline.masks.boxes import mask_box_xyxy
@@ -26,13 +28,17 @@ from pipeline.memory import keep_freed_memory
 from pipeline.models._base import Encoding, InteractiveModel
 from pipeline.storage.weights import load_model_by_digest, with_adapter
 from schemas.clicks import Click
+from schemas.engines import DEFAULT_ENGINE, EngineName, EngineSetting, Tuning, check_available
 from schemas.errors import BadCheckpointError, BusyError, EmbeddingMissingError
 from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest
 from workers.cores import device, use_threads
 from workers.lru import Lru
 
+logger = logging.getLogger(__name__)
+
 MAX_MODELS = 8
-"""Models that a refiner holds at once, counting each adapter laid over one (it shares the model's other weights)."""
+"""Models that a refiner holds at once, counting each adapter laid over one (it shares the model's other weights), and
+as many again on engines of their own (they share all weights)."""
 _PROBE_SIDE = 64
 
 
@@ -40,6 +46,15 @@ _PROBE_SIDE = 64
 class _Embedding:
     digest: str | None
     encoding: Encoding | None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A state, and what computed its last step."""
+
+    state: InstanceState
+    embedding_digest: str | None
+    engine: Engine
 
 
 NO_EMBEDDING = _Embedding(None, None)
@@ -70,6 +85,11 @@ class Refiner:
         threads: Torch threads.
         cache_dir: Local copies of what a remote storage holds; None: none.
         max_image_pixels: Larger images are refused.
+        engine: What new instances are pinned to; each request is computed with what it pins.
+        tuning: Says what "auto" is.
+
+    Raises:
+        BadInputError: This machine lacks the engine.
     """
 
     def __init__(
@@ -80,6 +100,8 @@ class Refiner:
         threads: int = 1,
         cache_dir: str | None = None,
         max_image_pixels: int = 120_000_000,
+        engine: EngineSetting = DEFAULT_ENGINE,
+        tuning: Tuning | None = None,
     ) -> None:
         keep_freed_memory()
         self._storage_url = storage_url
@@ -87,13 +109,15 @@ class Refiner:
         self._cache_dir = cache_dir
         self._max_image_pixels = max_image_pixels
         self._device = device()
+        check_available(engine, self._device)
+        self._engine, self._tuning = engine, tuning
         self._store = EmbeddingStore(storage_url, cache_dir)
         self._images: Lru[tuple[str, tuple[float, float] | None], NDArray[np.uint8]] = Lru(cache_bytes // 2)
         self._embeddings: Lru[tuple[str, str], _Embedding] = Lru(cache_bytes // 4)
-        self._states: Lru[bytes, tuple[InstanceState, str | None]] = Lru(cache_bytes // 4)
+        self._states: Lru[bytes, _Known] = Lru(cache_bytes // 4)
         self._models: Lru[tuple[str, str | None], InteractiveModel] = Lru(MAX_MODELS)
+        self._fast: Lru[tuple[str, str | None, EngineName], tuple[InteractiveModel, EngineName]] = Lru(MAX_MODELS)
         self._loading = threading.RLock()
-        self._engine = Engine(runtime=f"torch-{self._device}", version=torch.__version__, dtype="float32")
         self._counts = {"requests": 0, "memo_hits": 0, "memory_hits": 0, "store_hits": 0, "steps": 0}
 
     def refine(self, request: RefineRequest) -> MaskReply:
@@ -112,26 +136,26 @@ class Refiner:
         self._counts["requests"] += 1
         names = prefix_names(request)
         done, known = self._longest_known(names)
-        if known is not None:
-            state, used_digest = known
         cache: Literal["memo", "memory", "store"] = "memo"
         steps = len(request.edits) - done
         if known is None or steps:
-            model = self.model(request.pins)
+            pins = request.pins
+            model, engine = self._run_by(pins.model_digest, pins.adapter_digest, engine_name(pins.engine))
+            record = engine_record(engine, self._device)
             image = self._image(request.image)
-            embedding, cache = self._embedding(request.image, request.pins, model)
+            embedding, cache = self._embedding(request.image, pins, model)
             timer.lap("fetch")
             if known is None:
                 state = start(image, None if request.initial_mask is None else rle_to_mask(request.initial_mask))
-                self._states.put(names[0], (state, embedding.digest), state.size_bytes)
+                known = self._keep(names[0], _Known(state, embedding.digest, record))
             for name, edit in zip(names[done + 1 :], request.edits[done:], strict=True):
-                state = apply_edit(model, image, embedding.encoding, state, edit)
-                self._states.put(name, (state, embedding.digest), state.size_bytes)
-            used_digest = embedding.digest
+                state = apply_edit(model, image, embedding.encoding, known.state, edit)
+                known = self._keep(name, _Known(state, embedding.digest, record))
             self._counts["steps"] += steps
             timer.lap("model")
         else:
             self._counts["memo_hits"] += 1
+        state = known.state
         mask = final_mask(state, (request.image.height, request.image.width))
         timer.lap("post")
         x0, y0, x1, y1 = box = mask_box_xyxy(mask)
@@ -144,8 +168,8 @@ class Refiner:
             roi=state.roi,
             scores=state.scores,
             candidate=state.candidate,
-            embedding_digest=used_digest,
-            engine=self._engine,
+            embedding_digest=known.embedding_digest,
+            engine=known.engine,
             cache=cache,
             steps=steps,
         )
@@ -153,7 +177,11 @@ class Refiner:
         reply.latency_ms.update(timer.stages)
         return reply
 
-    def _longest_known(self, names: list[bytes]) -> tuple[int, tuple[InstanceState, str | None] | None]:
+    def _keep(self, name: bytes, known: _Known) -> _Known:
+        self._states.put(name, known, known.state.size_bytes)
+        return known
+
+    def _longest_known(self, names: list[bytes]) -> tuple[int, _Known | None]:
         for done in range(len(names) - 1, -1, -1):
             known = self._states.get(names[done])
             if known is not None:
@@ -174,8 +202,14 @@ class Refiner:
             return False
         return True
 
-    def load(self, model_digest: str, adapter_digest: str | None = None) -> Engine:
-        """Load weights and try them on a probe, so that a later click finds them working and warm.
+    def load(self, model_digest: str, adapter_digest: str | None = None, engine: Engine | None = None) -> Engine:
+        """Load weights and try them on a probe with an engine, so that a later click finds both working and warm.
+
+        Args:
+            engine: Of an instance; None: what new ones are to be pinned to.
+
+        Returns:
+            The engine that will be used: float32 on torch where the wanted one cannot run these weights here.
 
         Raises:
             NotFoundError: The storage has no such model or adapter.
@@ -183,7 +217,11 @@ class Refiner:
         """
         use_threads(self._threads)
         self._probe(self._model(model_digest, adapter_digest))
-        return self._engine
+        wanted = self._chosen(model_digest) if engine is None else engine_name(engine)
+        return engine_record(self._run_by(model_digest, adapter_digest, wanted)[1], self._device)
+
+    def _chosen(self, model_digest: str) -> EngineName:
+        return tuned_engine(self._tuning, model_digest, self._device) if self._engine == "auto" else self._engine
 
     def _probe(self, model: InteractiveModel) -> None:
         h, w = model.input_size
@@ -203,7 +241,24 @@ class Refiner:
 
     def model(self, pins: Pins) -> InteractiveModel:
         """The model that the pins name, loaded when it is not held."""
-        return self._model(pins.model_digest, pins.adapter_digest)
+        return self._run_by(pins.model_digest, pins.adapter_digest, engine_name(pins.engine))[0]
+
+    def _run_by(
+        self, model_digest: str, adapter_digest: str | None, engine: EngineName
+    ) -> tuple[InteractiveModel, EngineName]:
+        """The model and the engine that runs it."""
+        if engine == DEFAULT_ENGINE:
+            return self._model(model_digest, adapter_digest), engine
+        key = (model_digest, adapter_digest, engine)
+        held = self._fast.get(key)
+        if held is not None:
+            return held
+        with self._loading:
+            held = self._fast.get(key)
+            if held is None:
+                held = self._tried(self._model(model_digest, adapter_digest), engine)
+                self._fast.put(key, held)
+        return held
 
     def _model(self, model_digest: str, adapter_digest: str | None) -> InteractiveModel:
         key = (model_digest, adapter_digest)
@@ -216,6 +271,16 @@ class Refiner:
                 held = self._load_model(model_digest, adapter_digest)
                 self._models.put(key, held)
         return held
+
+    def _tried(self, model: InteractiveModel, engine: EngineName) -> tuple[InteractiveModel, EngineName]:
+        """The model on an engine, or as it is where the engine fails: no click is lost for speed."""
+        try:
+            fast = with_engine(model, engine)
+            self._probe(fast)
+        except Exception as error:
+            logger.warning("going on with float32: model=%s engine=%s reason=%s", model.model_id, engine, error)
+            return model, DEFAULT_ENGINE
+        return fast, engine
 
     def _load_model(self, model_digest: str, adapter_digest: str | None) -> InteractiveModel:
         if adapter_digest is not None:
@@ -263,7 +328,10 @@ def prefix_names(request: RefineRequest) -> list[bytes]:
         request: Its pins, image and edits' payload hashes name the states.
     """
     pins = request.pins
-    root = [pins.model_digest, pins.model_key, pins.adapter_digest, pins.embedding_digest, request.image.sha256]
+    root = [
+        pins.model_digest, pins.model_key, pins.adapter_digest, pins.embedding_digest, engine_name(pins.engine),
+        request.image.sha256,
+    ]  # fmt: skip
     if request.initial_mask is not None:
         root.append(request.initial_mask.model_dump_json())
     names = [hashlib.sha256("|".join(str(part) for part in root).encode()).digest()]

@@ -18,8 +18,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from schemas.errors import BusyError, CorruptDataError, EmbeddingMissingError
-from schemas.predictions import Encoded, ImageRef, MaskReply, Pins, RefineRequest
+from schemas.errors import BusyError, ClickloopError, CorruptDataError, EmbeddingMissingError
+from schemas.predictions import Encoded, Engine, ImageRef, MaskReply, Pins, RefineRequest
 from schemas.settings import Settings
 from workers.cluster import connect, find_info
 from workers.pool import Pool, cause_of
@@ -126,6 +126,13 @@ class LocalRouter(_EncodeOnMiss):
         """See `Router.load`."""
         await asyncio.to_thread(self._refiner.load, model_digest, adapter_digest)
 
+    async def engine(self, pins: Pins) -> Engine | None:
+        """See `Router.engine`."""
+        try:
+            return await asyncio.to_thread(self._refiner.load, pins.model_digest, pins.adapter_digest)
+        except ClickloopError:
+            return None
+
     async def ready(self) -> dict[str, Any]:
         """See `Router.ready`."""
         return {"ray": True, "refiners": 1, "encoders": 1, "reason": ""}
@@ -193,7 +200,7 @@ class Router(_EncodeOnMiss):
         self._calls: set[asyncio.Future[Any]] = set()
         self._lines: defaultdict[str, _Line] = defaultdict(_Line)
         self._restarted: dict[str, float] = {}
-        self._loaded: set[tuple[str, str, str | None]] = set()
+        self._loaded: dict[tuple[str, str, str | None, Engine | None], Engine] = {}
 
     @property
     def queue_depth(self) -> int:
@@ -206,6 +213,7 @@ class Router(_EncodeOnMiss):
             pool = await self._attached()
             for image in images:
                 name = rendezvous(image.sha256, pool.refiners)[0]
+                await self._ensure_loaded(name, pool.refiners[name], pins)
                 call = pool.refiners[name].warm.remote(image, pins)
                 if not await self._answer(_future(call), self._settings.encode_timeout_s):
                     await self._encode_once(image, pins)
@@ -221,7 +229,14 @@ class Router(_EncodeOnMiss):
             BusyError: A refiner does not answer.
         """
         pool = await self._attached()
-        await asyncio.to_thread(pool.load_everywhere, model_digest, adapter_digest)
+        engines = await asyncio.to_thread(pool.load_everywhere, model_digest, adapter_digest)
+        for name, engine in zip(pool.refiners, engines, strict=True):
+            self._loaded[name, model_digest, adapter_digest, None] = engine
+
+    async def engine(self, pins: Pins) -> Engine | None:
+        """What new instances are to be pinned to; None while no refiner has loaded the weights. Waits for nothing."""
+        wanted = (pins.model_digest, pins.adapter_digest, None)
+        return next((engine for key, engine in self._loaded.items() if key[1:] == wanted), None)
 
     async def ready(self) -> dict[str, Any]:
         """Whether Ray, refiners and encoders answer: {"ray", "refiners", "encoders", "reason"}."""
@@ -280,12 +295,11 @@ class Router(_EncodeOnMiss):
             await asyncio.to_thread(pool.restart, name)
 
     async def _ensure_loaded(self, name: str, refiner: ActorHandle, pins: Pins) -> None:
-        """Have weights loaded before the click's deadline begins, once per refiner and weights."""
-        key = (name, pins.model_digest, pins.adapter_digest)
+        """Have weights loaded and tried before the click's deadline begins, once per refiner, weights and engine."""
+        key = (name, pins.model_digest, pins.adapter_digest, pins.engine)
         if key not in self._loaded:
-            call = refiner.load.remote(pins.model_digest, pins.adapter_digest)
-            await self._answer(_future(call), self._settings.encode_timeout_s)
-            self._loaded.add(key)
+            call = refiner.load.remote(pins.model_digest, pins.adapter_digest, pins.engine)
+            self._loaded[key] = await self._answer(_future(call), self._settings.encode_timeout_s)
 
     def _look_again(self) -> None:
         """Have a cluster's actors looked up again: nothing else says that another owner made new ones."""
@@ -296,7 +310,7 @@ class Router(_EncodeOnMiss):
     def _forget(self, name: str) -> None:
         """A refiner starts anew: nothing is loaded, no call waits."""
         self._lines.pop(name, None)
-        self._loaded = {key for key in self._loaded if key[0] != name}
+        self._loaded = {key: engine for key, engine in self._loaded.items() if key[0] != name}
 
     async def _encode(self, image: ImageRef, pins: Pins) -> Encoded:
         give_up = time.monotonic() + self._settings.encode_timeout_s

@@ -122,12 +122,37 @@ class Refiner(nn.Module):
         Returns:
             Logits (R, 1, h/2, w/2), coarse logits (R, 1, h/16, w/16), score logits (R, 1).
         """
+        return self.network(crops, *self.guidance(crops, points), previous, log_scale, f_low, f_high)
+
+    @staticmethod
+    def guidance(crops: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the clicks say: hints (R, 4, h/2, w/2), disks (R, 2, h, w) of the current click and of the earlier ones.
+
+        In float32 whatever the network runs in: squared distances of colours cancel in bfloat16.
+        """
         size = (crops.shape[2], crops.shape[3])
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(crops.device.type, enabled=False):
             likeness = colour_likeness(crops, points)
             nearness = _upsample_to(geodesic_nearness(crops, points), likeness)
             hints = torch.cat([likeness, nearness], 1).contiguous(memory_format=torch.channels_last)  # as the codes are
-            current, history = click_disks(points[:, -1:], size), click_disks(points[:, :-1], size)
+            return hints, click_disks(points[:, -1:], size), click_disks(points[:, :-1], size)
+
+    def network(
+        self,
+        crops: Tensor,
+        hints: Tensor,
+        current: Tensor,
+        history: Tensor,
+        previous: Tensor,
+        log_scale: Tensor,
+        f_low: Tensor,
+        f_high: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All that has weights: shapes depend on the crop's size, not on the number of clicks.
+
+        Args and returns are those of `forward` and `guidance`.
+        """
+        size = (crops.shape[2], crops.shape[3])
         scale = log_scale[:, None, None, None].expand(-1, 1, *size)
         x2 = self.rgb_stem(torch.cat([(crops - 0.45) / 0.225, scale], 1))
         codes = [self.current_code(current, previous), self.history_code(history, previous), hints]

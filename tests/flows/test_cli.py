@@ -100,10 +100,12 @@ def test_wrong_usage_and_bad_input_exit_2_with_one_clear_line(
 
 
 def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLICKLOOP_PORT", "many")
-    code, _, err = run(capsys, "campaign", "list")
-    assert code == 2
-    assert "CLICKLOOP_PORT" in err and "many" in err
+    for name, value in (("CLICKLOOP_PORT", "many"), ("CLICKLOOP_ENGINE", "steam")):
+        with monkeypatch.context() as here:
+            here.setenv(name, value)
+            code, _, err = run(capsys, "campaign", "list")
+        assert code == 2
+        assert name in err and value in err
 
 
 def test_unknown_campaigns_sessions_and_adapters_exit_2(

@@ -18,10 +18,11 @@ import pytest
 
 from flows.supervisor import STOP_S, Child, _environment, serve
 from pipeline.storage.lock import WorkspaceLock
+from schemas import engines
 from schemas.errors import BadInputError, WorkspaceLockedError
 from schemas.settings import Settings
 from tests.rays import TOKEN, descendants, wait_gone
-from workers.cluster import write_private
+from workers.cluster import owned, write_private
 
 SERVE = """
 import sys
@@ -136,6 +137,15 @@ def test_a_taken_port_is_said_at_once(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(BadInputError, match=str(port)):
             serve(Settings(workspace=tmp_path, port=port), children=())
+
+
+def test_an_engine_that_is_not_installed_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_ONNX_PACKAGES", ("nosuchpackage",))
+    settings = Settings(workspace=tmp_path, port=0, engine="onnx-float32")
+    with pytest.raises(BadInputError, match="nosuchpackage"):
+        serve(settings, children=())
+    with pytest.raises(BadInputError, match="nosuchpackage"), owned(settings):
+        pass
 
 
 def test_a_child_that_cannot_start_ends_it(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pipeline.masks.packed import unpack
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.models import load_model
 from pipeline.storage.weights import adapter_path
+from schemas.engines import Tuning, cpu_name, runtime_versions
 from schemas.errors import (
     BadCheckpointError,
     BusyError,
@@ -30,7 +31,7 @@ from schemas.errors import (
     EmbeddingMissingError,
     NotFoundError,
 )
-from schemas.predictions import ImageRef, RefineRequest
+from schemas.predictions import Engine, ImageRef, RefineRequest
 from tests.workers.campaign import StoredCampaign, click, edit, make_campaign, request
 from workers.refiner import Refiner
 
@@ -254,3 +255,53 @@ def test_an_unreachable_storage_is_busy_not_missing(campaign: StoredCampaign) ->
     with pytest.raises(BusyError):
         refiner.refine(request(campaign, click(80, 60), image=1))
     assert refiner.refine(request(campaign, click(80, 60))).area > 0
+
+
+def on(asked: RefineRequest, engine: Engine | None) -> RefineRequest:
+    """The request with its instance pinned to an engine."""
+    return asked.model_copy(update={"pins": asked.pins.model_copy(update={"engine": engine})})
+
+
+def test_the_pinned_engine_computes_whatever_is_chosen_now(campaign: StoredCampaign) -> None:
+    asked = request(campaign, *EDITS[:4])
+    digest = campaign.pins.model_digest
+    fast = Refiner(storage_url=campaign.storage_url, engine="torch-bfloat16")
+    chosen = fast.load(digest)
+    assert chosen.dtype == "bfloat16" and chosen.runtime == "torch-cpu"
+    first = fast.refine(on(asked, chosen))
+    assert first.engine == chosen
+    for pins in (None, refiner_of(campaign).load(digest)):  # opened before there was a choice, or with another one
+        assert fast.refine(on(asked, pins)).engine.dtype == "float32"
+    later = refiner_of(campaign)  # chooses float32 by now
+    replayed = later.refine(on(asked, chosen))
+    assert (replayed.engine, replayed.mask_sha256, replayed.scores) == (chosen, first.mask_sha256, first.scores)
+    float32 = later.refine(asked)
+    assert float32.engine.dtype == "float32" and float32.steps == len(asked.edits), "no state of another engine"
+    assert float32.scores == refiner_of(campaign).refine(asked).scores
+    again = later.refine(on(asked, chosen))
+    assert (again.cache, again.engine, again.mask_sha256) == ("memo", chosen, first.mask_sha256)
+
+
+def test_an_engine_that_fails_here_costs_speed_not_clicks(campaign: StoredCampaign) -> None:
+    asked = request(campaign, *EDITS[:2])
+    for record in (
+        Engine(runtime="onnx-cpu", version="1", dtype="float32"),  # toy-color does not run on it
+        Engine(runtime="abacus-cpu", version="1", dtype="int4"),
+    ):
+        refiner = refiner_of(campaign)
+        assert refiner.load(campaign.pins.model_digest, None, record).runtime == "torch-cpu"
+        reply = refiner.refine(on(asked, record))
+        assert reply.engine.runtime == "torch-cpu" and reply.engine.dtype == "float32"
+        assert reply.mask_sha256 == refiner_of(campaign).refine(asked).mask_sha256
+
+
+def test_auto_is_what_was_found_for_this_machine_and_model(campaign: StoredCampaign) -> None:
+    digest = campaign.pins.model_digest
+    found = Tuning(
+        machine=cpu_name(), packages=runtime_versions(), model_digest=digest, engine="torch-bfloat16",
+        threads=1, images="", clicks=0, figures=(),
+    )  # fmt: skip
+    stale = found.model_copy(update={"packages": {"torch": "0.1"}})
+    for tuning, dtype in ((found, "bfloat16"), (stale, "float32"), (None, "float32")):
+        refiner = Refiner(storage_url=campaign.storage_url, engine="auto", tuning=tuning)
+        assert refiner.load(digest).dtype == dtype

@@ -235,10 +235,17 @@ def test_warmed_images_answer_from_memory(ray_workers: Settings, campaign: Store
     coming = replace(campaign, images=(fresh_image(ray_workers), fresh_image(ray_workers)))
 
     async def scenario(router: Router) -> None:
+        assert await router.engine(coming.pins) is None, "nothing is loaded"
         await router.warm(coming.images, coming.pins)
+        chosen = await router.engine(coming.pins)
+        assert chosen is not None and chosen.dtype == "float32"
         await router.warm(coming.images, coming.pins)
         for index in range(2):
             assert (await router.refine(request(coming, click(80, 60), image=index))).cache == "memory"
+        pins = coming.pins.model_copy(update={"engine": chosen.model_copy(update={"dtype": "bfloat16"})})
+        reply = await router.refine(request(replace(coming, pins=pins), click(80, 60)))
+        assert reply.engine == pins.engine
+        assert await router.engine(coming.pins) == chosen, "an older instance's engine is not that of new ones"
 
     asyncio.run(used(Router(ray_workers), scenario))
 

@@ -205,7 +205,7 @@ class Intake:
             adapter_digest=campaign.live_adapter,
             embedding_digest=await in_thread(self._embedding_digest, live.image.sha256, campaign.model_key),
         )
-        return pins.model_dump()
+        return pins.model_copy(update={"engine": await self._refining.engine(pins)}).model_dump()
 
     def _embedding_digest(self, sha256: str, model_key: str) -> str | None:
         with self._database.connect() as conn:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from schemas.errors import BusyError, ClickloopError
-from schemas.predictions import ImageRef, MaskReply, Pins, RefineRequest
+from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest
 from workers.api.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,10 @@ class RefineService(Protocol):
 
     async def load(self, model_digest: str, adapter_digest: str | None) -> None:
         """Have every refiner load and try these weights."""
+        ...
+
+    async def engine(self, pins: Pins) -> Engine | None:
+        """What a new instance with these pins is to be computed with; None where that is not known (yet)."""
         ...
 
     async def ready(self) -> Mapping[str, Any]:
@@ -71,6 +75,10 @@ class Refining:
     async def load(self, model_digest: str, adapter_digest: str | None) -> None:
         """Have every refiner load and try these weights; its errors say why they cannot be used."""
         await self._service.load(model_digest, adapter_digest)
+
+    async def engine(self, pins: Pins) -> Engine | None:
+        """What a new instance with these pins is to be computed with; None (float32) where that is not known yet."""
+        return await self._service.engine(pins)
 
     async def ready(self) -> Mapping[str, Any]:
         """Which parts answer."""

@@ -17,6 +17,7 @@ from pipeline.storage.campaigns import create_campaign
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.images import add_image
 from schemas.campaigns import CampaignSettings
+from schemas.engines import EngineSetting
 from schemas.predictions import ImageRef
 from schemas.settings import Settings
 from tests.workers.campaign import StoredCampaign, make_campaign
@@ -70,9 +71,9 @@ def register(conn: Connection, image: ImageRef) -> str:
     ).image_id
 
 
-def local_router(storage_url: str) -> LocalRouter:
+def local_router(storage_url: str, engine: EngineSetting = "auto") -> LocalRouter:
     """The real model without Ray."""
-    return LocalRouter(Refiner(storage_url=storage_url), Encoder(storage_url=storage_url))
+    return LocalRouter(Refiner(storage_url=storage_url, engine=engine), Encoder(storage_url=storage_url))
 
 
 def settings_in(folder: Path, **values: Any) -> Settings:
@@ -122,9 +123,9 @@ def gateway_in(folder: Path, images: int = 3, lease_s: float | None = None, **va
     stored = make_campaign(folder, images)
     database = open_database(f"sqlite:///{folder / 'clickloop.db'}", busy_timeout_s=2)
     fill(database, stored, lease_s)
-    router = local_router(stored.storage_url)
+    settings = settings_in(folder, **values)
     try:
-        with serving(settings_in(folder, **values), database, router) as gateway:
+        with serving(settings, database, local_router(stored.storage_url, settings.engine)) as gateway:
             yield gateway
     finally:
         database.close()
