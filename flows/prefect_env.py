@@ -9,7 +9,9 @@ import logging
 import os
 import secrets
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,18 @@ def start_ephemeral_server() -> None:
     assert process is not None
     _end_with_parent(process.pid)
     logger.info("Prefect's ephemeral server runs at %s", server.address)
+
+
+def without_heartbeats() -> AbstractContextManager[Any]:
+    """Flows that run inside send the ephemeral server no heartbeats. Nobody looks at them there, a job has its own, and
+    Prefect takes up to a second at the end of a flow to stop them. A server of others gets them.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return nullcontext()
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    quiet: AbstractContextManager[Any] = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    return quiet
 
 
 def _end_with_parent(pid: int) -> None:

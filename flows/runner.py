@@ -35,13 +35,14 @@ def run_flow(job: Job) -> dict[str, Any]:
         BadInputError: No such kind, or its payload is not one.
     """
     arguments = checked(job.request.kind, job.request.payload)
-    from flows.prefect_env import start_ephemeral_server
+    from flows.prefect_env import start_ephemeral_server, without_heartbeats
 
     start_ephemeral_server()
     from flows.campaign import KINDS, campaign_flow
 
     flows: dict[str, Callable[..., dict[str, Any]]] = {**KINDS, "campaign": campaign_flow}
-    return flows[job.request.kind](job.request.campaign_id, **arguments)
+    with without_heartbeats():
+        return flows[job.request.kind](job.request.campaign_id, **arguments)
 
 
 class Runner:
