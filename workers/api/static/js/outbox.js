@@ -28,35 +28,45 @@ function database() {
 /** @param {string} session @returns {IDBKeyRange} All events of a session. */
 const rangeOf = (session) => IDBKeyRange.bound([session], [session, []]);
 
-/** @param {"readonly" | "readwrite"} mode */
-async function store(mode) {
-  return (await database()).transaction(STORE, mode).objectStore(STORE);
+/**
+ * Change what is kept.
+ * @param {(store: IDBObjectStore) => IDBRequest} act
+ * @returns {Promise<void>} Once it is committed: a page that is left before loses it.
+ */
+async function change(act) {
+  const transaction = (await database()).transaction(STORE, "readwrite");
+  act(transaction.objectStore(STORE));
+  await new Promise((done, fail) => {
+    transaction.oncomplete = done;
+    transaction.onabort = () => fail(transaction.error);
+  });
 }
 
 /**
  * Keep an event.
  * @param {string} session Its id.
  * @param {LogEvent} event
- * @returns {Promise<unknown>} Once it is kept.
+ * @returns {Promise<void>} Once it is kept.
  */
-export const keep = async (session, event) => settled((await store("readwrite")).put(event, [session, event.event_id]));
+export const keep = (session, event) => change((store) => store.put(event, [session, event.event_id]));
 
 /**
  * Drop an event that is acknowledged.
  * @param {string} session @param {string} eventId
- * @returns {Promise<unknown>}
+ * @returns {Promise<void>}
  */
-export const drop = async (session, eventId) => settled((await store("readwrite")).delete([session, eventId]));
+export const drop = (session, eventId) => change((store) => store.delete([session, eventId]));
 
 /**
  * Drop all events of a session.
  * @param {string} session
- * @returns {Promise<unknown>}
+ * @returns {Promise<void>}
  */
-export const clear = async (session) => settled((await store("readwrite")).delete(rangeOf(session)));
+export const clear = (session) => change((store) => store.delete(rangeOf(session)));
 
 /** @param {string} session @returns {Promise<LogEvent[]>} What is kept, in the order of seq. */
 export async function kept(session) {
-  const events = /** @type {LogEvent[]} */ (await settled((await store("readonly")).getAll(rangeOf(session))));
+  const store = (await database()).transaction(STORE, "readonly").objectStore(STORE);
+  const events = /** @type {LogEvent[]} */ (await settled(store.getAll(rangeOf(session))));
   return events.sort((a, b) => a.seq - b.seq);
 }

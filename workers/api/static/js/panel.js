@@ -167,7 +167,7 @@ export function showDraft(count, onPutBack, onDrop) {
 
 /**
  * @param {"idle" | "saved" | "saving" | "offline"} state
- * @param {number} waiting Events not acknowledged.
+ * @param {number} waiting Events not acknowledged; 0 while a reload would lose one.
  */
 export function showBadge(state, waiting) {
   const words = { idle: "", saved: "Saved", saving: "Saving…", offline: "Offline" };

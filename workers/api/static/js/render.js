@@ -108,7 +108,7 @@ export function render() {
     const name = place === null ? "object" : record.categories[place].name;
     return { id, label: `${index + 1} ${name}`, state, colour, chosen: id === desk.current };
   }), choose, remove);
-  showBadge(session.online ? (pending.length > 0 ? "saving" : "saved") : "offline", pending.length);
+  showBadge(session.online ? (pending.length > 0 ? "saving" : "saved") : "offline", session.unkept ? 0 : pending.length);
   showOutline(view.polygon?.size ?? null, desk.tolerance);
   buttons();
 }

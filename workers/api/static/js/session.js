@@ -62,6 +62,8 @@ export class Session {
     this.epoch = /** @type {number} */ (record.epoch);
     /** @type {LogEvent[]} */
     this.pending = [];
+    /** How many of these this browser has yet to keep: a reload would lose them. */
+    this.unkept = 0;
     /** @type {Map<string, Shown>} */
     this.masks = new Map();
     /** @type {Map<string, Standing>} Masks of the image from before this session, by id. */
@@ -143,7 +145,11 @@ export class Session {
     this.#begun.set(event.seq, performance.now());
     this.fold.apply(event);
     this.pending.push(event);
-    outbox.keep(this.id, event).catch(() => this.#warn());
+    this.unkept += 1;
+    outbox.keep(this.id, event).catch(() => this.#warn()).finally(() => {
+      this.unkept -= 1;
+      if (!this.unkept) this.listener.changed();
+    });
     this.#pump();
     this.listener.changed();
   }
