@@ -44,6 +44,7 @@ def configure_prefect(workspace: Path) -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # at the end of each job: what it has yet to send
 
 
 def start_ephemeral_server() -> None:
