@@ -7,7 +7,6 @@ no torch. `LocalRouter` does the same with a refiner and an encoder in this proc
 import asyncio
 import hashlib
 import logging
-import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -22,6 +21,7 @@ from schemas.errors import BusyError, ClickloopError, CorruptDataError, Embeddin
 from schemas.predictions import Encoded, Engine, ImageRef, MaskReply, Pins, RefineRequest
 from schemas.settings import Settings
 from workers.cluster import connect, find_info
+from workers.line import Line
 from workers.pool import Pool, cause_of
 
 if TYPE_CHECKING:
@@ -30,17 +30,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SILENT_DEADLINES = 2.5
-"""A refiner that has calls and answers none for so many of their deadlines is restarted."""
 RESTART_WAIT_S = 30.0
 """A call whose refiner died waits so long for Ray to start it again: importing torch takes 3-5 s, 20 under load."""
 RESTART_PERIOD_S = 60.0
 """A refiner is not restarted more often: a call to one that is starting is late, too."""
 SECONDS_PER_EDIT = 0.05
 """Added to a call's deadline per edit: a refiner that was restarted computes them all again."""
-MAX_WAIT = 0.5
-"""A call that would wait for more than this share of its deadline is refused: the wait is an estimate."""
-_PACE_WEIGHT = 0.2
 _POLL_S = 0.1
 _WATCH_PERIOD_S = 1.0
 
@@ -142,44 +137,6 @@ class LocalRouter(_EncodeOnMiss):
         await asyncio.to_thread(self._encoder.close)
 
 
-class _Line:
-    """The calls that wait for one refiner, and how fast it answers them.
-
-    The pace is what this process sees between two answers while calls wait, so it holds the share of other gateways.
-    """
-
-    def __init__(self) -> None:
-        self._deadlines: dict[asyncio.Future[Any], float] = {}
-        self._pace_s = 0.0
-        self._answered = -math.inf
-
-    def add(self, call: "asyncio.Future[Any]", deadline_s: float) -> None:
-        """A call that was made now; it leaves by itself when it ends."""
-        if not self._deadlines:
-            self._answered = time.monotonic()  # it was not silent before: nobody asked
-        self._deadlines[call] = deadline_s
-        call.add_done_callback(self._leave)
-
-    def is_full(self, most: int, deadline_s: float) -> bool:
-        """Whether one more call would be too many or too late. Late ones would only make the next ones late, too."""
-        waiting = len(self._deadlines)
-        return waiting >= most or waiting * self._pace_s > MAX_WAIT * deadline_s
-
-    def is_silent(self) -> bool:
-        """Whether the refiner seems to hang; one that is late because it has too much to do is not silent."""
-        longest = max(self._deadlines.values(), default=math.inf)
-        return time.monotonic() - self._answered > SILENT_DEADLINES * longest
-
-    def _leave(self, call: "asyncio.Future[Any]") -> None:
-        self._deadlines.pop(call)
-        if call.cancelled() or isinstance(call.exception(), RayActorError):
-            return
-        now = time.monotonic()
-        if call.exception() is None:
-            self._pace_s += _PACE_WEIGHT * (now - self._answered - self._pace_s)
-        self._answered = now
-
-
 class Router(_EncodeOnMiss):
     """Sends requests to the actors of a workspace or cluster.
 
@@ -198,7 +155,7 @@ class Router(_EncodeOnMiss):
         self._attaching: asyncio.Task[Pool] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Future[Any]] = set()
-        self._lines: defaultdict[str, _Line] = defaultdict(_Line)
+        self._lines: defaultdict[str, Line] = defaultdict(Line)
         self._restarted: dict[str, float] = {}
         self._loaded: dict[tuple[str, str, str | None, Engine | None], Engine] = {}
 
