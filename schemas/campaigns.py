@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
-from schemas.predictions import ImageRef
+from schemas.predictions import ImageRef, Window
 
 TaskState = Literal["new", "leased", "submitted", "skipped", "done"]
 
@@ -35,7 +35,7 @@ class CampaignSettings(BaseModel):
 
     @field_validator("window")
     @classmethod
-    def _rises(cls, window: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _rises(cls, window: Window | None) -> Window | None:
         if window is not None and window[0] >= window[1]:
             raise ValueError("its first sample must be below its second")
         return window
@@ -77,7 +77,7 @@ class ImageRecord(BaseModel):
     width: int
     height: int
     holdout: bool
-    window: tuple[float, float] | None = None
+    window: Window | None = None
     quarantine_reason: str | None = None
 
     @property

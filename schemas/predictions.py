@@ -9,6 +9,10 @@ from schemas.masks import PackedMask, Rle
 EditKind = Literal["open", "click", "box", "brush", "mask_edit", "candidate"]
 
 
+Window = tuple[float, float]
+"""Grey samples of more than 8 bits that become black (0) and white (255)."""
+
+
 class ImageRef(BaseModel):
     """An image in the catalogue: enough to find, read and check it without the database.
 
@@ -17,7 +21,7 @@ class ImageRef(BaseModel):
         uri: fsspec URL or path of the file.
         width: In pixels after EXIF orientation.
         height: In pixels after EXIF orientation.
-        window: Grey samples of more than 8 bits that become 0 and 255; None: see `pipeline.ingest.decode`.
+        window: Of its campaign; None: see `pipeline.ingest.decode`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -26,7 +30,7 @@ class ImageRef(BaseModel):
     uri: str
     width: int
     height: int
-    window: tuple[float, float] | None = None
+    window: Window | None = None
 
 
 class Engine(BaseModel):

@@ -7,12 +7,14 @@
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -23,6 +25,10 @@ from workers.cluster import read_info, write_private
 
 START_S = 150.0
 TOKEN = secrets.token_hex(32)
+_RAY_START = (
+    str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-gpus=0", "--disable-usage-stats",
+    "--object-store-memory=80000000", "--node-ip-address=127.0.0.1",
+)  # fmt: skip
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -76,6 +82,64 @@ def wait_gone(family: list[psutil.Process], timeout_s: float = 20.0) -> None:
     for process in left:
         process.kill()
     assert not left, f"still running: {[(p.pid, p.name()) for p in left]}"
+
+
+@contextmanager
+def child(command: list[str], environment: dict[str, str], **pipes: int) -> Iterator["subprocess.Popen[str]"]:
+    """A process and all below it, for the length of the block."""
+    process = subprocess.Popen(command, env=environment, text=True, **pipes)
+    try:
+        yield process
+    finally:
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            pipe.close()
+        family = descendants(process.pid)
+        for one in reversed(family):
+            one.kill()
+        process.wait()
+        wait_gone(family)
+
+
+@dataclass(frozen=True)
+class ExternalCluster:
+    """A Ray cluster that the product did not start; its head offers nothing.
+
+    Attributes:
+        address: Of its head.
+        environment: Of processes that use it.
+    """
+
+    address: str
+    environment: dict[str, str]
+
+    def node(self, cpus: int) -> AbstractContextManager["subprocess.Popen[str]"]:
+        """A node that works, for the length of the block."""
+        return child([*_RAY_START, f"--address={self.address}", f"--num-cpus={cpus}"], self.environment)
+
+
+@contextmanager
+def external_cluster(folder: Path) -> Iterator[ExternalCluster]:
+    """A head, for the length of the block; Ray's files are in the folder, whose path must be short."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = 7000 + probe.getsockname()[1] % 1000  # below the ports that Ray gives to its workers
+    address = f"127.0.0.1:{port}"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {**os.environ, **token, "CLICKLOOP_RAY_ADDRESS": address}
+    environment.pop("RAY_AUTH_TOKEN_PATH", None)
+    head = [*_RAY_START, "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
+    with child([*head, f"--temp-dir={folder}/ray"], environment):
+        end = time.monotonic() + 60
+        while not _answers(port):
+            assert time.monotonic() < end, "Ray's head does not answer"
+            time.sleep(0.2)
+        yield ExternalCluster(address, environment)
+
+
+def _answers(port: int) -> bool:
+    """Whether something listens on the loopback's port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,9 +31,9 @@ from pipeline.storage.weights import load_model_by_digest, with_adapter
 from schemas.clicks import Click
 from schemas.engines import DEFAULT_ENGINE, EngineName, EngineSetting, Tuning, check_available
 from schemas.errors import BadCheckpointError, BusyError, EmbeddingMissingError
-from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest
+from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest, Window
 from workers.cores import device, use_threads
-from workers.lru import Lru
+from workers.lru import K, Lru, V
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Refiner:
         check_available(engine, self._device)
         self._engine, self._tuning = engine, tuning
         self._store = EmbeddingStore(storage_url, cache_dir)
-        self._images: Lru[tuple[str, tuple[float, float] | None], NDArray[np.uint8]] = Lru(cache_bytes // 2)
+        self._images: Lru[tuple[str, Window | None], NDArray[np.uint8]] = Lru(cache_bytes // 2)
         self._embeddings: Lru[tuple[str, str], _Embedding] = Lru(cache_bytes // 4)
         self._states: Lru[bytes, _Known] = Lru(cache_bytes // 4)
         self._models: Lru[tuple[str, str | None], InteractiveModel] = Lru(MAX_MODELS)
@@ -250,26 +251,22 @@ class Refiner:
         if engine == DEFAULT_ENGINE:
             return self._model(model_digest, adapter_digest), engine
         key = (model_digest, adapter_digest, engine)
-        held = self._fast.get(key)
-        if held is not None:
-            return held
-        with self._loading:
-            held = self._fast.get(key)
-            if held is None:
-                held = self._tried(self._model(model_digest, adapter_digest), engine)
-                self._fast.put(key, held)
-        return held
+        return self._held(self._fast, key, lambda: self._tried(self._model(model_digest, adapter_digest), engine))
 
     def _model(self, model_digest: str, adapter_digest: str | None) -> InteractiveModel:
         key = (model_digest, adapter_digest)
-        held = self._models.get(key)
+        return self._held(self._models, key, lambda: self._load_model(model_digest, adapter_digest))
+
+    def _held(self, cache: Lru[K, V], key: K, make: Callable[[], V]) -> V:
+        """What the cache holds, made by one thread when it does not."""
+        held = cache.get(key)
         if held is not None:
             return held
         with self._loading:
-            held = self._models.get(key)
+            held = cache.get(key)
             if held is None:
-                held = self._load_model(model_digest, adapter_digest)
-                self._models.put(key, held)
+                held = make()
+                cache.put(key, held)
         return held
 
     def _tried(self, model: InteractiveModel, engine: EngineName) -> tuple[InteractiveModel, EngineName]:

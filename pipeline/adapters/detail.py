@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.models._base import Encoding, InteractiveModel, Prediction
+from pipeline.models._base import Encoding, InteractiveModel, ModelAround, Prediction
 from pipeline.models.fdrn_published import cut_image
 from pipeline.models.layers.coordinates import coordinate_features, to_input_size
 from pipeline.models.layers.deformable_conv import DeformableConv
@@ -44,8 +44,8 @@ class DetailBranch(nn.Module):
         return torch.einsum("bc,bchw->bhw", kernel, features)[:, None]
 
 
-class DetailAdapted(InteractiveModel):
-    """A model with a detail branch added to its logits (every candidate's alike).
+class DetailAdapted(ModelAround):
+    """A model with a detail branch, which looks at crops, added to its logits (every candidate's alike).
 
     Args:
         base: Left as it is.
@@ -53,16 +53,8 @@ class DetailAdapted(InteractiveModel):
     """
 
     def __init__(self, base: InteractiveModel, branch: DetailBranch) -> None:
-        super().__init__()
-        self.base, self.branch = base, branch
-        self.cut = base.cut  # type: ignore[misc]  # the base's, not the class's
-        self.encoder_state_prefixes = tuple(f"base.{own}" for own in base.encoder_state_prefixes)  # type: ignore[misc]
-        self.model_id, self.input_size, self.image_size = base.model_id, base.input_size, base.image_size
-        self.input_side, self.skip_clicks = base.input_side, base.skip_clicks
-
-    def encode(self, images: Tensor) -> Encoding:
-        """The base's: the branch looks at crops."""
-        return self.base.encode(images)
+        super().__init__(base)
+        self.branch = branch
 
     def refine(
         self,

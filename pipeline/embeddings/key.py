@@ -8,6 +8,7 @@ from pipeline.embeddings.codec import DTYPE, LAYOUT
 from pipeline.inference.preprocess import PREPROCESSING
 from pipeline.ingest.decode import DECODER
 from pipeline.models._base import InteractiveModel
+from schemas.predictions import Window
 
 KEY_LENGTH = 24
 
@@ -40,7 +41,7 @@ def model_key(encoder: str, facts: Mapping[str, str | int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def key_of_model(model: InteractiveModel, window: tuple[float, float] | None = None) -> str:
+def key_of_model(model: InteractiveModel, window: Window | None = None) -> str:
     """Key of the embeddings that a model writes and reads with this version of the product.
 
     Args:

@@ -69,6 +69,11 @@ class _Options:
     progress: Progress | None
     should_stop: Callable[[], bool]
 
+    @property
+    def images(self) -> str:
+        """As the command line and the manifest say it."""
+        return "embedded" if self.embed else "uri"
+
 
 def export_snapshot(
     database: Database,
@@ -175,7 +180,6 @@ def _base(
 ) -> SnapshotRecord | None:
     if since_snapshot is None:
         return None
-    images = "embedded" if options.embed else "uri"
     with database.connect() as conn:
         return find_base(
             conn,
@@ -184,7 +188,7 @@ def _base(
             formats=options.formats,
             filters=filters,
             splits=options.splits,
-            images=images,
+            images=options.images,
         )
 
 
@@ -235,7 +239,7 @@ class _Export:
                 self.campaign,
                 self.snapshot,
                 formats=options.formats,
-                images="embedded" if options.embed else "uri",
+                images=options.images,
                 splits=options.splits,
                 adapters=self.adapters,
                 counts=self.counts,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.models._base import Encoding, InteractiveModel, Prediction
+from pipeline.models._base import Encoding, InteractiveModel, ModelAround, Prediction
 from pipeline.models.fdrn import Refiner
 from schemas.clicks import Click
 from schemas.engines import DEFAULT_ENGINE, ENGINES, EngineName, Tuning, check_available, cpu_name, runtime_versions
@@ -35,7 +35,7 @@ def with_engine(model: InteractiveModel, engine: EngineName) -> InteractiveModel
     if engine == DEFAULT_ENGINE:
         return model
     if engine == "torch-bfloat16":
-        return _InBfloat16(model)
+        return _InBfloat16(model).eval()
     check_available(engine, _device(model).type)
     if not any(isinstance(module, Refiner) for module in model.modules()):
         raise BadInputError(f"Model {model.model_id} cannot run on {engine}. Use {DEFAULT_ENGINE} or torch-bfloat16.")
@@ -79,20 +79,8 @@ def engine_name(engine: Engine | None) -> EngineName:
     return next((known for known in ENGINES if known == name), DEFAULT_ENGINE)
 
 
-class _InBfloat16(InteractiveModel):
-    """A model whose refine step is autocast to bfloat16."""
-
-    def __init__(self, base: InteractiveModel) -> None:
-        super().__init__()
-        self.base = base
-        self.cut = base.cut  # type: ignore[misc]  # the base's, not the class's
-        self.model_id, self.input_size, self.image_size = base.model_id, base.input_size, base.image_size
-        self.input_side, self.skip_clicks = base.input_side, base.skip_clicks
-        self.eval()
-
-    def encode(self, images: Tensor) -> Encoding:
-        """The base's, in float32."""
-        return self.base.encode(images)
+class _InBfloat16(ModelAround):
+    """A model whose refine step is autocast to bfloat16; it encodes in float32."""
 
     def refine(
         self,

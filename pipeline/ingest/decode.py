@@ -28,7 +28,7 @@ from PIL import Image
 
 from pipeline.storage.files import is_local, open_storage, read_bytes
 from schemas.errors import BadImageError, CorruptDataError
-from schemas.predictions import ImageRef
+from schemas.predictions import ImageRef, Window
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     *,
     at_least: int | None = None,
-    window: tuple[float, float] | None = None,
+    window: Window | None = None,
 ) -> tuple[NDArray[np.uint8], ImageInfo]:
     """Decode an image.
 
@@ -221,7 +221,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _rgb(image: Image.Image, window: tuple[float, float] | None) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, window: Window | None) -> NDArray[np.uint8]:
     """HWC RGB of a loaded image, band by band."""
     is_wide = image.mode.startswith(_WIDE_MODES)
     if is_wide and window is None and image.format == "TIFF":
@@ -248,7 +248,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _window(image: Image.Image) -> tuple[float, float]:
+def _window(image: Image.Image) -> Window:
     """The least and the greatest finite sample; (0, 0) where there is none."""
     low, high = np.inf, -np.inf
     for _, band in _bands(image):

@@ -5,14 +5,13 @@ import io
 from PIL import Image
 
 from pipeline.ingest.decode import MAX_PIXELS, decode_image
+from schemas.predictions import Window
 
 _QUALITY = 95
 _MAX_JPEG_SIDE = 65_500
 
 
-def rendition(
-    data: bytes, max_pixels: int = MAX_PIXELS, window: tuple[float, float] | None = None
-) -> tuple[bytes, str]:
+def rendition(data: bytes, max_pixels: int = MAX_PIXELS, window: Window | None = None) -> tuple[bytes, str]:
     """An image file as models see it, pixel for pixel in the same place: its bytes and their media type.
 
     A JPEG (quality 95, colours not subsampled), which takes a fraction of a PNG's time and bytes; a PNG where a side is

@@ -30,11 +30,11 @@ from pipeline.storage.database import Database
 from pipeline.storage.files import is_local, open_storage, read_bytes, storage_error, with_retry
 from schemas.campaigns import CampaignRecord
 from schemas.errors import BadImageError, BadInputError
+from schemas.predictions import Window
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], None]
-Window = tuple[float, float] | None
 BATCH_ROWS = 200
 GONE_NAMED = 20
 _BATCH_S = 2.0
@@ -181,7 +181,7 @@ def _handled(report: IngestReport) -> int:
 def _read_all(
     todo: Sequence[SourceFile],
     url: str,
-    window: Window,
+    window: Window | None,
     max_pixels: int,
     threads: int,
     should_stop: Callable[[], bool],
@@ -202,7 +202,7 @@ def _read_all(
                 future.cancel()
 
 
-def _read(file: SourceFile, url: str, window: Window, max_pixels: int) -> _Read:
+def _read(file: SourceFile, url: str, window: Window | None, max_pixels: int) -> _Read:
     """Read, check and hash one file.
 
     Raises:

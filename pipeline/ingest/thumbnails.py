@@ -6,13 +6,12 @@ from PIL import Image
 
 from pipeline.ingest.decode import MAX_PIXELS, decode_image
 from pipeline.masks.previews import preview_size
+from schemas.predictions import Window
 
 _QUALITY = 85
 
 
-def thumbnail(
-    data: bytes, longest: int, max_pixels: int = MAX_PIXELS, window: tuple[float, float] | None = None
-) -> bytes:
+def thumbnail(data: bytes, longest: int, max_pixels: int = MAX_PIXELS, window: Window | None = None) -> bytes:
     """A JPEG of an image file (upright, RGB, see `decode_image`) whose longest side is at most `longest` pixels.
 
     Raises:

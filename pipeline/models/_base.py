@@ -250,3 +250,23 @@ class InteractiveModel(nn.Module):
             BadInputError: The model has no adapter of that kind.
         """
         raise BadInputError(f"Model {self.model_id or type(self).__name__} has no adapter of kind {kind!r}.")
+
+
+class ModelAround(InteractiveModel):
+    """Base of models that change the refine step of another one: they encode as it does, on images of its sizes.
+
+    Args:
+        base: Left as it is.
+    """
+
+    def __init__(self, base: InteractiveModel) -> None:
+        super().__init__()
+        self.base = base
+        self.cut = base.cut  # type: ignore[misc]  # the base's, not the class's
+        self.encoder_state_prefixes = tuple(f"base.{own}" for own in base.encoder_state_prefixes)  # type: ignore[misc]
+        self.model_id, self.input_size, self.image_size = base.model_id, base.input_size, base.image_size
+        self.input_side, self.skip_clicks = base.input_side, base.skip_clicks
+
+    def encode(self, images: Tensor) -> Encoding:
+        """The base's."""
+        return self.base.encode(images)

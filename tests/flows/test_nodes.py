@@ -1,9 +1,6 @@
 """Precompute on a Ray cluster of several nodes, one of which is killed on the way."""
 
 import json
-import os
-import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,8 +15,7 @@ from pipeline.storage import images
 from pipeline.storage.database import open_database
 from schemas.settings import Settings
 from tests.flows.scenes import make_campaign, write_pictures
-from tests.rays import descendants
-from tests.workers.test_external_cluster import answers, child
+from tests.rays import child, descendants, external_cluster
 
 IMAGES = 1500
 
@@ -37,37 +33,17 @@ def runs_an_encoder(node: int) -> bool:
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_node_that_is_killed_costs_no_image() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = 7000 + probe.getsockname()[1] % 1000
-    ray_cli = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-gpus=0", "--disable-usage-stats"]
-    ray_cli += ["--object-store-memory=80000000", "--node-ip-address=127.0.0.1"]
     with tempfile.TemporaryDirectory(prefix="cl-", dir="/tmp") as name, ExitStack() as stack:
         folder = Path(name)
-        environment = {
-            **os.environ,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "CLICKLOOP_RAY_ADDRESS": f"127.0.0.1:{port}",
-            "CLICKLOOP_WORKSPACE": f"{folder}/workspace",
-            "CLICKLOOP_ENCODERS": "2",
-        }
-        environment.pop("RAY_AUTH_TOKEN_PATH", None)
+        cluster = stack.enter_context(external_cluster(folder))
+        given = {"CLICKLOOP_WORKSPACE": f"{folder}/workspace", "CLICKLOOP_ENCODERS": "2"}
+        environment = cluster.environment | given
         settings = Settings(workspace=folder / "workspace")
         database = open_database(settings.resolved_database_url)
         stack.callback(database.close)
         campaign = make_campaign(settings, database, write_pictures(folder, IMAGES))
 
-        head = [*ray_cli, "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
-        stack.enter_context(child([*head, f"--temp-dir={folder}/ray"], environment))
-        end = time.monotonic() + 60
-        while not answers(port):
-            assert time.monotonic() < end, "Ray's head does not answer"
-            time.sleep(0.2)
-        nodes = [
-            stack.enter_context(child([*ray_cli, f"--address=127.0.0.1:{port}", "--num-cpus=3"], environment))
-            for _ in range(2)
-        ]
+        nodes = [stack.enter_context(cluster.node(cpus=3)) for _ in range(2)]
         stack.enter_context(child([sys.executable, "-m", "workers.cluster"], environment))
         job = [sys.executable, "-m", "flows.cli", "precompute", "discs", "--json"]
         precompute = stack.enter_context(child(job, environment, stdout=subprocess.PIPE))

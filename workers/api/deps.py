@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from pipeline.ingest.sources import require_allowed
 from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
+from schemas.predictions import Window
 from schemas.settings import Settings
 from workers.api.auth import Authenticator, Caller, address, bearer
 from workers.api.intake import Intake
@@ -51,9 +52,7 @@ class Services:
     draining: bool = False
     thumbnails: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
-    renditions: Lru[tuple[str, tuple[float, float] | None], tuple[bytes, str]] = field(
-        default_factory=lambda: Lru(_RENDITION_BYTES)
-    )
+    renditions: Lru[tuple[str, Window | None], tuple[bytes, str]] = field(default_factory=lambda: Lru(_RENDITION_BYTES))
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def read(self, function: Callable[[Connection], T]) -> T:
