@@ -62,5 +62,6 @@ def test_a_node_that_is_killed_costs_no_image() -> None:
         assert precompute.stdout is not None
         result = json.loads(precompute.stdout.read())
         assert precompute.wait() == 0
+        assert result["quarantined"] == 0, "an image was blamed for the node"
         assert result["encoded"] + result["already"] == IMAGES
         assert missing() == 0
