@@ -74,7 +74,13 @@ class GuidanceCode(nn.Module):
 
     def forward(self, disks: Tensor, previous: Tensor) -> Tensor:
         """(R, 2, h, w) and (R, 1, h, w) -> (R, C, h/2, w/2)."""
-        out: Tensor = self.transform(torch.cat([disks, previous], 1))
+        mix, act, shrink = self.transform
+        assert isinstance(mix, nn.Conv2d) and mix.bias is not None
+        maps = torch.cat([disks, previous], 1)
+        weight = mix.weight.flatten(1).expand(maps.shape[0], -1, -1)
+        # a 1x1 convolution of three channels, as a product: a tenth of its time on one thread
+        mixed = torch.baddbmm(mix.bias[None, :, None], weight, maps.flatten(2))
+        out: Tensor = shrink(act(mixed.view(*mixed.shape[:2], *maps.shape[2:])))
         return out
 
 
@@ -197,7 +203,8 @@ class FdrnCompact(InteractiveModel):
         The tensors are low (B, 32, H/4, W/4) and high (B, 96, H/16, W/16); float16 is enough to store them.
         """
         low, high = self.f1((images - 0.45) / 0.225)
-        return Encoding({"low": low, "high": high}, images)
+        # as ROI-Align reads them, so that no click has to turn them
+        return Encoding({"low": low.contiguous(), "high": high.contiguous()}, images)
 
     def refine_points(
         self, encoding: Encoding, points: Tensor, previous: Tensor, crops: Tensor, rois: Tensor | None

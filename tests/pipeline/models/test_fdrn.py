@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models._base import Encoding
-from pipeline.models.fdrn import FdrnCompact
+from pipeline.models.fdrn import FdrnCompact, GuidanceCode
 from pipeline.models.layers.integration import SemanticIntegration
 from pipeline.training.objective import ObjectiveConfig, objective
 from schemas.clicks import Click
@@ -53,6 +53,12 @@ def test_without_crops_or_image_it_says_so(model: FdrnCompact) -> None:
     encoding = Encoding({"low": torch.zeros(1, 32, 16, 16), "high": torch.zeros(1, 96, 4, 4)})
     with pytest.raises(ValueError, match="crops"):
         model.refine(encoding, [[Click(1, 1, True)]], torch.zeros(1, 1, 64, 64))
+
+
+def test_guidance_code_is_its_convolutions_in_turn() -> None:
+    code = GuidanceCode(12).to(memory_format=torch.channels_last)
+    disks, previous = torch.rand(2, 2, 64, 96), torch.rand(2, 1, 64, 96)
+    torch.testing.assert_close(code(disks, previous), code.transform(torch.cat([disks, previous], 1)))
 
 
 def test_attention_sums_to_one_over_what_is_read() -> None:

@@ -1,7 +1,11 @@
 """Maps made from clicks, on grids whose answers can be seen."""
 
-import torch
+import math
 
+import torch
+import torch.nn.functional as F
+
+from pipeline.models.layers import guidance
 from pipeline.models.layers.guidance import click_disks, clicks_to_sequence, colour_likeness, geodesic_nearness
 from schemas.clicks import Click
 
@@ -50,3 +54,27 @@ def test_nearness_falls_across_an_edge_more_than_along_a_plain() -> None:
     near = geodesic_nearness(two_halves(), torch.tensor([[[32.0, 28.0, 1.0]]]))[0, 0]
     assert near[16, 14] == 1
     assert near[16, 4] > 2 * near[16, 17]  # ten cells away on the same side beats three beyond the edge
+
+
+def test_means_are_those_of_pooling_bit_for_bit() -> None:
+    maps = torch.rand(2, 3, 12, 16)
+    assert torch.equal(guidance._halved(maps), F.avg_pool2d(maps, 2))
+    assert torch.equal(guidance._smoothed(maps), F.avg_pool2d(maps, 3, 1, 1))
+
+
+def test_nearness_is_that_of_shortest_paths_over_the_cells() -> None:
+    grid, contrast = 4, 40.0
+    crops = torch.rand(1, 3, grid, grid)
+    found = geodesic_nearness(crops, torch.tensor([[[0.5, 0.5, 1.0]]]), grid, steps=16, contrast=contrast, decay=1.0)
+    colours = guidance.opponent_colours(crops)[0]
+    cells = [(y, x) for y in range(grid) for x in range(grid)]
+    steps = {
+        (a, b): math.dist(a, b) / grid * (1 + contrast * (colours[:, *a] - colours[:, *b]).norm().item())
+        for a in cells for b in cells if a != b and max(abs(a[0] - b[0]), abs(a[1] - b[1])) == 1
+    }  # fmt: skip
+    distance = dict.fromkeys(cells, math.inf) | {(0, 0): 0.0}
+    for _ in cells:
+        for (a, b), cost in steps.items():
+            distance[b] = min(distance[b], distance[a] + cost)
+    wanted = torch.tensor([math.exp(-distance[cell]) for cell in cells]).view(grid, grid)
+    torch.testing.assert_close(found[0, 0], wanted, rtol=1e-4, atol=1e-6)
