@@ -167,7 +167,7 @@ def test_an_export_is_asked_for_followed_and_downloaded(desk: Desk) -> None:
     dialog.get_by_role("button", name="Export", exact=True).click()
     desk.page.get_by_text("An export was asked for.").wait_for()
     [request] = requests_of(desk.gateway, "export")
-    assert request.payload == {"formats": ["coco"]}
+    assert request.payload == {"formats": ["coco"], "images": "embedded", "val": 0, "test": 0}
     jobs = desk.page.get_by_role("region", name="Running jobs")
     jobs.get_by_text("waits for the runner").wait_for()
     database = desk.gateway.services.database
@@ -225,6 +225,49 @@ def test_a_refusal_is_shown_in_the_dialog_and_can_be_answered_again(desk: Desk) 
     desk.errors.remove(next(error for error in desk.errors if "409" in error))
     [request] = requests_of(desk.gateway, "retrain")
     assert request.payload == {"adapter": "lora", "promote": "auto"}
+    with desk.gateway.http() as http:
+        http.post(f"/api/requests/{request.id}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "kind", "payload"),
+    [
+        ("Read images", {}, "ingest", {}),
+        (
+            "Import masks",
+            {"Where from": "{workspace}/coco.json", "Format": "coco", "What for": "look"},
+            "import",
+            {"source": "{workspace}/coco.json", "format": "coco", "look": True, "trusted": False},
+        ),
+        (
+            "Prelabel",
+            {"Clicks per side of the grid": "4", "At most so many images": "10"},
+            "prelabel",
+            {"grid": 4, "min_score": 0.5, "limit": 10},
+        ),
+        ("Propose look-alikes", {}, "propose", {}),
+        ("Order", {"By": "diversity"}, "order", {"by": "diversity"}),
+    ],
+)
+def test_other_jobs_are_asked_for(
+    desk: Desk, name: str, answers: dict[str, str], kind: str, payload: dict[str, Any]
+) -> None:
+    workspace = str(desk.gateway.services.settings.workspace)
+    desk.open()
+    desk.page.locator("#do-more").click()
+    desk.page.get_by_role("button", name=name).click()
+    dialog = desk.page.get_by_role("dialog")
+    for label_, answer in answers.items():
+        field = dialog.get_by_label(label_, exact=True)
+        if field.evaluate("field => field.tagName") == "SELECT":
+            field.select_option(answer)
+        else:
+            field.fill(answer.format(workspace=workspace))
+    dialog.locator("#ask-go").click()
+    dialog.wait_for(state="hidden")
+    [request] = requests_of(desk.gateway, kind)
+    wanted = {key: value.format(workspace=workspace) if key == "source" else value for key, value in payload.items()}
+    assert request.payload == wanted
     with desk.gateway.http() as http:
         http.post(f"/api/requests/{request.id}/cancel")
 

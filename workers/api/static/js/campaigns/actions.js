@@ -51,6 +51,78 @@ export function precompute(campaign) {
 }
 
 /** @param {Campaign} campaign */
+export function readImages(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Read the images again?",
+    text: "New and changed files are registered, and files that are gone are named. Nothing is copied.",
+    fields: [{ name: "images", label: "Images", kind: "text", limits: { maxlength: 4000 }, hint: `A folder, a pattern or a URL, as the server sees it; leave empty for ${campaign.source_url}.` }],
+    go: "Read images",
+    run: (answers) => request(campaign, id, "ingest", given(answers)),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function importMasks(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Import masks",
+    text: "Annotations of other tools on this campaign's images. Look first: the job then says what it would take and drop.",
+    fields: [
+      { name: "source", label: "Where from", kind: "text", required: true, limits: { maxlength: 4000 }, hint: "A file, folder or URL, as the server sees it." },
+      { name: "format", label: "Format", kind: "select", choices: [
+        ["", "by what is there"], ["coco", "COCO, LVIS"], ["label-studio", "Label Studio"], ["cvat", "CVAT"],
+        ["yolo-seg", "YOLO segmentation"], ["label-map", "PNG: a category per value"], ["instance-map", "PNG: an instance per value"]] },
+      { name: "as", label: "What for", kind: "select", choices: [
+        ["look", "only look: count and compare, store nothing"], ["propose", "as proposals that annotators accept or correct"], ["trust", "as accepted masks"]] },
+    ],
+    go: "Import",
+    run: ({ as, ...rest }) => request(campaign, id, "import", { ...given(rest), look: as === "look", trusted: as === "trust" }),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function prelabel(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Let the model propose masks?",
+    text: "It clicks new images by itself on a grid; annotators then accept, correct or leave what it found.",
+    fields: [
+      { name: "grid", label: "Clicks per side of the grid", kind: "number", value: "8", required: true, limits: { min: 1, max: 32, step: 1 } },
+      { name: "min_score", label: "Lowest score to propose", kind: "number", value: "0.5", required: true, limits: { min: 0, max: 1 }, hint: "The IoU that the model expects, 0 to 1." },
+      { name: "limit", label: "At most so many images", kind: "number", limits: { min: 1, step: 1 }, hint: "Leave empty for all new ones." },
+    ],
+    go: "Prelabel",
+    run: (answers) => request(campaign, id, "prelabel", given(answers)),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function propose(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Propose the masks of look-alikes?",
+    text: "The accepted masks of an image become proposals on its near-duplicates.",
+    go: "Propose",
+    run: () => request(campaign, id, "propose", {}),
+  });
+}
+
+/** @param {Campaign} campaign */
+export function order(campaign) {
+  const id = uuid4();
+  return ask({
+    title: "Order the new images",
+    text: "In which order those that nobody began are given out.",
+    fields: [{ name: "by", label: "By", kind: "select", choices: [
+      ["mixed", "mixed: uncertainty and diversity"], ["uncertainty", "uncertainty of an automatic first click"],
+      ["diversity", "diversity: unlike those before"], ["gain", "gain expected per second of work"], ["plain", "plain: as they were read"]] }],
+    go: "Order",
+    run: (answers) => request(campaign, id, "order", answers),
+  });
+}
+
+/** @param {Campaign} campaign */
 export function retrain(campaign) {
   const id = uuid4();
   return ask({
@@ -75,7 +147,12 @@ export function exportMasks(campaign) {
     title: "Export the current masks?",
     text: "A snapshot of what is accepted now is written; later work does not change it.",
     fields: [
-      { name: "formats", label: "Formats", kind: "checks", choices: [["coco", "COCO JSON", true], ["parquet", "Parquet, with images and clicks", true], ["png", "One PNG per mask"]] },
+      { name: "formats", label: "Formats", kind: "checks", choices: [["coco", "COCO JSON", true], ["parquet", "Parquet, with images and clicks", true], ["png", "One PNG per mask"],
+        ["lvis", "LVIS JSON"], ["yolo-seg", "YOLO segmentation: outlines, which lose some pixels"], ["hf", "Hugging Face data set with a card"]] },
+      { name: "images", label: "Image files", kind: "select", choices: [["embedded", "copied into the export"], ["uri", "only named"]] },
+      { name: "val", label: "Share to validate on", kind: "number", value: "0", required: true, limits: { min: 0, max: 0.99 } },
+      { name: "test", label: "Share to test on", kind: "number", value: "0", required: true, limits: { min: 0, max: 0.99 } },
+      { name: "since_snapshot", label: "Only what changed since snapshot", kind: "text", limits: { maxlength: 40 }, hint: "Its number; COCO and Parquet only. Leave empty for everything." },
       { name: "to", label: "Where to", kind: "text", hint: "A folder or URL that the server may write to; leave empty for its storage, from where it can be downloaded here." },
     ],
     go: "Export",

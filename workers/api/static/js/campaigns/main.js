@@ -2,7 +2,9 @@
 
 import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
 import { askIdentity, attempt as attemptAs, showIdentity } from "../identity.js";
-import { claimNext, createCampaign, exportMasks, pauseOrResume, precompute, retrain, rollBack } from "./actions.js";
+import {
+  claimNext, createCampaign, exportMasks, importMasks, order, pauseOrResume, precompute, prelabel, propose, readImages, retrain, rollBack,
+} from "./actions.js";
 import { $, make } from "../dom.js";
 import { badge, button, counted, link, number } from "./dom.js";
 import { gallery } from "./gallery.js";
@@ -18,6 +20,8 @@ let visit = 0;
 let live = null;
 /** @type {Map<string, {id: string, name: string}[]>} Who worked on a campaign, by its id: asked for once, to filter by. */
 const annotators = new Map();
+/** Whether the less usual actions are shown; the page is drawn anew whenever a job ends. */
+let showsMore = false;
 /** @type {string | null} What the page showed last: a new one gets the focus. */
 let place = null;
 
@@ -156,7 +160,15 @@ async function campaignPage(id, params) {
     button("Retrain…", () => act(() => retrain(campaign), "Retraining was asked for."), { id: "do-retrain" }),
     button("Export…", () => act(() => exportMasks(campaign), "An export was asked for."), { id: "do-export" }),
     button("Roll back…", () => act(() => rollBack(campaign), "Rolled back."), { id: "do-rollback", disabled: campaign.live_adapter === null }),
-    button(active ? "Pause…" : "Resume…", () => act(() => pauseOrResume(campaign), active ? "Paused." : "Resumed."), { id: "do-pause" }));
+    button(active ? "Pause…" : "Resume…", () => act(() => pauseOrResume(campaign), active ? "Paused." : "Resumed."), { id: "do-pause" }),
+    make("details", { className: "more", open: showsMore, ontoggle: (/** @type {any} */ event) => { showsMore = event.target.open; } },
+      make("summary", { textContent: "More", id: "do-more" }),
+      make("div", { className: "actions" },
+      button("Read images…", () => act(() => readImages(campaign), "The images will be read."), { id: "do-ingest" }),
+      button("Import masks…", () => act(() => importMasks(campaign), "An import was asked for."), { id: "do-import" }),
+      button("Prelabel…", () => act(() => prelabel(campaign), "Proposals of the model were asked for."), { id: "do-prelabel" }),
+      button("Propose look-alikes…", () => act(() => propose(campaign), "Proposals were asked for."), { id: "do-propose" }),
+      button("Order…", () => act(() => order(campaign), "Another order was asked for."), { id: "do-order" }))));
   const element = make("div", { className: "stack" },
     make("nav", { className: "trail", "aria-label": "Where you are" }, link("#", "Campaigns"), " / "),
     make("div", { className: "head" },
