@@ -11,10 +11,33 @@ from PIL import Image
 
 from pipeline.storage.images import add_image
 from pipeline.storage.masks import current_masks
+from pipeline.storage.sessions import list_sessions, session_events
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, SIZE, desk_at
-from tests.workers.api.gateway import CAMPAIGN, gateway_in
+from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in
 
 pytestmark = pytest.mark.browser
+
+
+def register(gateway: Gateway, path: Path, size: tuple[int, int]) -> None:
+    """Make a file the campaign's only image; size is (width, height)."""
+    data = path.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    with gateway.services.database.begin() as conn:
+        add_image(
+            conn,
+            CAMPAIGN,
+            uri=str(path),
+            file_name=path.name,
+            uri_sha256=sha256,
+            version="1",
+            sha256=sha256,
+            phash="0" * 16,
+            group_key=sha256,
+            width=size[0],
+            height=size[1],
+            format="TIFF" if path.suffix == ".tif" else "JPEG",
+            size_bytes=len(data),
+        )
 
 
 def test_a_tiff_is_displayed_and_labeled(browser: Any, tmp_path: Path) -> None:
@@ -23,25 +46,8 @@ def test_a_tiff_is_displayed_and_labeled(browser: Any, tmp_path: Path) -> None:
     cv2.circle(samples, (80, 60), 30, 4000, -1)
     path = tmp_path / "slide.tif"
     Image.fromarray(samples).save(path, "TIFF", compression="tiff_lzw")
-    data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
     with gateway_in(tmp_path, images=0) as gateway:
-        with gateway.services.database.begin() as conn:
-            add_image(
-                conn,
-                CAMPAIGN,
-                uri=str(path),
-                file_name=path.name,
-                uri_sha256=sha256,
-                version="1",
-                sha256=sha256,
-                phash="0" * 16,
-                group_key=sha256,
-                width=SIZE[0],
-                height=SIZE[1],
-                format="TIFF",
-                size_bytes=len(data),
-            )
+        register(gateway, path, SIZE)
         with desk_at(browser, gateway) as desk:
             desk.begin()
             assert min(desk.pixel(INSIDE)[:3]) > 240 and max(desk.pixel(BESIDE)[:3]) < 15
@@ -57,3 +63,46 @@ def test_a_tiff_is_displayed_and_labeled(browser: Any, tmp_path: Path) -> None:
         with gateway.services.database.connect() as conn:
             (mask,) = current_masks(conn, CAMPAIGN)
     assert (mask.width, mask.height) == SIZE
+
+
+def test_a_large_image_is_fetched_in_tiles_where_it_is_looked_at(browser: Any, tmp_path: Path) -> None:
+    """14.5 million pixels, whose stripes in the middle are too fine for the small picture."""
+    width, height = 4400, 3300
+    pixels = np.full((height, width, 3), 90, np.uint8)
+    pixels[1600:1700, 2150:2250] = np.where((np.arange(100) // 4 % 2)[None, :, None], 255, 0)
+    path = tmp_path / "large.jpg"
+    Image.fromarray(pixels).save(path, quality=95)
+    with gateway_in(tmp_path, images=0) as gateway:
+        register(gateway, path, (width, height))
+        with desk_at(browser, gateway) as desk:
+            asked: list[str] = []
+            desk.page.on("request", lambda request: asked.append(request.url.partition("/api/")[2]))
+            desk.begin()
+            box = desk.page.locator("#canvas").bounding_box()
+            middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+            desk.page.mouse.click(*middle)
+            desk.wait(lambda: events_of(gateway))
+            desk.page.mouse.move(*middle)
+            desk.page.mouse.wheel(0, -1200)
+            row = "canvas => [...canvas.getContext('2d').getImageData(0, canvas.height >> 1, canvas.width, 1).data]"
+            desk.wait(lambda: spread(desk.page.locator("#canvas").evaluate(row)) > 200)
+        [click] = events_of(gateway)
+    assert not any(url.endswith("content") for url in asked)
+    levels = {url.split("/tiles/")[1][0] for url in asked if "/tiles/" in url}
+    assert "0" in levels
+    assert abs(click["x"] - width / 2) < 5 and abs(click["y"] - height / 2) < 5
+
+
+def events_of(gateway: Gateway) -> list[dict[str, Any]]:
+    """The clicks in the log."""
+    with gateway.services.database.connect() as conn:
+        sessions = list_sessions(conn, CAMPAIGN)
+        events = [event for session in sessions for event in session_events(conn, session.id)]
+    return [event.payload for event in events if event.kind == "click"]
+
+
+def spread(row: list[int]) -> int:
+    """The second darkest against the second brightest red near the middle of a row of RGBA pixels."""
+    red = row[0::4]
+    near = sorted(red[len(red) // 2 + 20 : len(red) // 2 + 120])
+    return near[-2] - near[1]

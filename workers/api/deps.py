@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Request
 from sqlalchemy import Connection
 
 from pipeline.ingest.sources import require_allowed
+from pipeline.ingest.tiles import Tiles
 from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
 from schemas.predictions import Window
@@ -28,6 +29,7 @@ MAX_NUMBER = 2**31 - 1
 """The largest integer that every database's columns hold."""
 
 _RENDITION_BYTES = 64_000_000
+_TILE_BYTES = 128_000_000
 
 
 @dataclass
@@ -37,8 +39,9 @@ class Services:
     Attributes:
         draining: Set on SIGTERM: claims are refused, what was begun is finished.
         thumbnails: Held while one is made: few at a time, so that clicks keep their processor.
-        rendering: Held while a rendition is made: one at a time.
+        rendering: Held while a rendition or a level of tiles is made: one at a time.
         renditions: What was made last, by the sha256 of the image's file and its window: bytes and media type.
+        tiles: The levels of large images that were cut last, by sha256, window and level.
     """
 
     settings: Settings
@@ -53,6 +56,7 @@ class Services:
     thumbnails: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
     renditions: Lru[tuple[str, Window | None], tuple[bytes, str]] = field(default_factory=lambda: Lru(_RENDITION_BYTES))
+    tiles: Lru[tuple[str, Window | None, int], Tiles] = field(default_factory=lambda: Lru(_TILE_BYTES))
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def read(self, function: Callable[[Connection], T]) -> T:

@@ -141,3 +141,27 @@ def test_a_side_that_no_jpeg_has_is_rendered_as_png() -> None:
     data, kind = rendition(encoded(wide, "BMP"))
     assert kind == "image/png"
     assert Image.open(io.BytesIO(data)).size == (70_000, 1)
+
+
+def test_tiles_are_the_image_in_parts(gateway: Gateway, tmp_path: Path) -> None:
+    picture = np.asarray(Image.fromarray(scene(9)).resize((2100, 1300)))
+    image_id = put(gateway, tmp_path, "large.png", encoded(picture))
+    with gateway.http() as http:
+        for level in (0, 1):
+            width, height = -(-2100 >> level), -(-1300 >> level)
+            shown = Image.new("RGB", (width, height))
+            for column in range(-(-width // 1024)):
+                for row in range(-(-height // 1024)):
+                    part = http.get(f"/api/images/{image_id}/tiles/{level}/{column}/{row}")
+                    assert (part.status_code, part.headers["content-type"]) == (200, "image/jpeg")
+                    shown.paste(Image.open(io.BytesIO(part.content)), (column * 1024, row * 1024))
+            expected = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
+            assert np.abs(np.asarray(shown).astype(int) - expected).mean() < 2
+        again = http.get(f"/api/images/{image_id}/tiles/0/0/0", headers={"If-None-Match": part.headers["etag"]})
+        assert again.status_code == 200, "another tile has another tag"
+        etag = {"If-None-Match": again.headers["etag"]}
+        assert http.get(f"/api/images/{image_id}/tiles/0/0/0", headers=etag).status_code == 304
+        for place in ("0/3/0", "0/0/2", "1/2/0"):
+            assert http.get(f"/api/images/{image_id}/tiles/{place}").status_code == 404
+        for place in ("9/0/0", "-1/0/0", "0/-1/0", "0/x/0", "0/0/99999999999"):
+            assert http.get(f"/api/images/{image_id}/tiles/{place}").status_code == 422

@@ -60,6 +60,7 @@ def real(gateway: Gateway) -> Iterator[dict[str, Any]]:
             "request_id": exported(gateway, http),
             "path": "coco/instances.json",
             "digest": "0" * 64,
+            **{"level": 0, "column": 0, "row": 0},
             "place": str(gateway.services.settings.workspace.resolve()),
             "work": work,
         }

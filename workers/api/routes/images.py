@@ -1,18 +1,19 @@
-"""An image as a browser shows it: its file, or a rendition where browsers cannot, and a small picture."""
+"""An image as a browser shows it: its file, or a rendition where browsers cannot, a small picture, and tiles."""
 
 from typing import Annotated
 
 import fsspec
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
 from pipeline.ingest.decode import browser_type
 from pipeline.ingest.renditions import rendition
 from pipeline.ingest.thumbnails import thumbnail
+from pipeline.ingest.tiles import MAX_LEVEL, TILE_PX, Tiles, cut_tiles, level_size
 from pipeline.storage.images import get_image
 from schemas.campaigns import ImageRecord
 from schemas.errors import NotFoundError
-from workers.api.deps import CallerDep, Services, ServicesDep
+from workers.api.deps import MAX_NUMBER, CallerDep, Services, ServicesDep
 from workers.api.errors import of_bytes
 from workers.api.work import in_thread
 
@@ -61,6 +62,51 @@ async def small(
     async with services.thumbnails:
         data = await in_thread(lambda: thumbnail(_read(image), size, services.settings.max_image_pixels, image.window))
     return Response(data, media_type="image/jpeg", headers=headers)
+
+
+@router.get(
+    "/{image_id}/tiles/{level}/{column}/{row}", response_class=Response, responses=of_bytes("image/jpeg", cached=True)
+)
+async def tile(
+    image_id: str,
+    level: Annotated[int, Path(ge=0, le=MAX_LEVEL)],
+    column: Annotated[int, Path(ge=0, le=MAX_NUMBER)],
+    row: Annotated[int, Path(ge=0, le=MAX_NUMBER)],
+    services: ServicesDep,
+    caller: CallerDep,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A part of a large image as a JPEG: at most 1024 pixels a side of the image (level 0) or its half, quarter, ...
+
+    The pixels are those of the image's other forms; tile (0, 0) is at the upper left.
+    """
+    image = await services.read(lambda conn: get_image(conn, image_id))
+    headers = {
+        "ETag": f'"{image.sha256}-{level}-{column}-{row}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+    }
+    width, height = level_size(image.width, image.height, level)
+    if column * TILE_PX >= width or row * TILE_PX >= height:
+        raise NotFoundError(f"Level {level} of image {image.id} is {width}x{height} pixels: there is no such tile.")
+    if if_none_match == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    tiles = await _tiles(image, level, services)
+    return Response(tiles[column, row], media_type="image/jpeg", headers=headers)
+
+
+async def _tiles(image: ImageRecord, level: int, services: Services) -> Tiles:
+    """A level whole, since decoding is most of the work."""
+    key = image.sha256, image.window, level
+    found = services.tiles.get(key)
+    if found is not None:
+        return found
+    async with services.rendering:
+        tiles = services.tiles.get(key)
+        if tiles is None:
+            size, limit = (image.width, image.height), services.settings.max_image_pixels
+            tiles = await in_thread(lambda: cut_tiles(_read(image), size, level, limit, image.window))
+            services.tiles.put(key, tiles, sum(map(len, tiles.values())))
+        return tiles
 
 
 async def _render(image: ImageRecord, data: bytes, services: Services) -> tuple[bytes, str]:

@@ -12,6 +12,7 @@ import { $ } from "./dom.js";
 import { hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen } from "./panel.js";
 import { flash, forget, render } from "./render.js";
 import { Session } from "./session.js";
+import { isLarge, Tiles } from "./tiles.js";
 import { view } from "./view.js";
 
 const LAST = "clickloop.last";
@@ -54,11 +55,14 @@ async function claim(campaignId) {
   for (const image of given.look_ahead) fetchImage(image).catch(() => {});
 }
 
+/** @param {string} path @returns {Promise<Blob>} */
+const fetchBlob = async (path) => (await call(path)).blob();
+
 /**
- * @param {{id: string}} image
- * @returns {Promise<Blob>} Its file, which the browser keeps.
+ * @param {{id: string, width: number, height: number}} image
+ * @returns {Promise<Blob>} Its file, which the browser keeps; of a large one a picture to begin with.
  */
-const fetchImage = async (image) => (await call(`/api/images/${image.id}/content`)).blob();
+const fetchImage = (image) => fetchBlob(`/api/images/${image.id}/${isLarge(image) ? "thumbnail?size=1600" : "content"}`);
 
 /**
  * @param {string} id Of the session.
@@ -94,10 +98,11 @@ async function display(session) {
   const skip = (/** @type {string} */ text) =>
     showGate(text, "Skip it", () => session.add("skip", null, { reason: "not displayable" }));
   try {
-    const bytes = await patiently(() => fetchImage(session.record.image), (error) => showNote("info", `The image has to wait: ${error.message}`));
+    const { image } = session.record;
+    const bytes = await patiently(() => fetchImage(image), (error) => showNote("info", `The image has to wait: ${error.message}`));
     const bitmap = await createImageBitmap(bytes).catch(() => null);
     if (desk.session !== session) return;
-    if (bitmap) view.show(bitmap);
+    if (bitmap) view.show(bitmap, isLarge(image) ? new Tiles(image, (place) => fetchBlob(`/api/images/${image.id}/tiles/${place}`)) : null);
     else skip("This browser cannot show this image.");
   } catch (error) {
     if (!(error instanceof ApiError) || error.code === "unauthorized" || desk.session !== session) throw error;

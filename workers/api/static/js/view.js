@@ -4,6 +4,7 @@ import { drawBox, drawBrush, drawClick, drawCrosshair, drawGrid, drawOutline } f
 import { drawStroke } from "./tools.js";
 
 /** @typedef {{canvas: HTMLCanvasElement, x: number, y: number, width: number, height: number}} Layer In pixels of the image. */
+/** @typedef {import("./tiles.js").Size} Size */
 /** @typedef {{x: number, y: number, is_positive: boolean}} Click */
 /** @typedef {{x0: number, y0: number, x1: number, y1: number}} Box In pixels of the image, half-open. */
 /** @typedef {{points: [number, number][], radius: number, is_positive: boolean}} Stroke In pixels of the image. */
@@ -37,10 +38,12 @@ const FLASH_MS = 450;
 export class View {
   #frame = 0;
   #fitted = true;
-  /** @type {ImageBitmap | null} */
+  /** @type {Size | null} */
   #image = null;
-  /** @type {ImageBitmap[]} The image and copies of half the size of the one before. */
+  /** @type {ImageBitmap[]} The image, or a small picture of it, and copies of half the size of the one before. */
   #copies = [];
+  /** @type {import("./tiles.js").Tiles | null} What is sharper than the small picture. */
+  #tiles = null;
   #scale = 1;
   #left = 0;
   #top = 0;
@@ -91,29 +94,35 @@ export class View {
     canvas.addEventListener("pointerleave", () => this.#leave());
   }
 
-  /** @param {ImageBitmap | null} image */
-  show(image) {
+  /**
+   * @param {ImageBitmap | null} picture The image, or a small picture of one that is shown in tiles.
+   * @param {import("./tiles.js").Tiles | null} [tiles]
+   */
+  show(picture, tiles = null) {
     for (const copy of this.#copies) copy.close();
-    this.#image = image;
-    this.#copies = image ? [image] : [];
+    this.#tiles?.close();
+    this.#tiles = tiles;
+    if (tiles) tiles.onArrival = () => this.draw();
+    this.#image = tiles?.size ?? picture;
+    this.#copies = picture ? [picture] : [];
     this.layers = [];
     this.active = this.#gathered = this.#flash = null;
     this.clicks = [];
     this.boxes = [];
     this.take(this.tool === "polygon" ? "click" : this.tool, this.radius);
     this.fit();
-    if (image) this.#copy(image);
+    if (picture) this.#copy(picture);
   }
 
   /**
    * Make the smaller copies, which are quicker to draw.
-   * @param {ImageBitmap} image
+   * @param {ImageBitmap} picture
    */
-  async #copy(image) {
-    for (let last = image; Math.max(last.width, last.height) > 2 * SMALLEST_COPY_PX; ) {
+  async #copy(picture) {
+    for (let last = picture; Math.max(last.width, last.height) > 2 * SMALLEST_COPY_PX; ) {
       const [resizeWidth, resizeHeight] = [Math.ceil(last.width / 2), Math.ceil(last.height / 2)];
       const copy = await createImageBitmap(last, { resizeWidth, resizeHeight, resizeQuality: "medium" }).catch(() => null);
-      if (!copy || this.#image !== image) {
+      if (!copy || this.#copies[0] !== picture) {
         copy?.close();
         return;
       }
@@ -244,13 +253,14 @@ export class View {
     const zoom = this.#scale * ratio;
     context.setTransform(zoom, 0, 0, zoom, this.#left * ratio, this.#top * ratio);
     context.imageSmoothingEnabled = zoom < 2;
-    const copy = this.#copies.filter(({ width }) => width >= image.width * zoom).at(-1) ?? image;
-    context.drawImage(copy, 0, 0, image.width, image.height);
+    const copy = this.#copies.filter(({ width }) => width >= image.width * zoom).at(-1);
+    context.drawImage(copy ?? this.#copies[0], 0, 0, image.width, image.height);
+    if (!copy) this.#tiles?.draw(context, zoom, this.#seen(image));
     this.#paintLayers(context, image, zoom);
     if (this.active) draw(context, this.active);
     this.#paintFlash(context);
     if (this.#scale >= GRID_ZOOM) {
-      drawGrid(context, this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image), 1 / this.#scale);
+      drawGrid(context, this.#seen(image), 1 / this.#scale);
     }
     if (this.#stroke) {
       context.strokeStyle = this.#stroke.is_positive ? "rgb(18 130 59 / .6)" : "rgb(195 38 28 / .6)";
@@ -275,12 +285,12 @@ export class View {
 
   /**
    * Layers one by one where few are seen, else gathered on one canvas.
-   * @param {CanvasRenderingContext2D} context @param {ImageBitmap} image @param {number} zoom
+   * @param {CanvasRenderingContext2D} context @param {Size} image @param {number} zoom
    */
   #paintLayers(context, image, zoom) {
     const scale = Math.min(1, GATHER_PX / Math.max(image.width, image.height));
     if (scale < 1 && zoom > scale) {
-      const seen = this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image);
+      const seen = this.#seen(image);
       for (const layer of this.layers) if (meets(layer, seen)) draw(context, layer);
       return;
     }
@@ -288,7 +298,7 @@ export class View {
     context.drawImage(this.#gather(image, scale), 0, 0, image.width, image.height);
   }
 
-  /** @param {ImageBitmap} image @param {number} scale @returns {HTMLCanvasElement} */
+  /** @param {Size} image @param {number} scale @returns {HTMLCanvasElement} */
   #gather(image, scale) {
     const known = this.#gathered;
     const canvas = known?.canvas ?? document.createElement("canvas");
@@ -463,9 +473,14 @@ export class View {
     stroke.points.push([x, y]);
   }
 
+  /** @param {Size} image @returns {Box} The part of it that the canvas shows. */
+  #seen(image) {
+    return this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image);
+  }
+
   /**
    * @param {number} startX Of the canvas. @param {number} startY @param {number} endX @param {number} endY
-   * @param {ImageBitmap} image
+   * @param {Size} image
    * @returns {Box} Between two places, cut to the image.
    */
   #span(startX, startY, endX, endY, { width, height }) {
