@@ -8,6 +8,7 @@ from flows.commands.jobs import run_job
 from flows.commands.options import Nouns, command, fraction, positive_int, settings_of, utc_time
 from flows.commands.terminal import Terminal
 from schemas.campaigns import TaskState
+from schemas.errors import BadInputError
 from schemas.requests import ADAPTER_KINDS, FORMATS
 
 
@@ -96,6 +97,11 @@ def export(args: argparse.Namespace) -> int:
 
 
 def absolute_url(text: str) -> str:
-    """A path as absolute, since the server may run elsewhere; URLs stay as they are."""
+    """A path as absolute, since the server may run elsewhere; URLs stay as they are.
 
+    Raises:
+        BadInputError: It is empty (a variable that is not set), which is not meant to be the current folder.
+    """
+    if not text:
+        raise BadInputError("A path or URL is empty. Give a folder, or a URL such as s3://bucket/prefix.")
     return text if "://" in text else str(Path(text).resolve())

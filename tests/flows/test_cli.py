@@ -99,6 +99,27 @@ def test_wrong_usage_and_bad_input_exit_2_with_one_clear_line(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("campaign", "create", "c", "--images", ""),
+        ("campaign", "create", "c", "--images", ".", "--annotations", ""),
+        ("campaign", "ingest", "c", "--images", ""),
+        ("import", "c", ""),
+        ("export", "c", "--to", ""),
+        ("snapshot", "verify", ""),
+        ("restore", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "A path or URL is empty." in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("CLICKLOOP_PORT", "many"), ("CLICKLOOP_ENGINE", "steam")):
         with monkeypatch.context() as here:
