@@ -244,7 +244,7 @@ def _read_sample(
         if not isinstance(segmentation, list | dict) and not (name == "ignore_segmentation" and segmentation is None):
             raise BadAnnotationsError(f"{where}: {name} must be a list of polygons or an RLE object.")
     return CocoSample(
-        annotation_id, images[image_id], category_id, categories[category_id], bool(entry.get("iscrowd", 0)),
+        annotation_id, images[image_id], category_id, categories[category_id], entry.get("iscrowd") not in (None, 0, "0"),
         entry["segmentation"], ignore,
     )  # fmt: skip
 
