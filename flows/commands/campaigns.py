@@ -10,7 +10,7 @@ from uuid import uuid4
 from flows.client import find_server
 from flows.commands.imports import imported
 from flows.commands.jobs import follow, run_here, run_job
-from flows.commands.options import Nouns, command, group, settings_of
+from flows.commands.options import Nouns, command, group, number, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
 from schemas.errors import BadInputError, ConflictError, NotFoundError
@@ -30,11 +30,11 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="FILE", type=Path, help="its weights (.safetensors; see `model convert`)"
     )
-    parser.add_argument("--holdout", type=float, metavar="SHARE", help="share of images kept for the gate (0.2)")
+    parser.add_argument("--holdout", type=number, metavar="SHARE", help="share of images kept for the gate (0.2)")
     parser.add_argument("--retrain-every", type=int, metavar="MASKS", help="retrain after so many new masks (0: never)")
     parser.add_argument(
         "--window",
-        type=float,
+        type=number,
         nargs=2,
         metavar=("BLACK", "WHITE"),
         help="grey samples of 16 bits or float (each file's)",

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,12 +64,20 @@ def days(text: str) -> int:
     return value
 
 
-def fraction(text: str) -> float:
-    """Option type: a number in [0, 1]."""
+def number(text: str) -> float:
+    """Option type: a finite number."""
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a number")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Option type: a number in [0, 1]."""
+    value = number(text)
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from flows.commands.jobs import run_job
-from flows.commands.options import Nouns, command, fraction, positive_int, settings_of, utc_time
+from flows.commands.options import Nouns, command, fraction, number, positive_int, settings_of, utc_time
 from flows.commands.terminal import Terminal
 from schemas.campaigns import TaskState
 from schemas.errors import BadInputError
@@ -21,7 +21,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="campaign")
     kinds = f"what is trained: {', '.join(ADAPTER_KINDS)} (head)"
     parser.add_argument("--adapter", metavar="KIND", default="head", choices=ADAPTER_KINDS, help=kinds)
-    parser.add_argument("--minutes", type=float, metavar="M", help="train for so long at most (10)")
+    parser.add_argument("--minutes", type=number, metavar="M", help="train for so long at most (10)")
     parser.add_argument("--steps", type=positive_int, metavar="N", help="train for so many steps at most (300)")
     parser.add_argument("--promote", choices=["auto", "never"], default="auto", help="what to do when the gate agrees")
 

@@ -83,6 +83,8 @@ def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -
         "campaign create c --images nowhere --model toy-color",
         "campaign create c --images . --model nothing",
         "campaign create c --images . --window 5 1",
+        "campaign create c --images . --window nan 1",
+        "retrain c --minutes nan",
         "token create ann --days soon",
         "token create ann --days 99999999999",
         "gc --older-than 99999999999",
