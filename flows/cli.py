@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit 2."""
-        self.exit(BAD_INPUT, f"{self.prog}: {message}. See {self.prog} --help\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {message.rstrip('.')}. See {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
