@@ -31,7 +31,7 @@ from flows.commands import (
     tokens,
     work,
 )
-from schemas.errors import BadInputError, ClickloopError, NotFoundError
+from schemas.errors import BadInputError, ClickloopError, NotFoundError, problem_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit 2."""
-        self.exit(BAD_INPUT, f"{self.prog}: {message}. See {self.prog} --help\n")
+        self.exit(BAD_INPUT, f"{self.prog}: {message.rstrip('.')}. See {self.prog} --help\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,7 +100,7 @@ def _settings_line(error: ValidationError | SettingsError) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        return f"Setting CLICKLOOP_{name}: {first['msg']} (got {first['input']!r})."
+        return f"Setting CLICKLOOP_{name}: {problem_of(first)} (got {first['input']!r})."
     return str(error)
 
 

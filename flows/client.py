@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 
+from pipeline.storage.lock import is_held
 from schemas.errors import BusyError, ClickloopError
 from schemas.settings import Settings
 
@@ -133,7 +134,10 @@ def _json(answer: httpx.Response) -> Any:
 
 
 def read_serve_file(workspace: Path) -> dict[str, Any] | None:
-    """What a live `serve` of this workspace wrote down, or None when there is none (or its process is gone)."""
+    """What a live `serve` of this workspace wrote down, or None when there is none (or its process is gone).
+
+    A process with its number is not enough: after a power cut, or in a new container, another one has it.
+    """
     try:
         facts = json.loads((workspace / "serve.json").read_text())
         os.kill(int(facts["pid"]), 0)
@@ -141,7 +145,7 @@ def read_serve_file(workspace: Path) -> dict[str, Any] | None:
         return None
     except PermissionError:
         pass  # it lives, under another user
-    return dict(facts)
+    return dict(facts) if is_held(workspace) else None
 
 
 def find_server(settings: Settings) -> Client | None:

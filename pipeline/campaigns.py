@@ -13,7 +13,7 @@ from pipeline.imports.read import categories_of
 from pipeline.models import create_model, default_weights_path
 from pipeline.storage import adapters, campaigns
 from pipeline.storage.database import Database
-from pipeline.storage.files import open_storage
+from pipeline.storage.files import open_storage, storage_error, with_retry
 from pipeline.storage.weights import has_model, load_model_by_digest, publish_model
 from schemas.campaigns import CampaignRecord, CampaignSettings
 from schemas.errors import BadInputError, NotFoundError
@@ -93,9 +93,15 @@ def require_source(url: str) -> None:
 
     Raises:
         BadInputError: There is not, or the URL is of no use.
+        BusyError: The storage cannot be reached.
+        ForbiddenError: It refuses the credentials, or there are none.
     """
     fs, root = open_storage(url)
-    if not any(character in root for character in "*?[") and not fs.exists(root):
+    try:
+        is_there = any(character in root for character in "*?[") or with_retry(fs, lambda: fs.exists(root))
+    except OSError as error:
+        raise storage_error(error, f"Looking at {url}") from error
+    if not is_there:
         raise BadInputError(f"There is nothing at {url!r}. Give an existing folder, glob or file.")
 
 

@@ -27,6 +27,7 @@ ClickloopError
 └── OutOfSpaceError          out_of_space        a write would pass the free-space floor
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -48,6 +49,11 @@ class ClickloopError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep the details when the error crosses a process (Ray pickles errors)."""
         return (_rebuild, (type(self), self.message, self.details))
+
+
+def problem_of(problem: Mapping[str, Any]) -> str:
+    """What is wrong by one of pydantic's `ValidationError.errors()`, without its prefix of what our validators say."""
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _rebuild(cls: type[ClickloopError], message: str, details: dict[str, Any]) -> ClickloopError:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.campaigns import CampaignSettings, TaskState
-from schemas.errors import BadInputError
+from schemas.errors import BadInputError, problem_of
 from schemas.logs import without_password
 from schemas.models import checked_model_id
 
@@ -145,7 +145,7 @@ def checked(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BadInputError(f"{kind}: {where}: {first['msg']} (got {first.get('input')!r})."[:500]) from error
+        raise BadInputError(f"{kind}: {where}: {problem_of(first)} (got {first.get('input')!r})."[:500]) from error
     if isinstance(request, Campaign) and request.create is not None:
         checked_model_id(request.create.model, request.create.checkpoint is not None)
     return request.model_dump(mode="json")

@@ -4,12 +4,13 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from flows.client import find_server
 from flows.commands.imports import imported
 from flows.commands.jobs import follow, run_here, run_job
-from flows.commands.options import Nouns, command, group, settings_of
+from flows.commands.options import Nouns, command, group, number, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
 from schemas.errors import BadInputError, ConflictError, NotFoundError
@@ -29,11 +30,11 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", metavar="FILE", type=Path, help="its weights (.safetensors; see `model convert`)"
     )
-    parser.add_argument("--holdout", type=float, metavar="SHARE", help="share of images kept for the gate (0.2)")
+    parser.add_argument("--holdout", type=number, metavar="SHARE", help="share of images kept for the gate (0.2)")
     parser.add_argument("--retrain-every", type=int, metavar="MASKS", help="retrain after so many new masks (0: never)")
     parser.add_argument(
         "--window",
-        type=float,
+        type=number,
         nargs=2,
         metavar=("BLACK", "WHITE"),
         help="grey samples of 16 bits or float (each file's)",
@@ -75,7 +76,7 @@ def create(args: argparse.Namespace) -> int:
         "name": args.name,
         "images": absolute_url(args.images),
         "labels": _labels(args.labels),
-        "annotations": absolute_url(args.annotations) if args.annotations else None,
+        "annotations": absolute_url(args.annotations) if args.annotations is not None else None,
         "model": args.model,
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
         "settings": {name: value for name, value in chosen.items() if value is not None},
@@ -113,7 +114,7 @@ def _check_early(settings: Settings, args: argparse.Namespace) -> None:
 def ingest(args: argparse.Namespace) -> int:
     """Register what is new."""
     settings, terminal = settings_of(args), Terminal.of(args)
-    payload = {"images": absolute_url(args.images) if args.images else None, "readmit": args.readmit}
+    payload = {"images": absolute_url(args.images) if args.images is not None else None, "readmit": args.readmit}
     result = run_job(settings, terminal, "ingest", args.name, payload)
     terminal.result(result, _ingested(result))
     return 0
@@ -199,6 +200,6 @@ def _set_state(args: argparse.Namespace, state: str, verb: str) -> int:
             campaigns.set_campaign_state(conn, campaigns.get_campaign(conn, args.name).id, state)
     else:
         with server:
-            server.call("POST", f"/api/campaigns/{args.name}/{verb}")
+            server.call("POST", f"/api/campaigns/{quote(args.name, safe='')}/{verb}")
     Terminal.of(args).result({"name": args.name, "state": state}, [f"{args.name} is {state}."])
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from datetime import timedelta
 
-from flows.commands.options import Nouns, command, positive_int, settings_of
+from flows.commands.options import Nouns, command, days, positive_int, settings_of
 from flows.commands.terminal import Terminal, table
 
 
@@ -12,12 +12,10 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     text = "remove embeddings that no campaign needs, partial files, and weights of no more use"
     parser = command(nouns, common, "gc", collect, text)
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
-    parser.add_argument(
-        "--older-than", type=positive_int, default=1, metavar="DAYS", help="leave younger files (default: 1)"
-    )
+    parser.add_argument("--older-than", type=days, default=1, metavar="DAYS", help="leave younger files (default: 1)")
     parser.add_argument(
         "--weights-older-than",
-        type=positive_int,
+        type=days,
         default=30,
         metavar="DAYS",
         help="leave adapters and models that are younger or were live since (default: 30)",

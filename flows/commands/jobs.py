@@ -1,6 +1,7 @@
 """Run a long job: through the running `serve`, or here, under the workspace lock, when none runs."""
 
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from flows.client import Client, error_from, find_server
@@ -31,7 +32,7 @@ def run_job(
     if server is None:
         return run_here(settings, terminal, kind, campaign, payload)
     with server:
-        campaign_id = server.call("GET", f"/api/campaigns/{campaign}")["id"]
+        campaign_id = server.call("GET", f"/api/campaigns/{quote(campaign, safe='')}")["id"]
         return follow(server, terminal, server.start(campaign_id, kind, payload)["id"])
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flows.commands.options import Nouns, command, fraction, group, positive_int, settings_of
+from flows.commands.options import Nouns, command, fraction, group, number, positive_int, settings_of
 from flows.commands.terminal import Terminal, table
 from schemas.clicks import Click
 from schemas.errors import BadInputError
@@ -46,7 +46,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="folder of training sets with an index.json (drawn scenes alone)")
     parser.add_argument("--out", metavar="DIR", default="runs/latest", help="checkpoints and log (runs/latest)")
     parser.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
-    parser.add_argument("--minutes", type=float, metavar="M", help="stop in time and save")
+    parser.add_argument("--minutes", type=number, metavar="M", help="stop in time and save")
     own = parser.add_argument_group("runs of the shipped model")
     own.add_argument("--steps", type=positive_int, metavar="N", help="instead of the run's; its decay shrinks along")
     own.add_argument("--seed", type=positive_int, metavar="N", help="other draws, to go on from own weights")

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,15 +47,37 @@ def group(nouns: Nouns, name: str, help_text: str) -> Nouns:
 
 def positive_int(text: str) -> int:
     """Option type: an integer from 1."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return value
+
+
+def days(text: str) -> int:
+    """Option type: days, at most a century (dates end)."""
+    value = positive_int(text)
+    if value > 36_500:
+        raise argparse.ArgumentTypeError(f"{text} days are more than a century")
+    return value
+
+
+def number(text: str) -> float:
+    """Option type: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a number")
     return value
 
 
 def fraction(text: str) -> float:
     """Option type: a number in [0, 1]."""
-    value = float(text)
+    value = number(text)
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value

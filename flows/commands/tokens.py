@@ -6,7 +6,7 @@ They write to the database themselves, also beside a running `serve`: one short 
 import argparse
 from datetime import UTC, datetime, timedelta
 
-from flows.commands.options import Nouns, command, group, positive_int, settings_of
+from flows.commands.options import Nouns, command, days, group, settings_of
 from flows.commands.terminal import Terminal, table
 from schemas.campaigns import SCOPES
 from schemas.errors import BadInputError
@@ -18,7 +18,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser = command(verbs, common, "create", create, "make a token; it is shown once")
     parser.add_argument("annotator", metavar="ANNOTATOR", help="name of the person or program")
     parser.add_argument("--scopes", default="label", metavar="a,b", help=f"of {', '.join(SCOPES)} (default: label)")
-    parser.add_argument("--days", type=positive_int, metavar="N", help="days until it expires (default: never)")
+    parser.add_argument("--days", type=days, metavar="N", help="days until it expires (default: never)")
     command(verbs, common, "list", list_, "list the tokens, without their secrets")
     command(verbs, common, "revoke", revoke, "make a token invalid").add_argument("id", metavar="ID")
 

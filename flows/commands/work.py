@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import get_args
 
 from flows.commands.jobs import run_job
-from flows.commands.options import Nouns, command, fraction, positive_int, settings_of, utc_time
+from flows.commands.options import Nouns, command, fraction, number, positive_int, settings_of, utc_time
 from flows.commands.terminal import Terminal
 from schemas.campaigns import TaskState
+from schemas.errors import BadInputError
 from schemas.requests import ADAPTER_KINDS, FORMATS
 
 
@@ -20,7 +21,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="campaign")
     kinds = f"what is trained: {', '.join(ADAPTER_KINDS)} (head)"
     parser.add_argument("--adapter", metavar="KIND", default="head", choices=ADAPTER_KINDS, help=kinds)
-    parser.add_argument("--minutes", type=float, metavar="M", help="train for so long at most (10)")
+    parser.add_argument("--minutes", type=number, metavar="M", help="train for so long at most (10)")
     parser.add_argument("--steps", type=positive_int, metavar="N", help="train for so many steps at most (300)")
     parser.add_argument("--promote", choices=["auto", "never"], default="auto", help="what to do when the gate agrees")
 
@@ -96,6 +97,11 @@ def export(args: argparse.Namespace) -> int:
 
 
 def absolute_url(text: str) -> str:
-    """A path as absolute, since the server may run elsewhere; URLs stay as they are."""
+    """A path as absolute, since the server may run elsewhere; URLs stay as they are.
 
+    Raises:
+        BadInputError: It is empty (a variable that is not set), which is not meant to be the current folder.
+    """
+    if not text:
+        raise BadInputError("A path or URL is empty. Give a folder, or a URL such as s3://bucket/prefix.")
     return text if "://" in text else str(Path(text).resolve())

@@ -243,8 +243,9 @@ def _read_sample(
     for name, segmentation in (("segmentation", entry.get("segmentation")), ("ignore_segmentation", ignore)):
         if not isinstance(segmentation, list | dict) and not (name == "ignore_segmentation" and segmentation is None):
             raise BadAnnotationsError(f"{where}: {name} must be a list of polygons or an RLE object.")
+    is_crowd = entry.get("iscrowd") not in (None, 0, "0")
     return CocoSample(
-        annotation_id, images[image_id], category_id, categories[category_id], bool(entry.get("iscrowd", 0)),
+        annotation_id, images[image_id], category_id, categories[category_id], is_crowd,
         entry["segmentation"], ignore,
     )  # fmt: skip
 

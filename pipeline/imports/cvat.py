@@ -35,6 +35,8 @@ def read(data: bytes, names: Names) -> Items:
         raise BadAnnotationsError(f"The file is not XML: {error}.") from error
     if root.tag != "annotations":
         raise BadAnnotationsError("The file is no CVAT export: expected <annotations>. Export as 'CVAT for images'.")
+    if root.find("track") is not None:
+        raise BadAnnotationsError("The file is of 'CVAT for video', whose tracks are not read. Use 'CVAT for images'.")
     for element in root.iter("image"):
         name = element.get("name", "")
         shapes = [shape for shape in element if shape.tag in _SHAPES]

@@ -43,7 +43,7 @@ Item: TypeAlias = Found | Dropped
 """What a reader yields."""
 Items: TypeAlias = Iterator[Item]
 """The same, as a stream."""
-NO_IMAGE = "its image is not in the campaign"
+NO_IMAGE = "the campaign has no image of its name, or several"
 EMPTY = "the mask is empty"
 
 
@@ -67,5 +67,5 @@ class Names:
         """The image of this path; else the only one of its file name, with the extension or without; or None."""
         if name in self._exact:
             return self._exact[name]
-        path = PurePosixPath(name)
+        path = PurePosixPath(name.replace("\\", "/"))  # written on Windows
         return next((image for key in (path.name, path.stem) if (image := self._loose.get(key))), None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.imports.found import NO_IMAGE, Dropped, Found, Items, Names
 from pipeline.imports.source import Source
@@ -67,8 +67,10 @@ def _labels(data: bytes, name: str, image: ImageRecord) -> NDArray[Any] | Droppe
                 stated = f"{height}x{width}, the image has {image.height}x{image.width} (height x width)"
                 return Dropped("it is for an image of another size", f"{name}: {stated}")
             labels = np.asarray(picture)  # of a palette the indices; its colours mean nothing here
+    except UnidentifiedImageError as error:
+        raise BadAnnotationsError(f"{name} is no PNG, or its header is broken.") from error
     except BROKEN as error:
-        raise BadAnnotationsError(f"{name} is no PNG, or damaged: {error}.") from error
+        raise BadAnnotationsError(f"{name} is damaged: {error}.") from error
     if labels.shape[:2] != (height, width):
         raise BadAnnotationsError(f"{name} is damaged: it cannot be decoded.")
     if labels.ndim == 3:

@@ -41,6 +41,11 @@ def read(data: bytes, names: Names) -> Items:
         raise BadAnnotationsError(f"The file is not JSON: {error}.") from error
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadAnnotationsError("The file is no Label Studio export: expected a list of tasks.")
+    if tasks and not any("data" in task for task in tasks):
+        raise BadAnnotationsError(
+            "The file is a list, but not of Label Studio's tasks, which have `data`. Export as JSON, not as JSON-MIN; "
+            "of COCO's results make a COCO file, with its images and categories."
+        )
     for index, task in enumerate(tasks):
         yield from _task(task, names, f"task {task.get('id', index)}")
 
@@ -51,8 +56,13 @@ def _task(task: dict[str, Any], names: Names, where: str) -> Items:
     if image is None:
         yield Dropped(NO_IMAGE, where)
         return
+    if not annotations and task.get("predictions"):
+        yield Dropped("it has predictions only, no annotation", where)
     for annotation in annotations if isinstance(annotations, list) else []:
-        if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
+        if not isinstance(annotation, dict):
+            continue
+        if annotation.get("was_cancelled"):
+            yield Dropped("its annotation was cancelled", where)
             continue
         results = annotation.get("result")
         for number, result in enumerate(results if isinstance(results, list) else []):
@@ -88,7 +98,7 @@ def _item(result: dict[str, Any], image: ImageRecord, where: str) -> Item:
     labels = value.get("brushlabels") or value.get("polygonlabels") or ["object"]
     try:
         rle = _brush(value, image) if "rle" in value else _polygon(value, image)
-        return Found(image, str(labels[0]), f"label-studio/{where}", rle)
+        return Found(image, labels if isinstance(labels, str) else str(labels[0]), f"label-studio/{where}", rle)
     except (BadInputError, ValueError, TypeError, LookupError, OverflowError) as error:
         return Dropped("the mask is malformed", f"{where}: {error}")
 

@@ -29,7 +29,9 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
             raise BadInputError(f"A polygon has {points.size} numbers. Expected x, y of three points or more.")
         # The rasteriser walks every edge in fifths of pixels: far points would cost memory without bound.
         limits = np.array([width, height])
-        if not np.isfinite(points).all() or (np.abs(points.reshape(-1, 2)) > 2 * limits + 2).any():
+        if not np.isfinite(points).all():
+            raise BadInputError("A polygon has a number that is not finite (NaN or infinite).")
+        if (np.abs(points.reshape(-1, 2)) > 2 * limits + 2).any():
             raise BadInputError(f"A polygon leaves its image of size {height}x{width} (height x width) by far.")
     parts = coco_mask.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
     merged = coco_mask.merge(parts)

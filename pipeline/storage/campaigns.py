@@ -45,11 +45,13 @@ def create_campaign(
     """Create a campaign with its pinned model; doing it again with the same values gives the same campaign.
 
     Raises:
-        BadInputError: The name is empty or too long, or the id is no UUID.
+        BadInputError: The name is empty, too long or holds "/", or the id is no UUID.
         ConflictError: The name is taken, or the id is another campaign's.
     """
     require_id(campaign_id, "campaign")
     check_name(name, "campaign")
+    if "/" in name:
+        raise BadInputError(f"A campaign's name is part of URLs and holds no '/'; got {name[:40]!r}.")
     values: dict[str, Any] = {
         "name": name,
         "source_url": source_url,

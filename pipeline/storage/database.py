@@ -281,7 +281,17 @@ def _translated() -> Iterator[None]:
         if not _is_outage(error):
             raise
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
-        raise DatabaseUnavailableError(f"The database is not available: {reason}. Try again.") from error
+        raise DatabaseUnavailableError(f"The database is not available: {reason}. {_advice(error)}") from error
+
+
+def _advice(error: DBAPIError) -> str:
+    """What to do about an outage: trying again mends no damaged file."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return "Move the file, its -wal and its -shm aside, then bring a backup back with `clickloop restore`."
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+        return "Check that its file and folder are there and may be written."
+    return "Make room on its disk." if code == sqlite3.SQLITE_FULL else "Try again."
 
 
 def _is_outage(error: DBAPIError) -> bool:

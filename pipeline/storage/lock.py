@@ -68,3 +68,20 @@ class WorkspaceLock:
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def is_held(workspace: Path) -> bool:
+    """Whether a process that lives, this one included, owns a workspace."""
+    try:
+        fd = os.open(Path(workspace) / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's: nobody can look, so its other files are believed
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -38,6 +38,8 @@ def publish_model(storage_url: str, model_id: str, checkpoint: Path | None = Non
     """
     if checkpoint is None:
         return _publish(storage_url, resolve_model_id(model_id), default_weights_path(model_id))
+    if not checkpoint.is_file():
+        raise BadCheckpointError(f"There is no checkpoint {checkpoint}. Check the path.")
     if checkpoint.suffix != ".safetensors":
         raise BadCheckpointError(
             f"{checkpoint} is no .safetensors file. Convert official weights with `clickloop model convert`."

@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 from scipy.ndimage import binary_fill_holes, label
 
 from pipeline.masks.rle import rle_to_mask
+from pipeline.storage.campaigns import add_categories
 from pipeline.storage.masks import current_masks
 from pipeline.storage.sessions import session_events
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, SIZE, Desk, desk_at
@@ -390,6 +391,17 @@ def test_mask_that_is_not_the_shown_one_is_shown_before_it_can_be_accepted(desk:
     desk.page.get_by_text("accepted").wait_for()
     desk.wait_saved()
     assert desk.kinds() == ["open", "click", "accept"]
+
+
+def test_a_long_category_is_cut_off_and_not_the_panel(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=1) as gateway:
+        with gateway.services.database.begin() as conn:
+            add_categories(conn, CAMPAIGN, ["m" * 150])
+        with desk_at(browser, gateway) as desk:
+            desk.begin()
+            desk.page.locator("#categories button", has_text="mmm").wait_for()
+            widths = "(list) => [...list.children].every((row) => row.offsetWidth <= list.clientWidth)"
+            assert desk.page.locator("#categories").evaluate(widths)
 
 
 def test_lost_lease_is_said_and_the_next_image_offered(browser: Any, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
 from flows.client import Client, error_from, read_serve_file
+from pipeline.storage.lock import WorkspaceLock
 from schemas.errors import BusyError, ClickloopError, GapError, NotFoundError
 
 
@@ -102,8 +104,20 @@ def test_interrupting_cancels_the_request(server: _Server) -> None:
 def test_a_serve_file_counts_only_while_its_process_lives(tmp_path: Path) -> None:
     assert read_serve_file(tmp_path) is None
     (tmp_path / "serve.json").write_text(json.dumps({"pid": os.getpid(), "url": "http://127.0.0.1:1"}))
-    assert read_serve_file(tmp_path) == {"pid": os.getpid(), "url": "http://127.0.0.1:1"}
-    (tmp_path / "serve.json").write_text(json.dumps({"pid": 2**22 + 1, "url": "http://127.0.0.1:1"}))
-    assert read_serve_file(tmp_path) is None
-    (tmp_path / "serve.json").write_text("{")
-    assert read_serve_file(tmp_path) is None
+    assert read_serve_file(tmp_path) is None  # a killed one left it, and its number is another process's by now
+    with WorkspaceLock(tmp_path):
+        assert read_serve_file(tmp_path) == {"pid": os.getpid(), "url": "http://127.0.0.1:1"}
+        (tmp_path / "serve.json").write_text(json.dumps({"pid": 2**22 + 1, "url": "http://127.0.0.1:1"}))
+        assert read_serve_file(tmp_path) is None
+        (tmp_path / "serve.json").write_text("{")
+        assert read_serve_file(tmp_path) is None
+
+
+@pytest.mark.parametrize("words", ["campaign pause", "precompute"])
+def test_a_campaign_is_asked_for_by_its_whole_name(server: _Server, tmp_path: Path, words: str) -> None:
+    serving = {"pid": os.getpid(), "url": f"http://127.0.0.1:{server.server_port}"}
+    (tmp_path / "serve.json").write_text(json.dumps(serving))
+    server.answers = [(404, {"error": {"code": "not_found", "message": "There is none.", "details": {}}})]
+    with WorkspaceLock(tmp_path):
+        assert main([*words.split(), "cats?#50% b/w", "--workspace", str(tmp_path)]) == 2
+    assert server.seen[0][1].removesuffix("/pause") == "/api/campaigns/cats%3F%2350%25%20b%2Fw"

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from schemas.errors import ClickloopError
+from schemas.errors import ClickloopError, problem_of
 
 STATUS: dict[str, int] = {
     "error": 500,
@@ -88,7 +88,7 @@ def first_problem(error: RequestValidationError) -> str:
     """Where and what the first problem of a request is, without echoing the input."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}."
+    return f"{where}: {problem_of(first)}."
 
 
 def install(app: FastAPI) -> None:

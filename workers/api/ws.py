@@ -17,7 +17,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.storage.click_log import Appended
-from schemas.errors import AuthError, BadInputError, ClickloopError
+from schemas.errors import AuthError, BadInputError, ClickloopError, problem_of
 from schemas.events import EventIn
 from schemas.predictions import MaskReply, RefineRequest
 from workers.api.auth import Caller, address, bearer
@@ -127,7 +127,7 @@ def _parse(adapter: TypeAdapter[Any], text: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "frame"
-        raise BadInputError(f"{where}: {first['msg']}.") from error
+        raise BadInputError(f"{where}: {problem_of(first)}.") from error
     except (ValueError, RecursionError) as error:
         raise BadInputError("The frame is not a JSON object.") from error
 

@@ -29,7 +29,7 @@ DOCUMENT: dict[str, Any] = {
     "categories": [{"id": 3, "name": "ellipse"}],
     "annotations": [
         {"id": 1, "image_id": 7, "category_id": 3, "segmentation": rle_of(MASK), "iscrowd": 0},
-        {"id": 2, "image_id": 1, "category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 5, 1, 5]]},
+        {"id": 2, "image_id": 1, "category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 5, 1, 5]], "iscrowd": "0"},
         {"id": 3, "image_id": 1, "category_id": 3, "iscrowd": 1,
          "segmentation": {"size": [60, 80], "counts": [60, 120, 60 * 77]}},
         {"id": 4, "image_id": 7, "category_id": 3, "segmentation": rle_of(MASK),

@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
+from pipeline.imports.found import NO_IMAGE
 from pipeline.imports.label_studio import decode_brush
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
@@ -107,7 +108,7 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
     agree(masks, 1.0)
     assert Counter(item.reason for item in dropped) == {
         "it is a crowd region, no single object": 1,
-        "its image is not in the campaign": 1,
+        NO_IMAGE: 1,
         "it is for an image of another size": 1,
         "the segmentation is malformed": 3,
     }
@@ -135,7 +136,7 @@ def test_yolo_lines_become_masks(tmp_path: Path) -> None:
     agree(masks, 0.85)  # polygons through the middles of the border's pixels
     assert sorted(item.reason for item in dropped) == [
         "it is a box, no mask",
-        "its image is not in the campaign",
+        NO_IMAGE,
         "the line is malformed",
         "the line is malformed",
     ]
@@ -244,6 +245,7 @@ def test_label_studio_gives_brush_masks_and_polygons(tmp_path: Path) -> None:
         {"id": 1, "data": {"image": "/data/upload/3/0a1b2c3d-one.jpg"}, "annotations": [{"result": results}]},
         {"id": 2, "data": {"image": "/data/local-files/?d=nowhere.jpg"}, "annotations": [{"result": results}]},
         {"id": 3, "data": {"image": "a/one.jpg"}, "annotations": [{"was_cancelled": True, "result": results}]},
+        {"id": 4, "data": {"image": "a/one.jpg"}, "predictions": [{"result": results}]},
     ]
     path = tmp_path / "export.json"
     path.write_text(json.dumps(tasks))
@@ -253,8 +255,36 @@ def test_label_studio_gives_brush_masks_and_polygons(tmp_path: Path) -> None:
     assert [item.reason for item in dropped] == [
         "a rectanglelabels is no mask",
         "the mask is malformed",
-        "its image is not in the campaign",
+        NO_IMAGE,
+        "its annotation was cancelled",
+        "it has predictions only, no annotation",
     ]
+
+
+def test_a_label_that_is_text_is_the_whole_name(tmp_path: Path) -> None:
+    value = {"points": [[1, 1], [90, 1], [50, 90]], "polygonlabels": "cat"}
+    result = {"type": "polygonlabels", "original_width": WIDTH, "original_height": HEIGHT, "value": value}
+    (tmp_path / "x.json").write_text(json.dumps([{"data": {"i": "one.jpg"}, "annotations": [{"result": [result]}]}]))
+    assert [mask.category for mask in found(tmp_path)[0]] == ["cat"]
+
+
+def test_paths_that_were_written_on_windows_are_found() -> None:
+    for name in ("C:\\photos\\one.jpg", "images\\one.jpg"):
+        assert (image := NAMES.find(name)) is not None and image.file_name.endswith("one.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.json", b'[{"image_id": 1, "category_id": 1, "segmentation": [], "score": 1}]', "COCO's results"),
+        ("x.json", b'[{"id": 1, "image": "/data/one.jpg", "label": []}]', "JSON-MIN"),
+        ("x.xml", b'<annotations><track id="0" label="cat"/></annotations>', "CVAT for video"),
+    ],
+)
+def test_related_formats_are_told_apart(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadAnnotationsError, match=says):
+        found(tmp_path)
 
 
 @pytest.mark.parametrize(

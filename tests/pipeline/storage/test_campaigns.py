@@ -54,7 +54,9 @@ def test_creating_again_is_safe_and_anything_else_a_conflict(database: Database)
     assert caught.value.details == {"different": ["model_digest"]}
 
 
-@pytest.mark.parametrize("bad", [{"name": ""}, {"name": " "}, {"name": "x" * 201}, {"labels": ["a\nb"]}])
+@pytest.mark.parametrize(
+    "bad", [{"name": ""}, {"name": " "}, {"name": "x" * 201}, {"name": "a/b"}, {"labels": ["a\nb"]}]
+)
 def test_bad_names_are_refused(database: Database, bad: dict[str, object]) -> None:
     with pytest.raises(BadInputError):
         _create(database, **bad)

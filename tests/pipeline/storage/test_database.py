@@ -118,7 +118,7 @@ def test_other_databases_are_refused(url: str) -> None:
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(DatabaseUnavailableError, match="not a database"):
+    with pytest.raises(DatabaseUnavailableError, match=r"not a database.*clickloop restore"):
         open_database(f"sqlite:///{tmp_path / 'x.db'}")
 
 

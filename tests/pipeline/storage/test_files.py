@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from pipeline.campaigns import require_source
 from pipeline.storage import files
 from pipeline.storage.files import open_storage, put_if_absent, read_bytes, write_atomic
 from schemas.errors import BadInputError, ForbiddenError
@@ -189,6 +190,8 @@ def test_without_credentials_nothing_is_waited_for(
     fs, root = open_storage(s3_bucket)
     with pytest.raises(PermissionError, match="credentials"):
         write_atomic(fs, f"{root}/x", b"content")
+    with pytest.raises(ForbiddenError, match="credentials"):
+        require_source(f"{s3_bucket}/photos")
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), ValueError("a fault of ours")])

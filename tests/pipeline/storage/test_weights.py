@@ -35,6 +35,9 @@ def test_a_campaign_brings_its_own_weights(storage_url: str, tmp_path: Path) -> 
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     with pytest.raises(BadCheckpointError, match="simpleclick"):
         publish_model(storage_url, "toy-color", tmp_path / "own.safetensors")
+    with pytest.raises(BadCheckpointError, match="There is no checkpoint"):
+        publish_model(storage_url, "toy-color", tmp_path / "own.pth")
+    (tmp_path / "own.pth").write_bytes(b"")
     with pytest.raises(BadCheckpointError, match="model convert"):
         publish_model(storage_url, "toy-color", tmp_path / "own.pth")
 

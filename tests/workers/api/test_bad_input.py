@@ -317,3 +317,11 @@ def test_lost_lease_is_told_and_what_was_done_stays_readable(tmp_path_factory: p
         assert [event["kind"] for event in listed["results"]] == ["open", "click"]
         assert slow.get(f"{work.path}/instances/{instance}/mask").status_code == 200
         assert work.state()["state"] == "lost"
+
+
+def test_what_our_own_checks_say_comes_without_a_librarys_prefix(gateway: Gateway) -> None:
+    new = {"id": str(uuid4()), "name": "x", "images": "/x", "settings": {"window": [5, 1]}}
+    with gateway.http() as http:
+        answer = http.post("/api/campaigns", json=new)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"] == "body.settings.window: its first sample must be below its second."

@@ -136,6 +136,16 @@ def test_a_rendition_is_kept(gateway: Gateway, tmp_path: Path) -> None:
     assert same.status_code == 304
 
 
+@pytest.mark.parametrize("what", ["content", "thumbnail"])
+def test_a_file_that_has_changed_is_not_shown_under_the_old_masks(gateway: Gateway, tmp_path: Path, what: str) -> None:
+    image_id = put(gateway, tmp_path, "changed.png", encoded(scene(10)))
+    (tmp_path / "changed.png").write_bytes(encoded(scene(11)))
+    with gateway.http() as http:
+        answer = http.get(f"/api/images/{image_id}/{what}")
+    assert answer.status_code == 404
+    assert "has changed since it was ingested" in answer.json()["error"]["message"]
+
+
 def test_a_side_that_no_jpeg_has_is_rendered_as_png() -> None:
     wide: Any = np.zeros((1, 70_000, 3), np.uint8)
     data, kind = rendition(encoded(wide, "BMP"))

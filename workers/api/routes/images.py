@@ -1,5 +1,6 @@
 """An image as a browser shows it: its file, or a rendition where browsers cannot, a small picture, and tiles."""
 
+import hashlib
 from typing import Annotated
 
 import fsspec
@@ -126,4 +127,6 @@ def _read(image: ImageRecord) -> bytes:
             data: bytes = file.read()
     except OSError as error:
         raise NotFoundError(f"The file of image {image.id} cannot be read any more at its source.") from error
+    if hashlib.sha256(data).hexdigest() != image.sha256:  # its masks are of another picture
+        raise NotFoundError(f"The file of image {image.id} has changed since it was ingested. Put it back.")
     return data
