@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.campaigns import CampaignSettings, TaskState
 from schemas.errors import BadInputError, problem_of
@@ -96,6 +96,12 @@ class Export(_Payload):
     test: float = Field(default=0.0, ge=0, lt=1)
     images: Literal["embedded", "uri"] = "embedded"
     since_snapshot: str | None = None
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> "Export":
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} and test {self.test} together leave nothing to train on")
+        return self
 
 
 class Create(_Payload):

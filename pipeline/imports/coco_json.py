@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline.data.coco import CocoDataset, CocoSample, read_coco
 from pipeline.imports.found import NO_IMAGE, Dropped, Found, Item, Items, Names
+from schemas.arrow import UNLABELLED
 from schemas.errors import BadAnnotationsError
 
 
@@ -44,7 +45,9 @@ def _item(sample: CocoSample, names: Names) -> Item:
     if size != (image.height, image.width):
         stated = f"{size[0]}x{size[1]}, the image has {image.height}x{image.width} (height x width)"
         return Dropped("it is for an image of another size", f"{where}, {sample.image.path}: {stated}")
+    # as our exports write it; COCO's own categories begin at 1
+    has_none = sample.category_id == 0 and sample.category.rstrip("_") == UNLABELLED
     try:
-        return Found(image, sample.category, f"coco/{sample.annotation_id}", sample.rle())
+        return Found(image, None if has_none else sample.category, f"coco/{sample.annotation_id}", sample.rle())
     except BadAnnotationsError as error:
         return Dropped("the segmentation is malformed", error.message)

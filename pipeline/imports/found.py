@@ -15,13 +15,13 @@ class Found:
 
     Attributes:
         image: The campaign's image that it belongs to.
-        category: Name of its category.
+        category: Name of its category; None: it has none.
         key: Tells it from the source's others, the same in every run.
         rle: Of the image's size.
     """
 
     image: ImageRecord
-    category: str
+    category: str | None
     key: str
     rle: Rle
 

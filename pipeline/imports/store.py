@@ -24,6 +24,8 @@ from schemas.requests import ImportFormat
 
 EXAMPLES = 5
 """Entries named for each reason."""
+NO_CATEGORY = "(none)"
+"""What masks without a category are counted as, as `campaign status` has it."""
 
 
 class ImportReport(BaseModel):
@@ -92,7 +94,7 @@ def import_masks(
         BadAnnotationsError: The source is malformed.
     """
     report = ImportReport()
-    counts, pictured = Counter[str](), set[str]()
+    counts, pictured = Counter[str | None](), set[str]()
     with tempfile.TemporaryFile() as checked:
         for batch in batches(items):
             rows = _checked(batch, campaign.id, report)
@@ -101,10 +103,13 @@ def import_masks(
             if not is_look:
                 pickle.dump(rows, checked)
             on_batch(counts.total())
-        report.masks, report.images = dict(sorted(counts.items())), len(pictured)
+        names = sorted(name for name in counts if name is not None)
+        report.masks, report.images = {name: counts[name] for name in names}, len(pictured)
+        if None in counts:
+            report.masks[NO_CATEGORY] = report.masks.get(NO_CATEGORY, 0) + counts[None]
         if not is_look:
             checked.seek(0)
-            _store(database, campaign.id, checked, is_trusted, report, on_batch)
+            _store(database, campaign.id, checked, names, is_trusted, report, on_batch)
     return report
 
 
@@ -112,14 +117,15 @@ def _store(
     database: Database,
     campaign_id: str,
     checked: IO[bytes],
+    names: Sequence[str],
     is_trusted: bool,
     report: ImportReport,
     on_batch: Callable[[int], None],
 ) -> None:
     """One transaction for each batch of rows that was written down."""
     with database.begin() as conn:
-        records = campaigns.add_categories(conn, campaign_id, report.masks)
-    numbers = {record.name: record.number for record in records}
+        records = campaigns.add_categories(conn, campaign_id, names)
+    numbers: dict[str | None, int | None] = {record.name: record.number for record in records} | {None: None}
     done, total = 0, sum(report.masks.values())
     while done < total:
         rows = pickle.load(checked)
@@ -152,7 +158,8 @@ def _checked(batch: Sequence[Found | Dropped], campaign_id: str, report: ImportR
 def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any] | Dropped:
     where = f"{found.key}, {found.image.file_name}"
     try:
-        campaigns.check_name(found.category, "category")
+        if found.category is not None:
+            campaigns.check_name(found.category, "category")
     except BadInputError as error:
         return Dropped("the name of its category cannot be used", f"{where}: {error.message}")
     try:

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -25,6 +26,7 @@ from pipeline.storage.campaigns import get_campaign, list_categories
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import count_proposals, current_masks, proposed_masks
+from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from tests.pipeline.storage.catalogues import Catalogue
@@ -112,6 +114,18 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
         "it is for an image of another size": 1,
         "the segmentation is malformed": 3,
     }
+
+
+def test_the_masks_without_a_category_of_our_own_exports_have_none_again(tmp_path: Path) -> None:
+    document = coco_document()
+    document["categories"][0] = {"id": 0, "name": UNLABELLED}
+    document["annotations"][0]["category_id"] = 0
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(document))
+    assert [item.category for item in found(path)[0]] == [None, list(MASKS)[1]]
+    document["categories"][0]["id"] = document["annotations"][0]["category_id"] = 5
+    path.write_text(json.dumps(document))
+    assert [item.category for item in found(path)[0]] == [UNLABELLED, list(MASKS)[1]]
 
 
 def test_lvis_names_its_images_by_url(tmp_path: Path) -> None:
@@ -342,10 +356,16 @@ def test_masks_are_stored_once_as_proposals_or_as_truth(database: Database) -> N
         proposed = proposed_masks(conn, campaign.id, first.id)
         assert [np.array_equal(rle_to_mask(m.rle), t) for m, t in zip(proposed, masks, strict=False)] == [True, True]
         assert {"class 0", "class 1"} <= {category.name for category in list_categories(conn, campaign.id)}
+    bare = [replace(item, category=None, key="bare") for item in read() if isinstance(item, Found)][:1]
+    report = import_masks(database, campaign, iter(bare), is_trusted=False)
+    assert (report.masks, report.stored) == ({"(none)": 1}, 1)
+    with database.connect() as conn:
+        assert "(none)" not in {category.name for category in list_categories(conn, campaign.id)}
+        assert proposed_masks(conn, campaign.id, first.id)[-1].category_number is None
     truth = of_campaign(catalogue, [~np.eye(4, dtype=np.bool_)])
     assert import_masks(database, campaign, truth(), is_trusted=True).stored == 1
     with database.connect() as conn:
-        assert len(current_masks(conn, campaign.id)) == 1 and count_proposals(conn, campaign.id) == 2
+        assert len(current_masks(conn, campaign.id)) == 1 and count_proposals(conn, campaign.id) == 3
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
