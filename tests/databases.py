@@ -49,9 +49,8 @@ class PostgresServer:
 
     def __init__(self, binaries: Path, folder: Path | None = None) -> None:
         self.binaries = binaries
-        self.folder = folder or Path(
-            tempfile.mkdtemp(prefix="clpg-", dir="/tmp")
-        )  # a socket's path has < 108 characters
+        # Short: a socket's path has < 108 characters.
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="clpg-", dir="/tmp"))
         self.account = pwd.getpwnam("postgres") if os.getuid() == 0 else None  # initdb refuses root
         if self.account is not None:
             os.chown(self.folder, self.account.pw_uid, self.account.pw_gid)

@@ -36,7 +36,6 @@ class Ledger:
         made: Ids of events that were sent at least once.
         acked: Event id -> (session id, seq) of its acknowledgement.
         refused: Ids of events that were refused for good: the lease was somebody else's.
-        abandoned: (task id, lease number) of those who vanished.
         wrong: What must not happen, in words.
         stopped: Set when nobody is to begin another image.
     """
@@ -44,7 +43,6 @@ class Ledger:
     made: set[str] = field(default_factory=set)
     acked: dict[str, tuple[str, int]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
-    abandoned: set[tuple[str, int]] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -90,7 +88,7 @@ class Annotator(threading.Thread):
             try:
                 self._label(claim, objects)
             except VanishedError:
-                self.ledger.abandoned.add((claim["task_id"], claim["lease_no"]))
+                self.ledger.count("tasks left behind")
                 return
 
     def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
@@ -193,10 +191,10 @@ class Crew:
 
 def _drawn(rng: random.Random) -> Object:
     """Clicks on one object, the first of them positive."""
-    places = [
-        (SIZE[1] / 2 + rng.uniform(-30, 30), SIZE[0] / 2 + rng.uniform(-20, 20)) for _ in range(rng.randint(2, 5))
+    return [
+        (SIZE[1] / 2 + rng.uniform(-30, 30), SIZE[0] / 2 + rng.uniform(-20, 20), number == 0 or rng.random() < 0.7)
+        for number in range(rng.randint(2, 5))
     ]
-    return [(x, y, number == 0 or rng.random() < 0.7) for number, (x, y) in enumerate(places)]
 
 
 def _error_of(answer: httpx.Response) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def check(campaign: str, ledger: Ledger, exports: Sequence[str]) -> list[str]:
         exports: URLs of exports; the last one was made when nobody labelled any more.
     """
     with open_run() as database, database.connect() as conn:
-        wrong = ledger.wrong + _of_log(conn, ledger) + _of_leases(conn, ledger)
+        wrong = ledger.wrong + _of_log(conn, ledger) + _of_leases(conn)
         wrong += _of_images(conn, campaign) + _of_storage(conn) + _of_last_export(conn, campaign, exports[-1])
     for url in exports:
         try:
@@ -72,8 +72,8 @@ def _of_log(conn: Connection, ledger: Ledger) -> list[str]:
     return wrong
 
 
-def _of_leases(conn: Connection, ledger: Ledger) -> list[str]:
-    """Nobody wrote under a lease that was another's by then, and what somebody left behind went to somebody else."""
+def _of_leases(conn: Connection) -> list[str]:
+    """Nobody wrote under a lease after the task was another's, and no lease is left, however its holder ended."""
     wrong: list[str] = []
     sessions = {row.id: row for row in conn.execute(select(Session.id, Session.task_id, Session.lease_no))}
     columns = (EventRow.event_id, EventRow.session_id, EventRow.lease_no, EventRow.server_time)
@@ -84,17 +84,14 @@ def _of_leases(conn: Connection, ledger: Ledger) -> list[str]:
             wrong.append(f"event {event.event_id} was written under lease {event.lease_no}, not its session's")
         key = (session.task_id, event.lease_no)
         last[key] = max(last.get(key, event.server_time), event.server_time)
-    leases = {
-        (row.task_id, row.lease_no): row.acquired_at
-        for row in conn.execute(select(Lease.task_id, Lease.lease_no, Lease.acquired_at))
-    }
-    for (task, number), acquired_at in leases.items():
-        before = last.get((task, number - 1))
-        if before is not None and before > acquired_at:
-            wrong.append(f"task {task}: lease {number - 1} wrote at {before}, after {acquired_at}")
-    for task, number in ledger.abandoned:
-        if (task, number + 1) not in leases:
-            wrong.append(f"task {task}: lease {number} was left behind, and nobody got the task after it")
+    for lease in conn.execute(select(Lease.task_id, Lease.lease_no, Lease.acquired_at, Lease.ended_at)):
+        before = last.get((lease.task_id, lease.lease_no - 1))
+        if before is not None and before > lease.acquired_at:
+            wrong.append(
+                f"task {lease.task_id}: lease {lease.lease_no - 1} wrote at {before}, after {lease.acquired_at}"
+            )
+        if lease.ended_at is None:
+            wrong.append(f"task {lease.task_id}: lease {lease.lease_no} never ended")
     return wrong
 
 

@@ -91,7 +91,7 @@ def people_faults(crew: Crew, lines: Sequence[Proxy]) -> list[Fault]:
     return [
         Fault("annotator asleep beyond the lease", crew.send_to_sleep, 3),
         Fault("annotator vanished", crew.vanish, 3),
-        Fault("connections cut", lambda: any([line.cut() for line in lines]), 3),
+        Fault("connections cut", lambda: sum(line.cut() for line in lines) > 0, 3),
     ]
 
 
@@ -118,7 +118,7 @@ def _move_times(database: Database, seconds: float) -> bool:
                 found = conn.execute(select(kind.id, time_of).where(kind.state == state).with_for_update()).all()
                 statement = update(kind).where(kind.id == bindparam("row")).values({time_of: bindparam("moved")})
                 if found:
-                    conn.execute(statement, [{"row": row, "moved": at + by} for row, at in found])
+                    conn.execute(statement, [{"row": row, "moved": at + by} for row, at in found if at is not None])
     except DatabaseUnavailableError:
         return False
     return True

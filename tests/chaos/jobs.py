@@ -58,7 +58,7 @@ class Jobs(threading.Thread):
         self._rounds += 1
         if pictures:
             self._stack.add_pictures(pictures, seed=self._rounds)
-        to = f"{self._stack.data}/exports/{self._rounds}"
+        to = f"{self._stack.exports}/{self._rounds}"
         self._do("ingest", {})
         self._do("precompute", {})
         self._do("retrain", {"steps": STEPS})

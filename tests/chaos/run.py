@@ -10,6 +10,7 @@ stored half-written, or the campaign does not come to its end.
 import argparse
 import os
 import random
+import shutil
 import socket
 import sys
 import tempfile
@@ -130,8 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="leave the folder with the logs, and say where it is")
     options = parser.parse_args(argv)
     with ExitStack() as parts:
-        folder = tempfile.TemporaryDirectory(prefix="cl-", dir="/tmp", delete=not options.keep)
-        stack = parts.enter_context(open_stack(options.stack, Path(parts.enter_context(folder))))
+        folder = Path(tempfile.mkdtemp(prefix="cl-", dir="/tmp"))
+        if not options.keep:
+            parts.callback(shutil.rmtree, folder)
+        stack = parts.enter_context(open_stack(options.stack, folder))
         stack.add_pictures(options.images, seed=0)
         settings = Settings()
         upgrade_database(settings.resolved_database_url)
@@ -148,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     lines += [f"{faults.total()} faults, {len(ledger.acked)} acknowledged events of {len(ledger.made)} made, "
               f"{len(exports)} exports, {seconds:.0f} s, {options.stack}, seed {options.seed}"]  # fmt: skip
     lines += wrong[:50] or ["Every acknowledged event is in the log once and in order; nothing is wrong."]
-    lines += [f"The logs are in {stack.folder}"] if options.keep else []
+    lines += [f"The logs are in {folder}"] if options.keep else []
     sys.stdout.write("\n".join(lines) + "\n")
     return 1 if wrong else 0
 

@@ -39,7 +39,8 @@ class Stack:
     Attributes:
         folder: Local, for whatever the run itself writes.
         workspace: Of `serve`.
-        data: URL below which images and exports are.
+        images: URL of the campaign's pictures.
+        exports: URL below which exports go.
         environment: Of `serve` and of this process.
         faults: What can be done to it.
         has_two_gateways: Whether a second gateway can work on the database.
@@ -47,15 +48,11 @@ class Stack:
 
     folder: Path
     workspace: Path
-    data: str
+    images: str
+    exports: str
     environment: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     has_two_gateways: bool = False
-
-    @property
-    def images(self) -> str:
-        """Where the campaign's pictures are."""
-        return f"{self.data}/images"
 
     def add_pictures(self, count: int, seed: int) -> None:
         """Draw pictures and put them where the next ingest finds them."""
@@ -75,7 +72,8 @@ def open_stack(kind: str, folder: Path) -> Iterator[Stack]:
         folder: Local.
     """
     folder.chmod(0o755)  # PostgreSQL's account has to get through
-    stack = Stack(folder, folder / "workspace", str(folder))
+    workspace = folder / "workspace"
+    stack = Stack(folder, workspace, f"{folder}/images", f"{workspace}/exports")
     stack.environment = {
         "CLICKLOOP_WORKSPACE": str(stack.workspace),
         "CLICKLOOP_MIN_FREE_BYTES": "0",
@@ -151,7 +149,7 @@ def _objects(stack: Stack) -> Iterator[list[Fault]]:
         line = Proxy(port)
         stack.environment |= client_environment(f"http://127.0.0.1:{line.port}")
         stack.environment["CLICKLOOP_STORAGE_URL"] = f"s3://{BUCKET}/storage"
-        stack.data = f"s3://{BUCKET}"
+        stack.images, stack.exports = f"s3://{BUCKET}/images", f"s3://{BUCKET}/exports"
 
         def go_away() -> bool:
             line.refuse(True)
