@@ -41,27 +41,30 @@ class Jobs(threading.Thread):
 
     def run(self) -> None:
         """Round after round until told to stop."""
-        while not self._stopped.is_set():
-            try:
-                self.round(PICTURES)
-            except Exception as error:
-                self._ledger.wrong.append(f"the jobs ended: {error!r}")
-                raise
+        try:
+            while not self._stopped.is_set():
+                self._rounds += 1
+                self._stack.add_pictures(PICTURES, seed=self._rounds)
+                self.take_in()
+                self._do("retrain", {"steps": STEPS})
+                self.export()
+        except Exception as error:
+            self._ledger.wrong.append(f"the jobs ended: {error!r}")
+            raise
 
     def stop(self) -> None:
         """Finish the round under way and end."""
         self._stopped.set()
         self.join()
 
-    def round(self, pictures: int) -> None:
-        """Take in new pictures and do every kind of job once."""
-        self._rounds += 1
-        if pictures:
-            self._stack.add_pictures(pictures, seed=self._rounds)
-        to = f"{self._stack.exports}/{self._rounds}"
+    def take_in(self) -> None:
+        """Register new pictures, and again what was quarantined; encode what is missing."""
         self._do("ingest", {})
         self._do("precompute", {})
-        self._do("retrain", {"steps": STEPS})
+
+    def export(self) -> None:
+        """Write what is accepted so far to a place of its own."""
+        to = f"{self._stack.exports}/{len(self.exports) + 1}"
         self._do("export", {"to": to})
         self.exports.append(to)
 

@@ -1,6 +1,6 @@
 """make chaos: annotators label a campaign and jobs run beside them while everything around dies and stops at random.
 
-    python -m tests.chaos.run [--faults 200] [--seed 0] [--annotators 8] [--images 200] [--stack sqlite|postgres]
+    python -m tests.chaos.run [--faults 200] [--seed 0] [--annotators 8] [--images 400] [--stack sqlite|postgres]
 
 Prints what was done to it and what was found; exit status 1 if anything that was acknowledged is missing, doubled or
 out of order, a task was worked on by two at once, the export lacks a mask, replay gives another one, something is
@@ -71,10 +71,11 @@ def label_under_faults(stack: Stack, options: argparse.Namespace) -> tuple[Ledge
             time.sleep(faults.rng.uniform(*GAP_S))
         say(stack, "waiting for the jobs")
         jobs.stop()
+        jobs.take_in()
         finish(stack, ledger)
         crew.join()
-        say(stack, "the last round of jobs")
-        jobs.round(0)
+        say(stack, "the last export")
+        jobs.export()
     return ledger, faults.counts, jobs.exports
 
 
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--annotators", type=int, default=8)
-    parser.add_argument("--images", type=int, default=200, help="at the start; the jobs add more")
+    parser.add_argument("--images", type=int, default=400, help="at the start; the jobs add more")
     parser.add_argument("--stack", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--keep", action="store_true", help="leave the folder with the logs, and say where it is")
     options = parser.parse_args(argv)
