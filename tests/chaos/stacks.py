@@ -28,7 +28,8 @@ from tests.s3 import client_environment, running_s3
 BUCKET = "chaos"
 DISK = "512m"
 FULL_S = 3.0
-AWAY_S = 4.0
+AWAY_S = 10.0
+"""Longer than what is waited for outside jobs, less than `STORAGE_WAIT_S`."""
 STORAGE_WAIT_S = 120
 
 
