@@ -75,7 +75,7 @@ def process_faults(mark: str, lease_s: float, rng: random.Random) -> list[Fault]
         killed("encoder", ENCODER, 3),
         killed("trainer", TRAINER, 3),
         killed("gateway", GATEWAY, 2),
-        killed("flow runner", RUNNER, 2),
+        killed("flow runner", RUNNER, 1),
         killed("owner of the actors", OWNER, 1),
         killed("raylet", RAYLET, 1),
         killed("Ray head", HEAD, 1),

@@ -42,7 +42,7 @@ LEASE_S = 6.0
 NAME = "discs"
 FINISH_S = 600.0
 """What is left of the campaign must be done within this after the last fault."""
-GAP_S = (0.3, 2.0)
+GAP_S = (0.5, 5.0)
 
 
 def label_under_faults(stack: Stack, options: argparse.Namespace) -> tuple[Ledger, Counter[str], list[str]]:

@@ -6,6 +6,7 @@ away" by a proxy before it that breaks all connections and refuses new ones, or 
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -150,6 +151,7 @@ def _objects(stack: Stack) -> Iterator[list[Fault]]:
         line = Proxy(port)
         stack.environment |= client_environment(f"http://127.0.0.1:{line.port}")
         stack.environment["CLICKLOOP_STORAGE_URL"] = f"s3://{BUCKET}/storage"
+        stack.environment["CLICKLOOP_SOURCE_ROOTS"] = json.dumps([f"s3://{BUCKET}"])
         stack.images, stack.exports = f"s3://{BUCKET}/images", f"s3://{BUCKET}/exports"
 
         def go_away() -> bool:
