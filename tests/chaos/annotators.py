@@ -14,6 +14,7 @@ import httpx
 from tests.flows.scenes import SIZE
 
 TIMEOUT_S = 30.0
+THINK_S = (0.0, 0.5)
 PASSING = ("busy", "database_unavailable", "embedding_missing", "out_of_space")
 Answer = tuple[dict[str, Any] | None, dict[str, Any] | None]
 Object = list[tuple[float, float, bool]]
@@ -111,12 +112,13 @@ class Annotator(threading.Thread):
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    def dawdle(self) -> None:
-        """What somebody does in the midst of a task, if told to.
+    def think(self) -> None:
+        """Take a moment; or whatever it was told to do in the midst of a task.
 
         Raises:
             VanishedError: It ends.
         """
+        time.sleep(self.rng.uniform(*THINK_S))
         if self.is_gone.is_set():
             raise VanishedError
         if self.is_idle.is_set():
@@ -218,7 +220,7 @@ class _Work:
 
         Raises:
             LostError: Somebody else has the image.
-            VanishedError: See `Annotator.dawdle`.
+            VanishedError: See `Annotator.think`.
         """
         for clicks in objects:
             self._object(clicks)
@@ -273,7 +275,7 @@ class _Work:
         return event
 
     def _send(self, event: dict[str, Any]) -> Answer:
-        self._who.dawdle()
+        self._who.think()
         return self._who.send("POST", f"{self._path}/events", {"events": [event], "mask": "none"})
 
     def _refused(self, event: dict[str, Any], error: dict[str, Any] | None) -> LostError:

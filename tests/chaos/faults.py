@@ -55,10 +55,13 @@ class Faults:
         self._kinds = kinds
 
     def one(self) -> str:
-        """Carry out one; its name."""
-        (kind,) = self.rng.choices(self._kinds, [kind.weight for kind in self._kinds])
-        self.counts[kind.name] += kind.happen()
-        return kind.name
+        """Carry out one that finds something to hit; its name."""
+        while True:
+            (kind,) = self.rng.choices(self._kinds, [kind.weight for kind in self._kinds])
+            if kind.happen():
+                self.counts[kind.name] += 1
+                return kind.name
+            time.sleep(0.1)
 
 
 def process_faults(mark: str, lease_s: float, rng: random.Random) -> list[Fault]:
@@ -73,7 +76,7 @@ def process_faults(mark: str, lease_s: float, rng: random.Random) -> list[Fault]
     return [
         killed("refiner", REFINER, 2),
         killed("encoder", ENCODER, 3),
-        killed("trainer", TRAINER, 3),
+        killed("trainer", TRAINER, 4),
         killed("gateway", GATEWAY, 2),
         killed("flow runner", RUNNER, 1),
         killed("owner of the actors", OWNER, 1),
@@ -81,7 +84,7 @@ def process_faults(mark: str, lease_s: float, rng: random.Random) -> list[Fault]
         killed("Ray head", HEAD, 1),
         paused("refiner", REFINER, 1.5, 2),
         paused("encoder", ENCODER, 1.5, 2),
-        paused("trainer", TRAINER, 1.5, 2),
+        paused("trainer", TRAINER, 1.5, 3),
         paused("flow runner", RUNNER, 1.5, 1),
         paused("gateway", GATEWAY, 1.0, 2),
         Fault("gateway paused beyond the lease", lambda: _pause(mark, GATEWAY, 1.5 * lease_s, rng)),
@@ -144,6 +147,11 @@ def _pause(mark: str, words: str, seconds: float, rng: random.Random) -> bool:
         time.sleep(seconds)
         process.send_signal(signal.SIGCONT)
     return True
+
+
+def is_running(mark: str, words: str) -> bool:
+    """Whether there is a marked process whose command line has these words."""
+    return _process(mark, words, random.Random()) is not None
 
 
 def _process(mark: str, words: str, rng: random.Random) -> psutil.Process | None:

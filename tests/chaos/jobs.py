@@ -12,7 +12,7 @@ from tests.chaos.stacks import Stack
 
 PICTURES = 20
 """That come with each round."""
-STEPS = 40
+STEPS = 100
 """Of a training."""
 ATTEMPTS = 10
 POLL_S = 0.5

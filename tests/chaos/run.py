@@ -31,12 +31,12 @@ from schemas.settings import Settings
 from schemas.tables import Task
 from tests.chaos.annotators import Crew, Ledger
 from tests.chaos.checks import check, open_run
-from tests.chaos.faults import Faults, clock_faults, people_faults, process_faults
+from tests.chaos.faults import TRAINER, Faults, clock_faults, is_running, people_faults, process_faults
 from tests.chaos.jobs import Jobs
 from tests.chaos.proxy import Proxy
 from tests.chaos.stacks import Stack, open_stack
 from tests.flows.scenes import make_campaign
-from tests.integration.test_kill import MARK, serving
+from tests.integration.test_kill import MARK, START_S, serving, wait_until
 
 LEASE_S = 6.0
 NAME = "discs"
@@ -64,6 +64,8 @@ def label_under_faults(stack: Stack, options: argparse.Namespace) -> tuple[Ledge
         database = parts.enter_context(open_run())
         kinds = process_faults(mark, LEASE_S, random.Random(options.seed)) + people_faults(crew, lines)
         faults = Faults(kinds + clock_faults(database, LEASE_S) + stack.faults, options.seed)
+        say(stack, "until something is trained nothing goes wrong")
+        wait_until(lambda: is_running(mark, TRAINER), START_S)
         while faults.counts.total() < options.faults:
             assert server.poll() is None, "serve ended"
             name = faults.one()
