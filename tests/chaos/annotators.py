@@ -14,7 +14,7 @@ import httpx
 from tests.flows.scenes import SIZE
 
 TIMEOUT_S = 30.0
-THINK_S = (0.0, 0.5)
+THINK_S = (0.0, 1.0)
 PASSING = ("busy", "database_unavailable", "embedding_missing", "out_of_space")
 Answer = tuple[dict[str, Any] | None, dict[str, Any] | None]
 Object = list[tuple[float, float, bool]]

@@ -149,11 +149,6 @@ def _pause(mark: str, words: str, seconds: float, rng: random.Random) -> bool:
     return True
 
 
-def is_running(mark: str, words: str) -> bool:
-    """Whether there is a marked process whose command line has these words."""
-    return _process(mark, words, random.Random()) is not None
-
-
 def _process(mark: str, words: str, rng: random.Random) -> psutil.Process | None:
     """One of the marked processes whose command line has these words."""
     found = []

@@ -29,6 +29,7 @@ class Jobs(threading.Thread):
 
     Attributes:
         exports: URLs of finished ones.
+        are_under_way: Set when the first is done, for which Prefect has to start.
     """
 
     def __init__(self, url: str, campaign: str, stack: Stack, ledger: Ledger) -> None:
@@ -38,6 +39,7 @@ class Jobs(threading.Thread):
         self._stopped = threading.Event()
         self._rounds = 0
         self.exports: list[str] = []
+        self.are_under_way = threading.Event()
 
     def run(self) -> None:
         """Round after round until told to stop."""
@@ -60,6 +62,7 @@ class Jobs(threading.Thread):
     def take_in(self) -> None:
         """Register new pictures, and again what was quarantined; encode what is missing."""
         self._do("ingest", {})
+        self.are_under_way.set()
         self._do("precompute", {})
 
     def export(self) -> None:

@@ -31,12 +31,12 @@ from schemas.settings import Settings
 from schemas.tables import Task
 from tests.chaos.annotators import Crew, Ledger
 from tests.chaos.checks import check, open_run
-from tests.chaos.faults import TRAINER, Faults, clock_faults, is_running, people_faults, process_faults
+from tests.chaos.faults import Faults, clock_faults, people_faults, process_faults
 from tests.chaos.jobs import Jobs
 from tests.chaos.proxy import Proxy
 from tests.chaos.stacks import Stack, open_stack
 from tests.flows.scenes import make_campaign
-from tests.integration.test_kill import MARK, START_S, serving, wait_until
+from tests.integration.test_kill import MARK, START_S, serving
 
 LEASE_S = 6.0
 NAME = "discs"
@@ -58,14 +58,13 @@ def label_under_faults(stack: Stack, options: argparse.Namespace) -> tuple[Ledge
             urls.append(parts.enter_context(_second_gateway(mark, stack.folder / "gateway.log")))
         lines = [Proxy(urlsplit(one).port or 0) for one in urls]
         reached = [f"http://127.0.0.1:{line.port}" for line in lines]
-        crew = Crew(reached, NAME, ledger, options.annotators, options.seed, LEASE_S)
         jobs = Jobs(url, NAME, stack, ledger)
         jobs.start()
+        assert jobs.are_under_way.wait(START_S), "the first job is not done"
+        crew = Crew(reached, NAME, ledger, options.annotators, options.seed, LEASE_S)
         database = parts.enter_context(open_run())
         kinds = process_faults(mark, LEASE_S, random.Random(options.seed)) + people_faults(crew, lines)
         faults = Faults(kinds + clock_faults(database, LEASE_S) + stack.faults, options.seed)
-        say(stack, "until something is trained nothing goes wrong")
-        wait_until(lambda: is_running(mark, TRAINER), START_S)
         while faults.counts.total() < options.faults:
             assert server.poll() is None, "serve ended"
             name = faults.one()
