@@ -33,35 +33,39 @@ class Fault:
     Attributes:
         name: In the table.
         happen: Carry it out; False when there was nothing to hit.
-        weight: How often it is chosen, in proportion.
+        weight: How many cards it has in a deck.
     """
 
     name: str
     happen: Callable[[], bool]
-    weight: int = 2
+    weight: int = 1
 
 
 class Faults:
-    """Chooses and carries out faults, and counts those that hit something.
+    """Carries faults out, in an order by chance: a deck with `weight` cards of each kind is dealt again and again. A card
+    that finds nothing to hit waits until it does.
 
     Args:
-        kinds: To choose from.
-        seed: Of the choice.
+        kinds: Of faults.
+        seed: Of the order.
     """
 
     def __init__(self, kinds: Sequence[Fault], seed: int) -> None:
         self.rng = random.Random(seed)
         self.counts: Counter[str] = Counter({kind.name: 0 for kind in kinds})
         self._kinds = kinds
+        self._deck: list[Fault] = []
 
     def one(self) -> str:
-        """Carry out one that finds something to hit; its name."""
+        """Carry out one; its name."""
         while True:
-            (kind,) = self.rng.choices(self._kinds, [kind.weight for kind in self._kinds])
-            if kind.happen():
-                self.counts[kind.name] += 1
-                return kind.name
-            time.sleep(0.1)
+            for place, kind in enumerate(self._deck):
+                if kind.happen():
+                    del self._deck[place]
+                    self.counts[kind.name] += 1
+                    return kind.name
+            cards = [kind for kind in self._kinds for _ in range(kind.weight)]
+            self._deck += self.rng.sample(cards, len(cards))
 
 
 def process_faults(mark: str, lease_s: float, rng: random.Random) -> list[Fault]:
@@ -75,19 +79,19 @@ def process_faults(mark: str, lease_s: float, rng: random.Random) -> list[Fault]
 
     return [
         killed("refiner", REFINER, 2),
-        killed("encoder", ENCODER, 3),
-        killed("trainer", TRAINER, 4),
+        killed("encoder", ENCODER, 2),
+        killed("trainer", TRAINER, 3),
         killed("gateway", GATEWAY, 2),
         killed("flow runner", RUNNER, 1),
         killed("owner of the actors", OWNER, 1),
         killed("raylet", RAYLET, 1),
         killed("Ray head", HEAD, 1),
-        paused("refiner", REFINER, 1.5, 2),
-        paused("encoder", ENCODER, 1.5, 2),
-        paused("trainer", TRAINER, 1.5, 3),
+        paused("refiner", REFINER, 1.5, 1),
+        paused("encoder", ENCODER, 1.5, 1),
+        paused("trainer", TRAINER, 1.5, 2),
         paused("flow runner", RUNNER, 1.5, 1),
-        paused("gateway", GATEWAY, 1.0, 2),
-        Fault("gateway paused beyond the lease", lambda: _pause(mark, GATEWAY, 1.5 * lease_s, rng)),
+        paused("gateway", GATEWAY, 1.0, 1),
+        Fault("gateway paused beyond the lease", lambda: _pause(mark, GATEWAY, 1.5 * lease_s, rng), 2),
     ]
 
 
@@ -107,8 +111,8 @@ def clock_faults(database: Database, lease_s: float) -> list[Fault]:
     heartbeats of jobs.
     """
     return [
-        Fault("clock jumped ahead, beyond all leases", lambda: _move_times(database, -JUMP_S)),
-        Fault("clock jumped back", lambda: _move_times(database, 2 * lease_s), 1),
+        Fault("clock jumped ahead, beyond all leases", lambda: _move_times(database, -JUMP_S), 2),
+        Fault("clock jumped back", lambda: _move_times(database, 2 * lease_s)),
     ]
 
 

@@ -118,7 +118,7 @@ def _small_disk(folder: Path, freed: Callable[[], None] = lambda: None) -> Itera
         return True
 
     try:
-        yield [Fault("disk full", fill, 3)]
+        yield [Fault("disk full", fill, 2)]
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -142,7 +142,7 @@ def _postgres(stack: Stack) -> Iterator[list[Fault]]:
         with running_postgres(disk / "pg") as server:
             stack.environment["CLICKLOOP_DATABASE_URL"] = server.url(server.create())
             stack.has_two_gateways = True
-            yield [Fault("database killed", kill), *faults]
+            yield [Fault("database killed", kill, 2), *faults]
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def _objects(stack: Stack) -> Iterator[list[Fault]]:
             server.send_signal(signal.SIGCONT)
             return True
 
-        yield [Fault("object store gone", go_away, 3), Fault("object store paused", hang)]
+        yield [Fault("object store gone", go_away, 2), Fault("object store paused", hang)]
 
 
 @contextmanager
