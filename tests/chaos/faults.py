@@ -42,8 +42,8 @@ class Fault:
 
 
 class Faults:
-    """Carries faults out, in an order by chance: a deck with `weight` cards of each kind is dealt again and again. A card
-    that finds nothing to hit waits until it does.
+    """Carries faults out in an order by chance: a deck with `weight` cards of each kind is dealt, and another after it.
+    A card that finds nothing to hit waits until it does.
 
     Args:
         kinds: Of faults.
