@@ -42,7 +42,9 @@ LEASE_S = 6.0
 NAME = "discs"
 FINISH_S = 600.0
 """What is left of the campaign must be done within this after the last fault."""
-GAP_S = (0.5, 5.0)
+GAP_S = (0.3, 3.0)
+RECOVERY_S = 60.0
+"""Between two faults is a gap, and then whatever it takes until somebody's work goes on, so long at most."""
 
 
 def label_under_faults(stack: Stack, options: argparse.Namespace) -> tuple[Ledger, Counter[str], list[str]]:
@@ -68,8 +70,12 @@ def label_under_faults(stack: Stack, options: argparse.Namespace) -> tuple[Ledge
         while faults.counts.total() < options.faults:
             assert server.poll() is None, "serve ended"
             name = faults.one()
-            say(stack, f"{faults.counts.total()} faults, {len(ledger.acked)} events acknowledged; {name}")
+            acknowledged = len(ledger.acked)
+            say(stack, f"{faults.counts.total()} faults, {acknowledged} events acknowledged; {name}")
             time.sleep(faults.rng.uniform(*GAP_S))
+            end = time.monotonic() + RECOVERY_S
+            while len(ledger.acked) == acknowledged and time.monotonic() < end:
+                time.sleep(0.1)
         say(stack, "waiting for the jobs")
         jobs.stop()
         jobs.take_in()
