@@ -63,7 +63,7 @@ def test_an_attempt_that_died_after_it_published_is_done_and_another_export_to_i
 
     def export() -> None:
         result = export_flow("discs", **payload)
-        made.append(result | {"files": sorted(result["files"], key=str)})
+        made.append(result | {"files": sorted(result["files"], key=lambda file: file["path"])})
 
     def publish_and_die() -> None:
         export()
