@@ -15,6 +15,8 @@ from tests.flows.scenes import SIZE
 
 TIMEOUT_S = 30.0
 THINK_S = (0.0, 1.0)
+TAKE_OVER = 0.4
+"""How often somebody asks for an image that is in work."""
 PASSING = ("busy", "database_unavailable", "embedding_missing", "out_of_space")
 Answer = tuple[dict[str, Any] | None, dict[str, Any] | None]
 Object = list[tuple[float, float, bool]]
@@ -37,6 +39,7 @@ class Ledger:
         made: Ids of events that were sent at least once.
         acked: Event id -> (session id, seq) of its acknowledgement.
         refused: Ids of events that were refused for good: the lease was somebody else's.
+        at_work: Ids of images that somebody has, or left behind.
         wrong: What must not happen, in words.
         stopped: Set when nobody is to begin another image.
     """
@@ -44,6 +47,7 @@ class Ledger:
     made: set[str] = field(default_factory=set)
     acked: dict[str, tuple[str, int]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    at_work: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -81,7 +85,7 @@ class Annotator(threading.Thread):
     def run(self) -> None:
         """Work until nothing is left or the ledger says stop."""
         while not self.ledger.stopped.is_set():
-            claim, _ = self.send("POST", self._claims, {"claim_id": str(uuid4())})
+            claim = self._claim()
             if claim is None or claim["task"] is None:
                 time.sleep(0.5)
                 continue
@@ -112,6 +116,18 @@ class Annotator(threading.Thread):
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
+    def _claim(self) -> dict[str, Any] | None:
+        """The next task; or now and then that of an image which somebody has, and gets if the lease is over: the queue
+        itself gives those out last."""
+        wanted = {"claim_id": str(uuid4())}
+        taken = sorted(self.ledger.at_work)
+        if taken and self.rng.random() < TAKE_OVER:
+            wanted["image_id"] = self.rng.choice(taken)
+        claim, _ = self.send("POST", self._claims, wanted)
+        if claim is not None and "image_id" in wanted:
+            self.ledger.count("tasks taken over")
+        return claim
+
     def think(self) -> None:
         """Take a moment; or whatever it was told to do in the midst of a task.
 
@@ -127,13 +143,15 @@ class Annotator(threading.Thread):
 
     def _label(self, claim: dict[str, Any], objects: Sequence[Object]) -> None:
         """Do the work; where the lease is lost, put the work back as soon as nobody else holds the image."""
-        work = _Work(self, claim)
+        work, image = _Work(self, claim), claim["image"]["id"]
+        self.ledger.at_work.add(image)
         try:
             work.label(objects)
+            self.ledger.at_work.discard(image)
         except LostError:
             self.ledger.count("leases lost")
             work.look_back()
-            wanted = {"claim_id": str(uuid4()), "image_id": claim["image"]["id"]}
+            wanted = {"claim_id": str(uuid4()), "image_id": image}
             again, error = self.send("POST", self._claims, wanted)
             if again is None:
                 assert error is not None
