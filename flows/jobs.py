@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection
 
-from flows.services import Services, open_services
+from flows.services import ActorsGoneError, Services, open_services
 from pipeline.storage import campaigns, requests
 from pipeline.storage.files import patience
 from schemas.campaigns import RequestRecord
@@ -92,6 +92,11 @@ class Job:
         """Raise JobStoppedError when the job should end."""
         if self.should_stop():
             raise JobStoppedError
+
+    def check_calls(self) -> None:
+        """As `check`, while calls to actors are under way; raise ActorsGoneError when they will not be answered."""
+        self.check()
+        self.services.check_actors()
 
     def wait(self, seconds: float) -> None:
         """Sleep, but end early (by JobStoppedError) when the job should stop."""
@@ -187,8 +192,8 @@ class Job:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether Ray or the database failed: both come back, so that the job is worth another try."""
-    return type(error).__module__.startswith("ray.") or isinstance(error, DatabaseUnavailableError)
+    """Whether Ray, its owner or the database failed: they come back, so that the job is worth another try."""
+    return type(error).__module__.startswith("ray.") or isinstance(error, ActorsGoneError | DatabaseUnavailableError)
 
 
 _CURRENT: ContextVar[Job | None] = ContextVar("current_job", default=None)
