@@ -32,7 +32,7 @@ test-slow: setup ## the tests that take minutes
 	@bash infra/system-packages.sh
 	$(PYTEST) -m slow --timeout 1800
 
-chaos: setup ## label a campaign while processes die and stop, on SQLite, then on PostgreSQL; FAULTS=N each, SEED=N
+chaos: setup ## label a campaign while what it stands on dies, stops and fills; on SQLite, then PostgreSQL and S3; FAULTS=N each, SEED=N
 	@bash infra/system-packages.sh
 	@for stack in sqlite postgres; do \
 	  $(BIN)/python -m tests.chaos.run --stack $$stack --faults $(or $(FAULTS),100) --seed $(or $(SEED),0) || exit 1; \

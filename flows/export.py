@@ -2,11 +2,13 @@
 
 from typing import Any, Literal
 
-from flows.jobs import current_job, job_scope
+from flows.jobs import Job, current_job, job_scope
 from flows.options import as_flow, as_step
 from pipeline.export.filters import named_filters
-from pipeline.export.snapshot import export_snapshot
+from pipeline.export.snapshot import ExportReport, export_snapshot, published_report
 from pipeline.export.splits import Splits
+from pipeline.storage import snapshots
+from schemas.errors import BadInputError, CorruptDataError, NotFoundError
 
 
 @as_flow("export")
@@ -67,10 +69,11 @@ def write_snapshot(
     record = services.campaign(campaign)
     with services.database.connect() as conn:
         wanted = named_filters(conn, record.id, **filters)
-    report = export_snapshot(
+    target = to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}"
+    report = _published_before(job, target) or export_snapshot(
         services.database,
         record,
-        to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}",
+        target,
         formats,
         filters=wanted,
         splits=splits,
@@ -82,3 +85,16 @@ def write_snapshot(
     )
     job.check()
     return {"snapshot": report.snapshot_number, **report.model_dump(mode="json")}
+
+
+def _published_before(job: Job, target: str) -> ExportReport | None:
+    """What an earlier attempt of this request published before its process died, or the database went away."""
+    if job.request.attempt < 2:
+        return None
+    try:
+        report = published_report(target)
+        with job.services.database.connect() as conn:
+            snapshot = snapshots.get_snapshot(conn, report.snapshot_id)
+    except (NotFoundError, CorruptDataError, BadInputError):
+        return None  # nothing, or nothing of this catalogue: the export says what it thinks of that
+    return report if snapshot.created_at >= job.request.created_at else None

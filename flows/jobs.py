@@ -15,11 +15,13 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import uuid4
 
-from flows.services import Services, open_services
+from sqlalchemy import Connection
+
+from flows.services import ActorsGoneError, Services, open_services
 from pipeline.storage import campaigns, requests
 from pipeline.storage.files import patience
 from schemas.campaigns import RequestRecord
-from schemas.errors import ClickloopError, LeaseLostError, StateError
+from schemas.errors import ClickloopError, DatabaseUnavailableError, LeaseLostError, StateError
 from schemas.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 2.0
 STALE_S = 60.0
 """Seconds without a heartbeat after which a request's owner counts as dead."""
+END_S = 30.0
+"""Seconds for which writing a job's end is tried: less than `STALE_S`, when somebody else would begin it again."""
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -89,6 +93,11 @@ class Job:
         if self.should_stop():
             raise JobStoppedError
 
+    def check_calls(self) -> None:
+        """As `check`, while calls to actors are under way; raise ActorsGoneError when they will not be answered."""
+        self.check()
+        self.services.check_actors()
+
     def wait(self, seconds: float) -> None:
         """Sleep, but end early (by JobStoppedError) when the job should stop."""
         end = time.monotonic() + seconds
@@ -138,12 +147,11 @@ class Job:
         except KeyboardInterrupt:
             self._finish("cancelled", None, "interrupted")
             raise
-        except ClickloopError as error:
-            self._finish("failed", {"code": error.code}, error.message)
-            raise
         except Exception as error:
-            if _is_of_ray(error) and self.request.attempt < requests.MAX_ATTEMPTS:
+            if _may_pass(error) and self.request.attempt < requests.MAX_ATTEMPTS:
                 self._put_back(count_attempt=True)
+            elif isinstance(error, ClickloopError):
+                self._finish("failed", {"code": error.code}, error.message)
             else:
                 self._finish("failed", {"code": "error"}, str(error)[:2000] or type(error).__name__)
             raise
@@ -159,24 +167,33 @@ class Job:
             self._put_back()
 
     def _put_back(self, count_attempt: bool = False) -> None:
-        try:
-            with self.services.database.begin() as conn:
-                requests.put_back(conn, self.request.id, self.owner, count_attempt=count_attempt)
-        except LeaseLostError:
-            logger.warning("request %s belongs to somebody else now", self.request.id)
+        self._end(lambda conn: requests.put_back(conn, self.request.id, self.owner, count_attempt=count_attempt))
 
     def _finish(self, state: str, result: dict[str, Any] | None, error: str | None) -> None:
         self.beat()
-        try:
-            with self.services.database.begin() as conn:
-                requests.finish_request(conn, self.request.id, self.owner, state, result, error)
-        except LeaseLostError:
-            logger.warning("request %s belongs to somebody else now", self.request.id)
+        self._end(lambda conn: requests.finish_request(conn, self.request.id, self.owner, state, result, error))
+
+    def _end(self, write: Callable[[Connection], None]) -> None:
+        """Write how the job ended; a database that is away for a moment does not cost the work."""
+        give_up = time.monotonic() + END_S
+        while True:
+            try:
+                with self.services.database.begin() as conn:
+                    write(conn)
+                return
+            except LeaseLostError:
+                logger.warning("request %s belongs to somebody else now, or is over", self.request.id)
+                return
+            except DatabaseUnavailableError as error:
+                if time.monotonic() > give_up:
+                    raise
+                logger.warning("the end of request %s is not written yet: %s", self.request.id, error)
+            time.sleep(1.0)
 
 
-def _is_of_ray(error: Exception) -> bool:
-    """Whether Ray itself failed: its owner starts it again, so that the job is worth another try."""
-    return type(error).__module__.startswith("ray.")
+def _may_pass(error: Exception) -> bool:
+    """Whether Ray, its owner or the database failed: they come back, so that the job is worth another try."""
+    return type(error).__module__.startswith("ray.") or isinstance(error, ActorsGoneError | DatabaseUnavailableError)
 
 
 _CURRENT: ContextVar[Job | None] = ContextVar("current_job", default=None)

@@ -57,7 +57,7 @@ def run_passes(
         retry: list[ImageRecord] = []
         pause, moved = "", False
         pool = job.services.pool(job.check)
-        window = EncodeWindow(list(pool.encoders.values()), submit, job.check)
+        window = EncodeWindow(list(pool.encoders.values()), submit, job.check_calls)
         for result in window.run(_chunks(todo, attempts)):
             if result.crashed or result.error:
                 attempts.update(image.id for image in result.chunk)

@@ -91,7 +91,7 @@ class _Shard:
         while todo:
             self.retry, self.pause, before = [], "", self.encoded + self.already
             pool = self.job.services.pool(self.job.check)
-            window = EncodeWindow(list(pool.encoders.values()), self._submit, self.job.check)
+            window = EncodeWindow(list(pool.encoders.values()), self._submit, self.job.check_calls)
             for result in window.run(self._chunks(todo)):
                 self._note(result)
             todo = self.retry

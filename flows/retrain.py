@@ -172,7 +172,8 @@ def conclude(
 def _follow(start: Callable[[Any], Any]) -> Any:
     """Start a call of the trainer and wait for it, passing on its progress and the wish to stop."""
     job = current_job()
-    trainer = job.services.pool(job.check).trainer()
+    services = job.services
+    trainer = services.pool(job.check).trainer()
     ref = start(trainer)
     asked = False
     while True:
@@ -183,6 +184,7 @@ def _follow(start: Callable[[Any], Any]) -> Any:
                 return ray.get(ref)
             except RayTaskError as error:
                 raise cause_of(error) from None
+        services.check_actors()
         if job.should_stop() and not asked:
             trainer.cancel.remote(job.request.id)
             asked = True

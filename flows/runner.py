@@ -22,6 +22,8 @@ from schemas.requests import checked
 logger = logging.getLogger("flows.runner")
 
 POLL_S = 0.5
+PAUSE_S = 5.0
+"""Seconds times attempt before a job that the database left is begun again."""
 SWEEP_S = 10.0
 """Seconds between two claims when nothing waits."""
 TRIGGER_S = 10.0
@@ -85,6 +87,9 @@ class Runner:
                 run_flow(job)
         except JobStoppedError:
             logger.info("request %s stopped", request.id)
+        except DatabaseUnavailableError as error:
+            logger.warning("request %s waits for the database: %s", request.id, error)
+            self.stopping.wait(PAUSE_S * request.attempt)  # a full disk takes a claim, and nothing after it
         except ClickloopError as error:
             logger.warning("request %s failed: %s", request.id, error)
         except Exception:  # a bug in one kind of job must not end the others

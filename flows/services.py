@@ -27,6 +27,10 @@ ATTACH_S = 180.0
 """The owner of the actors may be starting, or starting again."""
 
 
+class ActorsGoneError(BusyError):
+    """The owner of the actors ended, and Ray with it: calls that are under way are never answered."""
+
+
 class Services:
     """Settings, database and, lazily, actors.
 
@@ -81,6 +85,20 @@ class Services:
                     raise
                 logger.info("waiting for the actors: %s", error)
                 time.sleep(1.0)
+
+    def check_actors(self) -> None:
+        """Look whether the actors that were attached to can still answer; Ray itself may never say that they cannot.
+
+        Raises:
+            ActorsGoneError: Their owner ended; `pool` waits for its successor.
+        """
+        if not self._beside_serve or self._pool is None:
+            return
+        from workers import cluster
+
+        info = cluster.find_info(self.settings)
+        if info is None or (info.owner_pid and info.generation != self._generation):
+            raise ActorsGoneError("The owner of the actors ended while they worked for this job.")
 
     def _attached(self) -> "Pool":
         """The pool of the owner that runs now; another one than before means connecting anew."""

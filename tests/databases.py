@@ -40,11 +40,17 @@ def postgres_bin() -> Path | None:
 
 
 class PostgresServer:
-    """A throw-away server that listens on a socket in /tmp only. It dies with the test process."""
+    """A throw-away server that listens on a socket in its folder only. It dies with the test process.
 
-    def __init__(self, binaries: Path) -> None:
+    Args:
+        binaries: Folder of the programs.
+        folder: Empty, with a short path that everybody may enter; None: a new one in /tmp. Removed by `close`.
+    """
+
+    def __init__(self, binaries: Path, folder: Path | None = None) -> None:
         self.binaries = binaries
-        self.folder = Path(tempfile.mkdtemp(prefix="clpg-", dir="/tmp"))  # a socket's path has < 108 characters
+        # Short: a socket's path has < 108 characters.
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="clpg-", dir="/tmp"))
         self.account = pwd.getpwnam("postgres") if os.getuid() == 0 else None  # initdb refuses root
         if self.account is not None:
             os.chown(self.folder, self.account.pw_uid, self.account.pw_gid)
@@ -125,12 +131,12 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server of one's own, for tests that stop it."""
+def running_postgres(folder: Path | None = None) -> Iterator[PostgresServer]:
+    """A server of one's own (see `PostgresServer`), for tests that stop it."""
     binaries = postgres_bin()
     need("postgres", binaries is not None, "no PostgreSQL server binaries are installed")
     assert binaries is not None
-    server = PostgresServer(binaries)
+    server = PostgresServer(binaries, folder)
     try:
         server.start()
         yield server

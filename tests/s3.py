@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -23,13 +24,12 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a running server on a free port of the loopback."""
+@contextmanager
+def running_s3(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A server of one's own on the loopback: its process and port. What is put into it lives in its memory."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = Path(tmp_path_factory.mktemp("s3") / "log")
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_die_with_parent)
@@ -43,23 +43,34 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.1)
         else:
             raise AssertionError("moto did not start:\n" + log.read_text())
-        yield f"http://127.0.0.1:{port}"
+        yield server, port
     finally:
         server.terminate()
         server.wait(timeout=10)
 
 
-@pytest.fixture
-def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """s3:// URL of a new, empty bucket; the environment points all clients (of child processes, too) to the server."""
-    facts = {
-        "AWS_ENDPOINT_URL": s3_server,
+def client_environment(url: str) -> dict[str, str]:
+    """What points all clients (of child processes, too) to the server at a URL."""
+    return {
+        "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    for name, value in facts.items():
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a running server on a free port of the loopback."""
+    with running_s3(Path(tmp_path_factory.mktemp("s3") / "log")) as (_, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """s3:// URL of a new, empty bucket; the environment points all clients (of child processes, too) to the server."""
+    for name, value in client_environment(s3_server).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     name = f"test-{uuid.uuid4().hex[:12]}"

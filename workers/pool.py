@@ -137,6 +137,7 @@ class Pool:
         return self._actor(TrainerActor, "trainer", self._options("trainer")).remote(
             threads=self._settings.encoder_threads,
             cache_dir=self._cache_dir(),
+            storage_wait_s=self._settings.storage_wait_s,
         )
 
     def _create(self, role: str, name: str) -> None:

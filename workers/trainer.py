@@ -9,7 +9,8 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +28,9 @@ from pipeline.adapters.stored import publish_adapter, stored_source
 from pipeline.adapters.train import AdapterResult, train_adapter
 from pipeline.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
+from pipeline.storage.files import as_space_error, patience, storage_error
 from pipeline.storage.weights import load_model_by_digest, stored_adapter, with_adapter
-from schemas.errors import BadCheckpointError
+from schemas.errors import BadCheckpointError, BusyError
 from workers.cores import be_nice, device, heavy_turn, use_threads
 
 logger = logging.getLogger(__name__)
@@ -131,12 +133,14 @@ class Trainer:
     Args:
         threads: Torch threads.
         cache_dir: Local folder for copies of what is read from an object store.
+        storage_wait_s: How long an object store that does not answer is waited for.
     """
 
-    def __init__(self, threads: int = 1, cache_dir: str | None = None) -> None:
+    def __init__(self, threads: int = 1, cache_dir: str | None = None, storage_wait_s: float = 300.0) -> None:
         keep_freed_memory()
         self._threads = threads
         self._cache_dir = cache_dir
+        self._storage_wait_s = storage_wait_s
         self._progress: dict[str, Any] = {}
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()
@@ -148,24 +152,27 @@ class Trainer:
         Raises:
             BadInputError: There is nothing to train on, or the model has no adapter of that kind.
             NotFoundError: The storage lacks the model or the parent.
+            BusyError, ForbiddenError: The storage does not answer, or refuses.
+            OutOfSpaceError: The disk is full. The checkpoint stays.
         """
         self._begin()
-        model = load_model_by_digest(
-            job.storage_url, job.model_digest, cache_dir=self._cache_dir, device=device()
-        )  # fmt: skip
-        parent = self._parent(job, model)
-        folder = Path(job.work_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_old(folder)
-        source = stored_source(model, job.storage_url, job.model_key, folder, self._cache_dir, heavy_turn)
-        checkpoint = folder / f"{job.job_id}.checkpoint"
-        try:
-            result = self._train(job, model, source, checkpoint, parent)
-        except BadCheckpointError as error:  # damaged, or the live adapter changed between two attempts
-            logger.warning("training starts again: %s", error.message)
-            checkpoint.unlink()
-            result = self._train(job, model, source, checkpoint, parent)
-        return self._publish(job, model, result)
+        with self._waiting(job.job_id, "Training"):
+            model = load_model_by_digest(
+                job.storage_url, job.model_digest, cache_dir=self._cache_dir, device=device()
+            )  # fmt: skip
+            parent = self._parent(job, model)
+            folder = Path(job.work_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_old(folder)
+            source = stored_source(model, job.storage_url, job.model_key, folder, self._cache_dir, heavy_turn)
+            checkpoint = folder / f"{job.job_id}.checkpoint"
+            try:
+                result = self._train(job, model, source, checkpoint, parent)
+            except BadCheckpointError as error:  # damaged, or the live adapter changed between two attempts
+                logger.warning("training starts again: %s", error.message)
+                checkpoint.unlink()
+                result = self._train(job, model, source, checkpoint, parent)
+            return self._publish(job, model, result)
 
     @_resumable
     def evaluate(self, job: EvaluateJob) -> tuple[AdapterReport, ...]:
@@ -173,27 +180,31 @@ class Trainer:
 
         Returns:
             One report per adapter; fewer when it was cancelled.
+
+        Raises:
+            BusyError, ForbiddenError: The storage does not answer, or refuses.
         """
         self._begin()
-        config = EvaluationConfig(max_clicks=job.max_clicks, max_masks=job.max_masks)
-        base = load_model_by_digest(job.storage_url, job.model_digest, cache_dir=self._cache_dir, device=device())
-        source = stored_source(base, job.storage_url, job.model_key, None, self._cache_dir, heavy_turn)
-        reports: list[AdapterReport] = []
-        for number, digest in enumerate(job.adapters):
-            model = base
-            if digest is not None:
-                model = with_adapter(job.storage_url, base, digest, cache_dir=self._cache_dir)
+        with self._waiting(job.job_id, "Evaluating"):
+            config = EvaluationConfig(max_clicks=job.max_clicks, max_masks=job.max_masks)
+            base = load_model_by_digest(job.storage_url, job.model_digest, cache_dir=self._cache_dir, device=device())
+            source = stored_source(base, job.storage_url, job.model_key, None, self._cache_dir, heavy_turn)
+            reports: list[AdapterReport] = []
+            for number, digest in enumerate(job.adapters):
+                model = base
+                if digest is not None:
+                    model = with_adapter(job.storage_url, base, digest, cache_dir=self._cache_dir)
 
-            def tell(state: dict[str, Any], number: int = number) -> None:
-                self._report(job.job_id, "evaluate", state | {"adapter": number + 1, "adapters": len(job.adapters)})
+                def tell(state: dict[str, Any], number: int = number) -> None:
+                    self._report(job.job_id, "evaluate", state | {"adapter": number + 1, "adapters": len(job.adapters)})
 
-            report = evaluate_adapter(
-                model, job.images, source, config, tell, lambda: self._is_cancelled(job.job_id), heavy_turn
-            )
-            if report is None:
-                break
-            reports.append(report)
-        return tuple(reports)
+                report = evaluate_adapter(
+                    model, job.images, source, config, tell, lambda: self._is_cancelled(job.job_id), heavy_turn
+                )
+                if report is None:
+                    break
+                reports.append(report)
+            return tuple(reports)
 
     @_beside_jobs
     def progress(self) -> dict[str, Any]:
@@ -206,6 +217,26 @@ class Trainer:
         """Stop a job (running or to come) at its next step; its checkpoint stays."""
         with self._lock:
             self._cancelled.add(job_id)
+
+    @contextmanager
+    def _waiting(self, job_id: str, what: str) -> Iterator[None]:
+        """In the block wait for an object store as jobs do, and say so; its last failure is one for the user."""
+
+        def wait(seconds: float, why: str) -> None:
+            with self._lock:
+                self._progress = self._progress | {"job_id": job_id, "waiting_for": f"the storage: {why}"}
+            end = time.monotonic() + seconds
+            while time.monotonic() < end and not self._is_cancelled(job_id):
+                time.sleep(0.1)
+            if self._is_cancelled(job_id):
+                raise BusyError(f"{what} was cancelled while the storage did not answer.")
+
+        try:
+            with patience(self._storage_wait_s, wait):
+                yield
+        except OSError as error:
+            full = as_space_error(error, error.filename or "the disk")
+            raise (storage_error(error, what) if full is error else full) from error
 
     def _begin(self) -> None:
         be_nice()

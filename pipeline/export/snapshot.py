@@ -13,7 +13,7 @@ from pipeline.export.delta import Delta, delta_between, find_base
 from pipeline.export.directory import SnapshotDirectory
 from pipeline.export.huggingface import HuggingFaceFormat
 from pipeline.export.lvis import LvisFormat
-from pipeline.export.manifest import manifest_facts, versions
+from pipeline.export.manifest import MANIFEST, manifest_facts, read_manifest, versions
 from pipeline.export.parquet import ParquetFormat
 from pipeline.export.png import PngFormat
 from pipeline.export.splits import Splits
@@ -21,6 +21,7 @@ from pipeline.export.target import Format, Target
 from pipeline.export.yolo import YoloFormat
 from pipeline.storage import snapshots
 from pipeline.storage.database import Database
+from pipeline.storage.files import is_local, join
 from pipeline.storage.tombstones import tombstones
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
@@ -137,6 +138,27 @@ def export_snapshot(
             return _Export(database, campaign, snapshot, directory, options, delta).run()
         except _StoppedError:
             return ExportReport(snapshot_id=snapshot.id, snapshot_number=snapshot.number, stopped=True)
+
+
+def published_report(url: str) -> ExportReport:
+    """The report of the export that was published at a URL, by its manifest.
+
+    Raises:
+        NotFoundError: There is no manifest.
+        CorruptDataError: The manifest is not one.
+        BadInputError: It was written by a newer version.
+    """
+    fs, root, manifest = read_manifest(url)
+    path = join(root, MANIFEST)
+    since = manifest["delta"]["since"]["number"] if "delta" in manifest else None
+    return ExportReport(
+        manifest_uri=path if is_local(fs) else str(fs.unstrip_protocol(path)),
+        snapshot_id=manifest["snapshot"]["id"],
+        snapshot_number=manifest["snapshot"]["number"],
+        since_snapshot=since,
+        counts=manifest["counts"],
+        files=manifest["files"],
+    )
 
 
 def _facts(

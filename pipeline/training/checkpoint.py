@@ -6,19 +6,32 @@ from typing import Any
 
 import torch
 
+from pipeline.storage.files import as_space_error
 from schemas.errors import BadCheckpointError
 
 FORMAT = "clickloop-training-1"
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write atomically: a killed run leaves the old file or the new one."""
+    """Write atomically: a killed run leaves the old file or the new one.
+
+    Raises:
+        OutOfSpaceError: The disk is full; the old file stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    torch.save({"format": FORMAT, **state}, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__  # torch has words of its own for it
+        if isinstance(cause, OSError):
+            raise as_space_error(cause, path) from error
+        raise
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A short chaos run on each database."""
+"""A short chaos run on each stack."""
 
 import pytest
 
@@ -7,10 +7,7 @@ from tests.chaos.run import main
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stack", ["sqlite", "postgres"])
-def test_nothing_acknowledged_is_lost(stack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CLICKLOOP_DATABASE_URL", "CLICKLOOP_MIN_FREE_BYTES"):
-        monkeypatch.setenv(name, "")  # put back afterwards
-        monkeypatch.delenv(name)
+def test_nothing_acknowledged_is_lost(stack: str) -> None:
     assert main(["--faults", "15", "--images", "60", "--annotators", "4", "--stack", stack]) == 0

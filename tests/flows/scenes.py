@@ -50,7 +50,7 @@ def write_pictures(folder: Path, count: int, seed: int = 0) -> Path:
 
 
 def make_campaign(
-    settings: Settings, database: Database, images: Path, name: str = "discs", **chosen: object
+    settings: Settings, database: Database, images: Path | str, name: str = "discs", **chosen: object
 ) -> CampaignRecord:
     """A campaign of toy-color with its images registered, without Prefect."""
     spec = CampaignSpec(

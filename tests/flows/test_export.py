@@ -8,14 +8,15 @@ import pytest
 
 from flows.cli import main
 from flows.export import export_flow
-from flows.jobs import new_job
+from flows.jobs import Job, new_job
 from flows.services import Services
 from pipeline.export.verify import verify_snapshot
 from pipeline.imports import import_source
+from pipeline.storage import requests, snapshots
 from pipeline.storage.campaigns import add_categories
 from pipeline.storage.database import Database
 from schemas.campaigns import CampaignRecord
-from schemas.errors import BadInputError, NotFoundError
+from schemas.errors import BadInputError, DatabaseUnavailableError, NotFoundError
 from schemas.requests import checked
 from schemas.settings import Settings
 
@@ -49,6 +50,38 @@ def test_what_was_asked_for_is_written(
         with pytest.raises(error):
             export("refused", **options)
     assert not (tmp_path / "refused").exists()
+    services.close()
+
+
+def test_an_attempt_that_died_after_it_published_is_done_and_another_export_to_its_url_is_refused(
+    settings: Settings, database: Database, campaign: CampaignRecord, tmp_path: Path
+) -> None:
+    import_source(database, campaign, str(tmp_path / "truth.json"), is_trusted=True)
+    services = Services(settings, database, beside_serve=True)
+    payload = checked("export", {"to": str(tmp_path / "out")})
+    made: list[dict[str, Any]] = []
+
+    def export() -> None:
+        result = export_flow("discs", **payload)
+        made.append(result | {"files": sorted(result["files"], key=lambda file: file["path"])})
+
+    def publish_and_die() -> None:
+        export()
+        raise DatabaseUnavailableError("The database is gone.")
+
+    with pytest.raises(DatabaseUnavailableError), new_job(services, "export", "discs", payload):
+        publish_and_die()
+    with database.begin() as conn:
+        request = requests.claim_request(conn, "me")
+    assert request is not None
+    with Job(services, request, "me").running():
+        export()
+    assert made[0] == made[1]
+
+    with pytest.raises(BadInputError, match="there already"), new_job(services, "export", "discs", payload):
+        export()
+    with database.connect() as conn:
+        assert len(snapshots.list_snapshots(conn, campaign.id)) == 1
     services.close()
 
 

@@ -1,18 +1,22 @@
 """A job's row tells the truth about its work, however the work ends."""
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
 
 from flows.jobs import Job, JobStoppedError, current_job, job_scope, new_job
-from flows.services import Services
+from flows.services import ActorsGoneError, Services
 from pipeline.storage import requests
 from pipeline.storage.database import Database
 from schemas.campaigns import CampaignRecord, RequestRecord
-from schemas.errors import BadInputError, NotFoundError, StateError
+from schemas.errors import BadInputError, DatabaseUnavailableError, NotFoundError, StateError
 from schemas.settings import Settings
+from workers.cluster import info_path
 
 
 @pytest.fixture
@@ -117,3 +121,60 @@ def test_beside_serve_a_running_precompute_is_not_taken(
     with pytest.raises(StateError, match="active already"), new_job(beside, "precompute", "discs", {}):
         pytest.fail("it must not begin")
     assert record_of(database, "r").state == "running"
+
+
+def test_a_job_that_the_database_left_is_put_back_and_one_that_was_done_is_noted_when_it_returns(
+    services: Services, campaign: CampaignRecord
+) -> None:
+    with pytest.raises(DatabaseUnavailableError), Job(services, claimed(services, campaign), "me").running():
+        raise DatabaseUnavailableError("The database is not available: connection refused. Try again.")
+    record = record_of(services.database, "r")
+    assert (record.state, record.attempt, record.error) == ("queued", 1, None)
+
+    with services.database.begin() as conn:
+        again = requests.claim_request(conn, "me")
+    assert again is not None
+    impatient = Services(services.settings, Database(services.database.url, busy_timeout_s=0.1))
+    locked, done = threading.Event(), threading.Event()
+
+    def lock() -> None:
+        with services.database.begin():
+            locked.set()
+            done.wait(10)
+            time.sleep(0.5)
+
+    locker = threading.Thread(target=lock)
+    with Job(impatient, again, "me").running() as job:
+        job.done({"n": 5})
+        locker.start()
+        locked.wait(10)
+        done.set()
+    locker.join()
+    impatient.database.close()
+    record = record_of(services.database, "r")
+    assert (record.state, record.result) == ("done", {"n": 5})
+
+
+@pytest.mark.ray
+def test_a_job_whose_actors_lost_their_owner_is_put_back(
+    ray_workers: Settings, services: Services, campaign: CampaignRecord
+) -> None:
+    """The owner was killed and its successor is there: what Ray was asked before is never answered."""
+    attached = Services(ray_workers, services.database, beside_serve=True)
+    where, known = info_path(ray_workers.workspace), info_path(ray_workers.workspace).read_text()
+
+    def ask_and_lose(job: Job) -> None:
+        job.services.pool(job.check)
+        job.check_calls()
+        where.write_text(json.dumps(json.loads(known) | {"generation": "the next one"}))
+        job.check_calls()
+
+    try:
+        job = Job(attached, claimed(services, campaign), "me")
+        with pytest.raises(ActorsGoneError), job.running():
+            ask_and_lose(job)
+    finally:
+        where.write_text(known)
+        ray.shutdown()
+    record = record_of(services.database, "r")
+    assert (record.state, record.attempt) == ("queued", 1)

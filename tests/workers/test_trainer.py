@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import fsspec
 import numpy as np
 import psutil
 import pytest
@@ -17,8 +18,10 @@ from pipeline.adapters.files import read_adapter
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
 from pipeline.adapters.steps import AdapterConfig
 from pipeline.masks.rle import mask_to_rle
-from schemas.errors import BadInputError, NotFoundError
+from schemas.errors import BadInputError, BusyError, NotFoundError
 from schemas.settings import Settings
+from tests.s3 import s3_bucket, s3_server  # noqa: F401
+from tests.s3_faults import FaultyS3, faulty_s3  # noqa: F401
 from tests.workers.campaign import StoredCampaign, click, make_campaign
 from workers.cluster import attach
 from workers.trainer import EvaluateJob, Trainer, TrainJob
@@ -157,6 +160,34 @@ def test_refused_jobs(campaign: StoredCampaign, tmp_path: Path) -> None:
         Trainer().train(replace(job, parent_digest="0" * 64))
     with pytest.raises(NotFoundError):
         Trainer().evaluate(evaluate_job(campaign, "0" * 64))
+
+
+@pytest.mark.s3
+def test_an_object_store_is_waited_for_as_long_as_the_settings_say(
+    campaign: StoredCampaign,
+    tmp_path: Path,
+    s3_bucket: str,  # noqa: F811
+    faulty_s3: FaultyS3,  # noqa: F811
+) -> None:
+    fsspec.filesystem("s3").put(campaign.storage_url, f"{s3_bucket}/storage", recursive=True)
+    job = replace(train_job(campaign, tmp_path), storage_url=f"{s3_bucket}/storage")
+    faulty_s3.go_away("cut", count=6)
+    with pytest.raises(BusyError, match="Training failed, the storage does not answer"):
+        Trainer(cache_dir=str(tmp_path / "cache"), storage_wait_s=0.0).train(job)
+    trainer, said = Trainer(cache_dir=str(tmp_path / "cache"), storage_wait_s=60.0), []
+
+    def come_back_once_it_is_said() -> None:
+        while not said:
+            time.sleep(0.01)
+            said.extend(why for name, why in trainer.progress().items() if name == "waiting_for")
+        faulty_s3.come_back()
+
+    faulty_s3.go_away("cut")
+    watcher = threading.Thread(target=come_back_once_it_is_said)
+    watcher.start()
+    assert trainer.train(job).steps == CONFIG.max_steps
+    watcher.join()
+    assert said[0].startswith("the storage: ")
 
 
 @pytest.mark.ray
