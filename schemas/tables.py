@@ -558,6 +558,7 @@ class Tally(Base):
     """
 
     __tablename__ = "tallies"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     campaign_id: Mapped[str] = mapped_column(String(36), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -570,6 +571,7 @@ class WorkTally(Base):
     """Masks that annotators accepted and did not take back, by slots of time."""
 
     __tablename__ = "work_tallies"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     campaign_id: Mapped[str] = mapped_column(String(36), primary_key=True)
     slot: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -591,6 +593,7 @@ class LatencyTally(Base):
     """Clicks by slots of time and by bins of what computing them took."""
 
     __tablename__ = "latency_tallies"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
 
     campaign_id: Mapped[str] = mapped_column(String(36), primary_key=True)
     slot: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)

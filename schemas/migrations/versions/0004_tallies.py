@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("shard", sa.Integer(), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("campaign_id", "kind", "key", "shard", name=op.f("pk_tallies")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "work_tallies",
@@ -38,6 +39,7 @@ def upgrade() -> None:
             "campaign_id", "slot", "annotator_id", "adapter_digest", "category_number", "shard",
             name=op.f("pk_work_tallies"),
         ),
+        sqlite_with_rowid=False,
     )  # fmt: skip
     op.create_table(
         "latency_tallies",
@@ -47,6 +49,7 @@ def upgrade() -> None:
         sa.Column("shard", sa.Integer(), nullable=False),
         sa.Column("clicks", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("campaign_id", "slot", "bin", "shard", name=op.f("pk_latency_tallies")),
+        sqlite_with_rowid=False,
     )
     _index("images", "quarantined", ["campaign_id", "number"], "quarantine_reason IS NOT NULL")
     _index("sources", "state", ["campaign_id", "state"])
