@@ -304,11 +304,11 @@ def test_counting_anew_restoring_and_upgrading_give_the_same(
         migrate(conn, "head")
     with closing(open_database(url)) as upgraded:
         assert check(upgraded) == check(database)
-        with upgraded.connect() as conn, database.connect() as before:
+        with upgraded.connect() as conn, database.connect() as original:
             for catalogue in walk.catalogues:
                 campaign = catalogue.campaign_id
-                assert list_snapshots(conn, campaign) == list_snapshots(before, campaign)
-                assert campaign_status(conn, campaign) == campaign_status(before, campaign)
-                assert campaign_statistics(conn, campaign) == campaign_statistics(before, campaign)
+                assert list_snapshots(conn, campaign) == list_snapshots(original, campaign)
+                assert campaign_status(conn, campaign) == campaign_status(original, campaign)
+                assert campaign_statistics(conn, campaign) == campaign_statistics(original, campaign)
                 page = browse_images(conn, campaign, BrowseFilter(state="done"))
-                assert page == browse_images(before, campaign, BrowseFilter(state="done"))
+                assert page == browse_images(original, campaign, BrowseFilter(state="done"))
