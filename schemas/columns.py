@@ -100,6 +100,11 @@ def append_only_statements(table: str, unless: str, dialect: str) -> list[str]:
 def make_append_only(table: Table, unless: str) -> None:
     """Create the triggers of `append_only_statements` whenever `table` is created from its metadata."""
     for dialect in ("sqlite", "postgresql"):
-        for statement in append_only_statements(table.name, unless, dialect):
-            ddl = DDL(statement.replace("%", "%%")).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
-            event.listen(table, "after_create", ddl)
+        after_create(table, dialect, append_only_statements(table.name, unless, dialect))
+
+
+def after_create(table: Table, dialect: str, statements: list[str]) -> None:
+    """Execute statements whenever `table` was created from its metadata in a database of that dialect."""
+    for statement in statements:
+        ddl = DDL(statement.replace("%", "%%")).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
+        event.listen(table, "after_create", ddl)

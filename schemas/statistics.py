@@ -16,7 +16,7 @@ class Work(_Figures):
         masks: Accepted by annotators; imported ones don't count.
         clicks_per_mask: Mean.
         seconds_per_mask: Mean time from opening an object to accepting it; those during which the annotator was away
-            (see `pipeline.storage.statistics.AWAY_S`) are left out.
+            (see `schemas.tallies.AWAY_S`) are left out.
     """
 
     masks: int

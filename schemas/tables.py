@@ -25,7 +25,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from schemas.campaigns import TaskState
-from schemas.columns import UtcDateTime, make_append_only
+from schemas.columns import UtcDateTime, after_create, make_append_only
+from schemas.tallies import sources, triggers
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -64,6 +65,11 @@ HAS_PARENT = "parent_id IS NOT NULL"
 """Few masks have one. A foreign key without an index costs a look at every row when what it names is purged."""
 
 
+IS_LEASED = "state = 'leased'"
+BY_ANNOTATOR = "source = 'annotator'"
+"""Conditions of partial indexes, which a query has to name with the value in its text: SQLite plans without values."""
+
+
 class Base(DeclarativeBase):
     """Declarative base with stable constraint names, so that migrations can name what they change."""
 
@@ -79,6 +85,11 @@ class Base(DeclarativeBase):
 def _one_of(values: Any) -> CheckConstraint:
     """`state` is one of a Literal's values."""
     return CheckConstraint(f"state IN ({', '.join(repr(v) for v in get_args(values))})", name="state")
+
+
+def _only(name: str, where: str, *columns: str) -> Index:
+    """An index of the rows of which this is so."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Campaign(Base):
@@ -123,6 +134,7 @@ class Image(Base):
         UniqueConstraint("campaign_id", "number"),
         Index("ix_images_campaign_group", "campaign_id", "group_key"),
         Index("ix_images_sha256", "sha256"),
+        _only("ix_images_quarantined", "quarantine_reason IS NOT NULL", "campaign_id", "number"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -156,6 +168,7 @@ class Source(Base):
     __table_args__ = (
         UniqueConstraint("campaign_id", "uri_sha256"),
         Index("ix_sources_image_id", "image_id"),
+        Index("ix_sources_state", "campaign_id", "state"),
         _one_of(SourceState),
     )
 
@@ -218,6 +231,8 @@ class Task(Base):
         UniqueConstraint("campaign_id", "image_id"),
         Index("ix_tasks_image_id", "image_id"),
         Index("ix_tasks_queue", "campaign_id", "state", "priority", "position"),
+        Index("ix_tasks_browsed", "campaign_id", "state", "position"),
+        _only("ix_tasks_leased", IS_LEASED, "campaign_id"),
         _one_of(TaskState),
     )
 
@@ -228,6 +243,7 @@ class Task(Base):
     priority: Mapped[float] = mapped_column(Float, default=0.0)
     """Smaller first."""
     position: Mapped[int]
+    """The image's number."""
     lease_no: Mapped[int] = mapped_column(Integer, default=0)
     annotator_id: Mapped[str | None] = mapped_column(ForeignKey("annotators.id"))
     lease_expires_at: Mapped[datetime | None]
@@ -336,7 +352,8 @@ class MaskRow(Base):
         UniqueConstraint("instance_id", "version"),
         CheckConstraint("source IN ('annotator', 'import')", name="source"),
         Index("ix_masks_session_id", "session_id"),
-        Index("ix_masks_parent_id", "parent_id", sqlite_where=text(HAS_PARENT), postgresql_where=text(HAS_PARENT)),
+        _only("ix_masks_parent_id", HAS_PARENT, "parent_id"),
+        _only("ix_masks_made", BY_ANNOTATOR, "campaign_id", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -485,6 +502,10 @@ class Snapshot(Base):
     categories: Mapped[list[Any]]
     """(number, name) of the campaign's categories at that time."""
     created_at: Mapped[datetime]
+    masks: Mapped[int] = mapped_column(Integer, server_default="0")
+    """How many of its items are masks; counted when it is made, and less what is purged."""
+    images: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Likewise, those that it has items of."""
 
 
 class SnapshotItem(Base):
@@ -528,6 +549,60 @@ class Purge(Base):
     """When ingest was told to take the image again."""
 
 
+class Tally(Base):
+    """How many rows of a kind a campaign has: the sum over `shard`. These tables are written as `schemas.tallies` says.
+
+    Kinds, and what their keys are: `image` ('holdout' or ''), `embedding` (of its images under its model key), `task`
+    (state), `click`, `mask` (current, by annotators: category number or ''), `mask_click` (likewise, their clicks),
+    `proposal`.
+    """
+
+    __tablename__ = "tallies"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    campaign_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    key: Mapped[str] = mapped_column(String(16), primary_key=True)
+    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    amount: Mapped[int] = mapped_column(BigInteger)
+
+
+class WorkTally(Base):
+    """Masks that annotators accepted and did not take back, by slots of time."""
+
+    __tablename__ = "work_tallies"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    campaign_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    slot: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    """Since 1970, of `schemas.tallies.SLOT_S` seconds."""
+    annotator_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    adapter_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Empty for none."""
+    category_number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """`schemas.tallies.NO_CATEGORY` for none."""
+    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    masks: Mapped[int] = mapped_column(BigInteger)
+    clicks: Mapped[int] = mapped_column(BigInteger)
+    micros: Mapped[int] = mapped_column(BigInteger)
+    """Microseconds from opening to accepting, of those masks that are `timed`."""
+    timed: Mapped[int] = mapped_column(BigInteger)
+
+
+class LatencyTally(Base):
+    """Clicks by slots of time and by bins of what computing them took."""
+
+    __tablename__ = "latency_tallies"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    campaign_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    slot: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    bin: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """Index in `schemas.tallies.EDGES_MS`."""
+    shard: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    clicks: Mapped[int] = mapped_column(BigInteger)
+
+
 APPEND_ONLY = {
     "events": (
         "SELECT 1 FROM sessions JOIN purges ON purges.campaign_id = sessions.campaign_id "
@@ -543,3 +618,6 @@ APPEND_ONLY = {
 
 for _name, _unless in APPEND_ONLY.items():
     make_append_only(Base.metadata.tables[_name], _unless)
+for _name in sources():
+    for _dialect in ("sqlite", "postgresql"):
+        after_create(Base.metadata.tables[_name], _dialect, triggers(_name, _dialect))

@@ -28,6 +28,7 @@ from sqlalchemy import JSON, Boolean, Connection, DateTime, Float, Integer, Meta
 from pipeline.storage.database import Database, database_revision, knows_revision, migrate
 from pipeline.storage.files import exists, join, open_storage, read_bytes, sha256_stored, write_atomic
 from pipeline.storage.sql import batches
+from pipeline.storage.tallies import recount
 from schemas.errors import (
     BadInputError,
     CorruptDataError,
@@ -35,6 +36,7 @@ from schemas.errors import (
     DatabaseVersionError,
     NotFoundError,
 )
+from schemas.tallies import TABLES
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PART_ROWS = 50_000
 _VERSION_TABLE = "alembic_version"
+_NOT_KEPT = {_VERSION_TABLE, *TABLES}
 _INSERT_ROWS = 1000
 
 
@@ -125,7 +128,7 @@ def backup(database_url: str, storage_url: str, target_url: str) -> Manifest:
         raise BadInputError("The database is empty: there is nothing to back up.")
     storage, storage_root = open_storage(storage_url)
     with _frozen(database_url) as conn:
-        tables = {t.name: _dump(conn, t, fs, root) for t in _tables(conn).sorted_tables if t.name != _VERSION_TABLE}
+        tables = {t.name: _dump(conn, t, fs, root) for t in _tables(conn).sorted_tables if t.name not in _NOT_KEPT}
         revision = str(conn.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
         names, dialect = _weights(conn, storage, storage_root), conn.info["clickloop_dialect"]
     files, missing = {}, []
@@ -190,6 +193,7 @@ def restore(source_url: str, database_url: str, storage_url: str, *, replace: bo
             migrate(conn, manifest.revision)
             forgotten = _fill(conn, fs, root, manifest, storage, storage_root)
             migrate(conn, "head")
+            recount(conn)
             revision = str(conn.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
     logger.info("backup restored from=%s rows=%d revision=%s", source_url, manifest.rows, revision)
     return Restored(manifest=manifest, revision=revision, forgotten_embeddings=forgotten)

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, fun
 
 from pipeline.masks.previews import preview_mask, preview_size
 from pipeline.storage.masks import is_current
+from pipeline.storage.tallies import tallies
 from schemas.browsing import BrowsedImage, BrowsedMask, BrowsePage
 from schemas.errors import NotFoundError
 from schemas.masks import Rle
@@ -54,7 +55,8 @@ def browse_images(
     """
     matching = _matching(campaign_id, wanted)
     count = _count(conn, campaign_id, wanted)
-    page = matching.where(Image.number > after).order_by(Image.number).limit(limit + 1)
+    place = Image.number if wanted.state is None else Task.position  # the same; as the index of the state has it
+    page = matching.where(place > after).order_by(place).limit(limit + 1)
     rows = conn.execute(page).all()
     images = _with_masks(conn, rows[:limit], preview)
     return BrowsePage(count=count, next=images[-1].number if len(rows) > limit else None, results=images)
@@ -74,11 +76,9 @@ def browse_image(conn: Connection, campaign_id: str, image_id: str, *, preview: 
 
 def _count(conn: Connection, campaign_id: str, wanted: BrowseFilter) -> int:
     """How many images match; without a look at them where their tasks tell."""
-    tasks = select(func.count()).where(Task.campaign_id == campaign_id)
-    if wanted.state is not None:
-        tasks = tasks.where(Task.state == wanted.state)
     if wanted.category is None and wanted.annotator_id is None:
-        return int(conn.execute(tasks).scalar_one())
+        tasks = tallies(conn, campaign_id, "task")
+        return sum(tasks.values()) if wanted.state is None else tasks.get(wanted.state, 0)
     matching = _matching(campaign_id, wanted).subquery()
     return int(conn.execute(select(func.count()).select_from(matching)).scalar_one())
 

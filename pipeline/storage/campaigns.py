@@ -3,31 +3,20 @@
 from collections.abc import Iterable
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.adapters import list_adapters
-from pipeline.storage.masks import count_proposals, is_current
+from pipeline.storage.masks import count_proposals
 from pipeline.storage.numbers import next_number
 from pipeline.storage.requests import list_requests
 from pipeline.storage.sql import one, require_id
+from pipeline.storage.tallies import tallies
 from pipeline.storage.tombstones import purged_campaign, require_no_purge
 from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord, TaskState
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
-from schemas.tables import (
-    Campaign,
-    CampaignState,
-    Category,
-    Embedding,
-    EventRow,
-    Image,
-    Instance,
-    MaskRow,
-    Session,
-    Source,
-    Task,
-)
+from schemas.tables import Campaign, CampaignState, Category, Image, Source
 
 
 def create_campaign(
@@ -157,36 +146,20 @@ def campaign_status(conn: Connection, campaign_id: str) -> CampaignStatus:
         NotFoundError: There is none.
     """
     campaign = get_campaign(conn, campaign_id)
-    of_campaign = Image.campaign_id == campaign.id
-    images, holdout = conn.execute(select(func.count(), func.count().filter(Image.holdout)).where(of_campaign)).one()
-    tasks = dict.fromkeys(get_args(TaskState), 0)
-    by_state = select(Task.state, func.count()).where(Task.campaign_id == campaign.id).group_by(Task.state)
-    tasks.update((row[0], row[1]) for row in conn.execute(by_state))
-    embeddings = conn.execute(
-        select(func.count())
-        .select_from(Image)
-        .join(Embedding, and_(Embedding.image_sha256 == Image.sha256, Embedding.model_key == campaign.model_key))
-        .where(of_campaign)
-    ).scalar_one()
+    images = tallies(conn, campaign.id, "image")
     masks, mean_clicks, by_category = _mask_figures(conn, campaign)
-    clicks = conn.execute(
-        select(func.count())
-        .select_from(EventRow)
-        .join(Session, Session.id == EventRow.session_id)
-        .where(Session.campaign_id == campaign.id, EventRow.kind == "click")
-    ).scalar_one()
     return CampaignStatus(
         campaign=campaign,
-        images=images,
-        holdout_images=holdout,
+        images=sum(images.values()),
+        holdout_images=images.get("holdout", 0),
         duplicates=conn.execute(_sources(campaign.id, "duplicate", func.count())).scalar_one(),
         quarantined=_quarantined(conn, campaign.id),
-        tasks=tasks,
-        embeddings=embeddings,
+        tasks=dict.fromkeys(get_args(TaskState), 0) | tallies(conn, campaign.id, "task"),
+        embeddings=tallies(conn, campaign.id, "embedding").get("", 0),
         masks=masks,
         proposals=count_proposals(conn, campaign.id),
         masks_by_category=by_category,
-        clicks=clicks,
+        clicks=tallies(conn, campaign.id, "click").get("", 0),
         clicks_per_mask=mean_clicks,
         adapters=[adapter.model_dump(mode="json") for adapter in list_adapters(conn, campaign.id)],
         requests=list_requests(conn, campaign.id, limit=10),
@@ -194,18 +167,11 @@ def campaign_status(conn: Connection, campaign_id: str) -> CampaignStatus:
 
 
 def _mask_figures(conn: Connection, campaign: CampaignRecord) -> tuple[int, float | None, dict[str, int]]:
-    names = {category.number: category.name for category in campaign.categories}
-    rows = conn.execute(
-        select(Instance.category_number, func.count(), func.sum(MaskRow.num_clicks))
-        .select_from(Instance)
-        .join(MaskRow, MaskRow.id == Instance.mask_id)
-        .outerjoin(Session, Session.id == Instance.session_id)
-        .where(Instance.campaign_id == campaign.id, MaskRow.source == "annotator", is_current())
-        .group_by(Instance.category_number)
-    ).all()
-    by_category = {names.get(row[0], "(none)") if row[0] is not None else "(none)": int(row[1]) for row in rows}
-    masks = sum(int(row[1]) for row in rows)
-    return masks, sum(int(row[2]) for row in rows) / masks if masks else None, by_category
+    names = {str(category.number): category.name for category in campaign.categories}
+    by_number = tallies(conn, campaign.id, "mask")
+    by_category = {names.get(number, "(none)"): count for number, count in by_number.items()}
+    masks, clicks = sum(by_number.values()), sum(tallies(conn, campaign.id, "mask_click").values())
+    return masks, clicks / masks if masks else None, by_category
 
 
 def _quarantined(conn: Connection, campaign_id: str) -> list[dict[str, str]]:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import insert_into
+from pipeline.storage.tallies import counted
 from pipeline.storage.tasks import end_lease
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError
@@ -111,7 +112,12 @@ def apply_effects(
     session_state, task_state = _AFTER.get(event.kind, (None, None))
     session_state = effects.session_state or session_state
     if session_state is not None and session_state != session.state:
-        conn.execute(update(Session).where(Session.id == session.id).values(state=session_state))
+        ended = update(Session).where(Session.id == session.id).values(state=session_state)
+        if session_state == "submitted":  # now its masks are current, and those that it replaced no longer
+            with counted(conn, session.campaign_id, [session.image_id]):
+                conn.execute(ended)
+        else:
+            conn.execute(ended)
     if task_state is None:
         expires = session.now + timedelta(seconds=lease_s)
         conn.execute(_RENEW, {"task": session.task_id, "expires": expires})

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, sele
 from pipeline.storage.columns import read_columns
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import batches, fields, insert_into, new_id, one
+from pipeline.storage.tallies import tallies
 from pipeline.storage.tombstones import is_purged, purged_image
 from schemas.campaigns import CampaignSettings, ImageRecord
 from schemas.columns import db_now
@@ -203,7 +204,7 @@ def images_of(
 
 def count_images(conn: Connection, campaign_id: str) -> int:
     """How many images a campaign has."""
-    return int(conn.execute(select(func.count()).where(Image.campaign_id == campaign_id)).scalar_one())
+    return sum(tallies(conn, campaign_id, "image").values())
 
 
 def missing_embeddings(

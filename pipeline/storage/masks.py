@@ -7,11 +7,12 @@ an instance opened from it and then accepted or deleted.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, insert, or_, select
 from sqlalchemy.orm import aliased
 
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import fields, one, require_id
+from pipeline.storage.tallies import add_proposal, tallies
 from schemas.catalogue import MaskRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError
@@ -76,8 +77,7 @@ def proposed_masks(
 
 def count_proposals(conn: Connection, campaign_id: str) -> int:
     """How many proposals of a campaign nobody has accepted or deleted yet."""
-    query = _with_instance(campaign_id).where(is_proposed()).with_only_columns(func.count())
-    return int(conn.execute(query).scalar_one())
+    return tallies(conn, campaign_id, "proposal").get("", 0)
 
 
 def known_masks(conn: Connection, mask_ids: Sequence[str]) -> set[str]:
@@ -170,6 +170,8 @@ def import_mask(
             mask_id=mask_id,
         )
     )
+    if not is_trusted:
+        add_proposal(conn, campaign_id)
     return get_mask(conn, mask_id)
 
 

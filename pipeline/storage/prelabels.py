@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, 
 from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.images import image_record
 from pipeline.storage.masks import current_masks, import_mask, known_masks, proposed_masks
+from pipeline.storage.tallies import counted
 from schemas.campaigns import ImageRecord
 from schemas.catalogue import MaskRecord
 from schemas.predictions import Pins, Prelabel
@@ -86,8 +87,10 @@ def store_prelabels(
                 model_digest=pins.model_digest,
                 adapter_digest=pins.adapter_digest,
             )
-    withdrawn = update(Instance).where(Instance.mask_id.in_(known), Instance.session_id.is_(None))
-    conn.execute(withdrawn.values(state="open"))
+    if known:
+        withdrawn = update(Instance).where(Instance.mask_id.in_(known), Instance.session_id.is_(None))
+        with counted(conn, campaign_id, [image_id]):
+            conn.execute(withdrawn.values(state="open"))
     return len(names) - len(known)
 
 
@@ -122,7 +125,8 @@ def _withdraw_others(conn: Connection, campaign_id: str, image_id: str, pins: Pi
     waiting = update(Instance).where(
         Instance.mask_id.in_(others), Instance.session_id.is_(None), Instance.state == "open"
     )
-    conn.execute(waiting.values(state="deleted"))
+    with counted(conn, campaign_id, [image_id]):
+        conn.execute(waiting.values(state="deleted"))
 
 
 def _name(campaign_id: str, image_id: str, pins: Pins, own: Prelabel) -> str:

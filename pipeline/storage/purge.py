@@ -35,7 +35,9 @@ from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.database import Database
 from pipeline.storage.files import join, open_storage, remove_folder
 from pipeline.storage.requests import ACTIVE, STALE_S
+from pipeline.storage.snapshots import remove_items
 from pipeline.storage.sql import database_now, new_id, one
+from pipeline.storage.tallies import counted, forget_tallies
 from pipeline.storage.tombstones import tombstone_record
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import TombstoneRecord
@@ -402,13 +404,23 @@ class _Purge:
         while removed >= limit:
             began, limit = time.monotonic(), self.limits.get(step.kind, min(self.chunk, _FIRST))
             with self._write() as conn:
-                chosen = step.query(self.scope, images).limit(limit)
-                removed = conn.execute(delete(step.table).where(step.key.in_(chosen))).rowcount
+                removed = self._remove(conn, step, images, limit)
                 counts = self._count(conn, {step.kind: removed}) if removed else {}
             if counts:
                 self.progress(counts)
             fitting = int(limit * _CHUNK_S / max(time.monotonic() - began, 1e-3))
             self.limits[step.kind] = max(1, min(self.chunk, fitting, 4 * limit))
+
+    def _remove(self, conn: Connection, step: _Step, images: Sequence[str] | None, limit: int) -> int:
+        """Delete some rows of a kind, and keep the counts that no trigger keeps."""
+        chosen = step.query(self.scope, images).limit(limit)
+        if step.table is SnapshotItem:
+            return remove_items(conn, self.scope.campaign.id, chosen)
+        gone = delete(step.table).where(step.key.in_(chosen))
+        if step.table is Instance and images is not None:
+            with counted(conn, self.scope.campaign.id, images):
+                return conn.execute(gone).rowcount
+        return conn.execute(gone).rowcount
 
     def remove_images(self, images: Sequence[str], stores: Sequence[EmbeddingStore]) -> None:
         """Delete images with those of their embeddings that no other campaign reads."""
@@ -448,6 +460,7 @@ class _Purge:
             done = update(Purge).where(Purge.state == "running")
             if self.scope.image_id is None:
                 conn.execute(delete(Campaign).where(Campaign.id == self.scope.campaign.id))
+                forget_tallies(conn, self.scope.campaign.id)
                 done = done.where(Purge.campaign_id == self.scope.campaign.id)
             else:
                 done = done.where(Purge.id == self.id)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     and_,
+    delete,
     exists,
     func,
     insert,
@@ -24,13 +25,14 @@ from sqlalchemy import (
     null,
     select,
     union_all,
+    update,
 )
 
 from pipeline.storage.campaigns import list_categories
 from pipeline.storage.columns import read_columns
 from pipeline.storage.images import image_record
 from pipeline.storage.masks import is_current, mask_query
-from pipeline.storage.numbers import next_number
+from pipeline.storage.numbers import lock_campaign, next_number
 from pipeline.storage.sql import fields, new_id, one
 from schemas.campaigns import CategoryRecord, ImageRecord, TaskState
 from schemas.catalogue import MaskRecord, SnapshotRecord
@@ -102,6 +104,9 @@ def create_snapshot(
     )
     columns = ["snapshot_id", "image_id", "mask_id", "category_number"]
     conn.execute(insert(SnapshotItem).from_select(columns, _items(snapshot_id, campaign_id, wanted)))
+    masks, images = func.count(SnapshotItem.mask_id), func.count(SnapshotItem.image_id.distinct())
+    counts = conn.execute(select(masks, images).where(SnapshotItem.snapshot_id == snapshot_id)).one()
+    conn.execute(update(Snapshot).where(Snapshot.id == snapshot_id).values(masks=counts[0], images=counts[1]))
     return get_snapshot(conn, snapshot_id)
 
 
@@ -114,13 +119,32 @@ def get_snapshot(conn: Connection, snapshot_id: str) -> SnapshotRecord:
     row = one(conn, select(Snapshot.__table__).where(Snapshot.id == snapshot_id))
     if row is None:
         raise NotFoundError(f"There is no snapshot {snapshot_id!r}.")
-    return _record(conn, row)
+    return _record(row)
 
 
 def list_snapshots(conn: Connection, campaign_id: str) -> list[SnapshotRecord]:
     """Snapshots of a campaign by number."""
     query = select(Snapshot.__table__).where(Snapshot.campaign_id == campaign_id).order_by(Snapshot.number)
-    return [_record(conn, row) for row in conn.execute(query)]
+    return [_record(row) for row in conn.execute(query)]
+
+
+def remove_items(conn: Connection, campaign_id: str, item_ids: Select[Any]) -> int:
+    """Delete items of a campaign's snapshots, which have so many masks and images less; returns how many went."""
+    lock_campaign(conn, campaign_id)
+    of_image = SnapshotItem.snapshot_id, SnapshotItem.image_id
+    gone = conn.execute(
+        delete(SnapshotItem).where(SnapshotItem.id.in_(item_ids)).returning(*of_image, SnapshotItem.mask_id)
+    ).all()
+    images = {(row.snapshot_id, row.image_id) for row in gone}
+    snapshots = {snapshot_id for snapshot_id, _ in images}
+    inside = of_image[0].in_(snapshots), of_image[1].in_({image_id for _, image_id in images})
+    images -= {(row[0], row[1]) for row in conn.execute(select(*of_image).where(*inside).distinct())}
+    for snapshot_id in sorted(snapshots):
+        masks = sum(row.snapshot_id == snapshot_id and row.mask_id is not None for row in gone)
+        whole = sum(place[0] == snapshot_id for place in images)
+        fewer = {"masks": Snapshot.masks - masks, "images": Snapshot.images - whole}
+        conn.execute(update(Snapshot).where(Snapshot.id == snapshot_id).values(**fewer))
+    return len(gone)
 
 
 def snapshot_images(conn: Connection, snapshot_id: str, after: int = 0, limit: int | None = None) -> list[ImageRecord]:
@@ -323,11 +347,6 @@ def _mask_then(row: Row[Any]) -> MaskRecord:
     return MaskRecord(**{**fields(row, MaskRecord), "category_number": row.category_then})
 
 
-def _record(conn: Connection, row: Row[Any]) -> SnapshotRecord:
-    masks, images = conn.execute(
-        select(func.count(SnapshotItem.mask_id), func.count(SnapshotItem.image_id.distinct())).where(
-            SnapshotItem.snapshot_id == row.id
-        )
-    ).one()
+def _record(row: Row[Any]) -> SnapshotRecord:
     categories = [CategoryRecord(number=number, name=name) for number, name in row.categories]
-    return SnapshotRecord(**{**row._mapping, "categories": categories}, masks=masks, images=images)
+    return SnapshotRecord(**{**row._mapping, "categories": categories})

@@ -1,6 +1,7 @@
 """How the work of a campaign goes: masks, clicks and seconds over time and by adapter, category and annotator.
 
-Everything is grouped by the database; what comes out is as long as the plots, however long the log is. Knows no plots.
+Added up from what the database counts by slots of time (see `schemas.tallies`): what there is to add grows with the
+hours of work, not with masks and clicks. Knows no plots.
 """
 
 from collections import defaultdict
@@ -9,8 +10,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import CTE, BigInteger, Connection, Row, Select, and_, case, cast, extract, func, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import Connection, Row, Select, func, select, text
 
 from pipeline.storage.campaigns import get_campaign
 from schemas.statistics import (
@@ -25,17 +25,11 @@ from schemas.statistics import (
     Work,
     WorkPoint,
 )
-from schemas.tables import Adapter, Annotator, EventResult, EventRow, Instance, MaskRow, Session, Task
+from schemas.tables import BY_ANNOTATOR, Adapter, Annotator, LatencyTally, MaskRow, Tally, WorkTally
+from schemas.tallies import EDGES_MS, NO_CATEGORY, SLOT_S
 
-AWAY_S = 900
-"""A mask that took longer says when somebody went to lunch, not how long a mask takes."""
-SLOT_S = 300
 PERIODS_S = (300, 900, 3600, 4 * 3600, 86_400, 7 * 86_400, 30 * 86_400)
 MAX_POINTS = 48
-STAGES = ("fetch", "model", "post", "encode")
-"""Of `event_results.latency_ms`."""
-EDGES_MS = (0, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300, 500, 1000, 2000, 5000)
-"""Of the latency histogram; its last bin is open."""
 
 
 def campaign_statistics(conn: Connection, campaign_id: str, *, with_names: bool = True) -> CampaignStatistics:
@@ -50,31 +44,25 @@ def campaign_statistics(conn: Connection, campaign_id: str, *, with_names: bool 
         NotFoundError: There is none.
     """
     campaign = get_campaign(conn, campaign_id)
-    begin, end = conn.execute(
-        select(func.min(_seconds(MaskRow.created_at)), func.max(_seconds(MaskRow.created_at))).where(
-            MaskRow.campaign_id == campaign.id, MaskRow.source == "annotator"
-        )
-    ).one()
-    period_s = period_for(0 if begin is None else end - begin)
-    work = _work(campaign.id)
-    groups = conn.execute(_grouped(work)).all()
+    period_s = _period(conn, campaign.id)
+    groups = conn.execute(_grouped(campaign.id)).all()
     names = {category.number: category.name for category in campaign.categories}
     numbers = {
         row.digest: row.number
         for row in conn.execute(select(Adapter.digest, Adapter.number).where(Adapter.campaign_id == campaign.id))
     }
     by_adapter = [
-        AdapterWork(adapter=numbers.get(digest), **figures)
+        AdapterWork(adapter=numbers.get(digest), **figures)  # none has the empty digest
         for digest, figures in _figures_by(groups, "adapter_digest").items()
     ]
     by_category = [
-        CategoryWork(number=number, name=names.get(number), **figures)
+        CategoryWork(number=None if number == NO_CATEGORY else number, name=names.get(number), **figures)
         for number, figures in _figures_by(groups, "category_number").items()
     ]
     return CampaignStatistics(
         period_s=period_s,
         total=Work(**_figures(groups)),
-        over_time=_over_time(conn, work, period_s),
+        over_time=_over_time(conn, campaign.id, period_s),
         by_adapter=sorted(by_adapter, key=lambda one: one.adapter or 0),
         by_category=sorted(by_category, key=lambda one: (one.number is None, one.number)),
         by_annotator=_by_annotator(conn, groups, with_names),
@@ -84,10 +72,12 @@ def campaign_statistics(conn: Connection, campaign_id: str, *, with_names: bool 
 
 def progress_of_all(conn: Connection) -> list[CampaignProgress]:
     """Tasks by state of every campaign that has any."""
-    query = select(Task.campaign_id, Task.state, func.count()).group_by(Task.campaign_id, Task.state)
+    query = select(Tally.campaign_id, Tally.key, func.sum(Tally.amount)).where(Tally.kind == "task")
     tasks: dict[str, dict[str, int]] = defaultdict(dict)
-    for campaign_id, state, count in conn.execute(query.order_by(Task.campaign_id, Task.state)):
-        tasks[campaign_id][state] = count
+    query = query.group_by(Tally.campaign_id, Tally.key).order_by(Tally.campaign_id, Tally.key)
+    for campaign_id, state, count in conn.execute(query):
+        if count:
+            tasks[campaign_id][state] = int(count)
     return [CampaignProgress(campaign_id=campaign_id, tasks=counts) for campaign_id, counts in tasks.items()]
 
 
@@ -115,58 +105,36 @@ def percentile_of(counts: Mapping[int, int], share: float) -> float:
     raise ValueError("An empty histogram has no percentiles.")
 
 
-def _seconds(column: Any) -> Any:
-    """Whole seconds since 1970 (PostgreSQL rounds, SQLite cuts off: a second's error does not show in a plot)."""
-    return cast(extract("epoch", column), BigInteger)
-
-
-def _work(campaign_id: str) -> CTE:
-    """One row per mask that an annotator accepted and did not take back, made once per query."""
-    accepted, opened = aliased(EventRow), aliased(EventRow)
-    seconds = extract("epoch", accepted.server_time) - extract("epoch", opened.server_time)
-    query = (
-        select(
-            (_seconds(MaskRow.created_at) // SLOT_S).label("slot"),
-            MaskRow.annotator_id,
-            MaskRow.adapter_digest,
-            Instance.category_number,
-            MaskRow.num_clicks,
-            case((seconds <= AWAY_S, seconds)).label("seconds"),
-        )
-        .join(Instance, and_(Instance.mask_id == MaskRow.id, Instance.state == "accepted"))
-        .join(accepted, accepted.event_id == MaskRow.event_id)
-        .join(opened, and_(opened.instance_id == MaskRow.instance_id, opened.kind == "open"))
-        .where(MaskRow.campaign_id == campaign_id, MaskRow.source == "annotator")
-    )
-    return query.cte("work").prefix_with("MATERIALIZED")
-
-
-def _sums(work: CTE) -> list[Any]:
-    return [
-        func.count().label("masks"),
-        func.sum(work.c.num_clicks).label("clicks"),
-        func.sum(work.c.seconds).label("seconds"),
-        func.count(work.c.seconds).label("timed"),
+def _period(conn: Connection, campaign_id: str) -> int:
+    """The period for the time between the first and the last mask that an annotator made."""
+    made = select(MaskRow.created_at).where(MaskRow.campaign_id == campaign_id, text(f"masks.{BY_ANNOTATOR}")).limit(1)
+    ends = [
+        conn.execute(made.order_by(order)).scalar_one_or_none()
+        for order in (MaskRow.created_at, MaskRow.created_at.desc())
     ]
+    return period_for(0 if ends[0] is None or ends[1] is None else (ends[1] - ends[0]).total_seconds())
 
 
-def _grouped(work: CTE) -> Select[Any]:
-    """The work by adapter, category and annotator at once: one pass over the masks."""
-    keys = (work.c.adapter_digest, work.c.category_number, work.c.annotator_id)
-    return select(*keys, *_sums(work)).group_by(*keys)
+_SUMS = tuple(func.sum(getattr(WorkTally, name)).label(name) for name in ("masks", "clicks", "micros", "timed"))
+
+
+def _grouped(campaign_id: str) -> Select[Any]:
+    """The work by adapter, category and annotator at once."""
+    keys = (WorkTally.adapter_digest, WorkTally.category_number, WorkTally.annotator_id)
+    query = select(*keys, *_SUMS).where(WorkTally.campaign_id == campaign_id).group_by(*keys)
+    return query.having(func.sum(WorkTally.masks) > 0)  # what was taken back leaves a row of zeros
 
 
 def _figures(rows: Iterable[Row[Any]]) -> dict[str, Any]:
-    """Of rows with `_sums`, added."""
-    masks = clicks = timed = 0
-    seconds = 0.0
+    """Of rows with `_SUMS`, added."""
+    masks = clicks = micros = timed = 0
     for row in rows:
-        masks, clicks, timed = masks + int(row.masks), clicks + int(row.clicks), timed + int(row.timed)
-        seconds += float(row.seconds or 0)
+        masks, clicks = masks + int(row.masks), clicks + int(row.clicks)
+        micros, timed = micros + int(row.micros), timed + int(row.timed)
     return {
         "masks": masks,
         "clicks_per_mask": clicks / masks if masks else None,
-        "seconds_per_mask": seconds / timed if timed else None,
+        "seconds_per_mask": micros / 1e6 / timed if timed else None,
     }
 
 
@@ -177,14 +145,16 @@ def _figures_by(rows: Sequence[Row[Any]], key: str) -> dict[Any, dict[str, Any]]
     return {value: _figures(part) for value, part in parts.items()}
 
 
-def _over_time(conn: Connection, work: CTE, period_s: int) -> list[WorkPoint]:
-    slots = select(work.c.slot, *_sums(work)).group_by(work.c.annotator_id, work.c.slot).subquery()
+def _over_time(conn: Connection, campaign_id: str, period_s: int) -> list[WorkPoint]:
+    by_slot = select(WorkTally.slot, *_SUMS).where(WorkTally.campaign_id == campaign_id)
+    by_slot = by_slot.group_by(WorkTally.annotator_id, WorkTally.slot).having(func.sum(WorkTally.masks) > 0)
+    slots = by_slot.subquery()
     period = slots.c.slot // (period_s // SLOT_S)
     rows = conn.execute(
         select(
             period.label("period"),
             func.count().label("slots"),
-            *(func.sum(slots.c[name]).label(name) for name in ("masks", "clicks", "seconds", "timed")),
+            *(func.sum(slots.c[name]).label(name) for name in ("masks", "clicks", "micros", "timed")),
         )  # grouped by the label: PostgreSQL does not see that two expressions with parameters are the same
         .group_by("period")
         .order_by("period")
@@ -208,19 +178,16 @@ def _by_annotator(conn: Connection, groups: Sequence[Row[Any]], with_names: bool
 
 
 def _latency(conn: Connection, campaign_id: str, period_s: int) -> ClickLatency:
-    total: Any = sum(func.coalesce(EventResult.latency_ms[stage].as_float(), 0.0) for stage in STAGES)
-    clicks = (
-        select((_seconds(EventRow.server_time) // period_s).label("period"), total.label("total"))
-        .join(EventResult, EventResult.event_id == EventRow.event_id)
-        .join(Session, Session.id == EventRow.session_id)
-        .where(Session.campaign_id == campaign_id, EventRow.kind == "click")
+    period = LatencyTally.slot // (period_s // SLOT_S)
+    rows = conn.execute(
+        select(period.label("period"), LatencyTally.bin, func.sum(LatencyTally.clicks))
+        .where(LatencyTally.campaign_id == campaign_id)
+        .group_by("period", LatencyTally.bin)
     )
-    timed = clicks.cte("clicks").prefix_with("MATERIALIZED")  # else the total is read from JSON again for each edge
-    place = case(*[(timed.c.total < to_ms, index) for index, to_ms in enumerate(EDGES_MS[1:])], else_=len(EDGES_MS) - 1)
-    rows = conn.execute(select(timed.c.period, place.label("bin"), func.count()).group_by(timed.c.period, "bin")).all()
     periods: dict[int, dict[int, int]] = defaultdict(dict)
-    for period, place, count in rows:
-        periods[int(period)][int(place)] = int(count)
+    for begin, place, count in rows:
+        if count:
+            periods[int(begin)][int(place)] = int(count)
     whole = _added(periods.values())
     return ClickLatency(
         clicks=sum(whole.values()),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.images import get_image, image_record
@@ -17,7 +17,7 @@ from pipeline.storage.tombstones import require_no_purge
 from schemas.campaigns import Claim, ImageRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError, StateError
-from schemas.tables import Campaign, Image, Lease, Session, Task
+from schemas.tables import IS_LEASED, Campaign, Image, Lease, Session, Task
 
 
 def claim_task(
@@ -106,7 +106,7 @@ def set_priorities(conn: Connection, priorities: Mapping[str, float]) -> None:
 
 def expired_leases(conn: Connection, campaign_id: str | None = None) -> list[tuple[str, str]]:
     """(task id, annotator id) of leases that are over but that nobody took yet."""
-    query = select(Task.id, Task.annotator_id).where(Task.state == "leased", Task.lease_expires_at < db_now())
+    query = select(Task.id, Task.annotator_id).where(text(f"tasks.{IS_LEASED}"), Task.lease_expires_at < db_now())
     if campaign_id is not None:
         query = query.where(Task.campaign_id == campaign_id)
     return [(row[0], str(row[1])) for row in conn.execute(query.order_by(Task.lease_expires_at))]

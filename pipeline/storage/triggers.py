@@ -2,11 +2,11 @@
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from pipeline.storage.sql import database_now
 from schemas.campaigns import CampaignRecord
-from schemas.tables import Image, MaskRow, Request
+from schemas.tables import BY_ANNOTATOR, Image, MaskRow, Request
 
 
 def retrain_is_due(conn: Connection, campaign: CampaignRecord) -> bool:
@@ -29,7 +29,7 @@ def retrain_is_due(conn: Connection, campaign: CampaignRecord) -> bool:
             .join(Image, Image.id == MaskRow.image_id)
             .where(
                 MaskRow.campaign_id == campaign.id,
-                MaskRow.source == "annotator",
+                text(f"masks.{BY_ANNOTATOR}"),
                 MaskRow.created_at > since,
                 Image.holdout.is_(False),
             )

@@ -9,11 +9,12 @@ from sqlalchemy import insert
 from pipeline.storage.adapters import register_adapter
 from pipeline.storage.click_log import record_results
 from pipeline.storage.effects import Effects, InstanceChange
-from pipeline.storage.statistics import EDGES_MS, campaign_statistics, percentile_of, period_for, progress_of_all
+from pipeline.storage.statistics import campaign_statistics, percentile_of, period_for, progress_of_all
 from schemas.catalogue import EventResultRecord
 from schemas.errors import NotFoundError
 from schemas.statistics import CampaignStatistics
 from schemas.tables import EventRow, Instance, MaskRow
+from schemas.tallies import EDGES_MS
 from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_uuid, sha
 
 T0 = datetime(2026, 1, 5, 12, 0, 0, tzinfo=UTC)
