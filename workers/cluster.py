@@ -111,6 +111,8 @@ def connect(info: ClusterInfo) -> None:
     if info.token_file and os.environ.get("RAY_AUTH_MODE") != "token":
         raise RuntimeError("Import `workers` before `ray`: Ray reads RAY_AUTH_MODE when it is imported.")
     try:
+        if info.owner_pid and ray.is_initialized() and ray.get_runtime_context().gcs_address != info.address:
+            ray.shutdown()  # an earlier owner's, whose actors were not there yet when it went
         ray.init(
             address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.ERROR,
             ignore_reinit_error=True,

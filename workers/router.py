@@ -10,8 +10,8 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from workers.refiner import Refiner
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RESTART_WAIT_S = 30.0
 """A call whose refiner died waits so long for Ray to start it again: importing torch takes 3-5 s, 20 under load."""
@@ -150,6 +151,7 @@ class Router(_EncodeOnMiss):
         super().__init__()
         self._settings = settings
         self._pool: Pool | None = None
+        self._is_connected = False
         self._generation = ""
         self._on_cluster = False
         self._attaching: asyncio.Task[Pool] | None = None
@@ -171,8 +173,8 @@ class Router(_EncodeOnMiss):
             for image in images:
                 name = rendezvous(image.sha256, pool.refiners)[0]
                 await self._ensure_loaded(name, pool.refiners[name], pins)
-                call = pool.refiners[name].warm.remote(image, pins)
-                if not await self._answer(_future(call), self._settings.encode_timeout_s):
+                call = self._call(pool.refiners[name].warm, image, pins)
+                if not await self._answer(call, self._settings.encode_timeout_s):
                     await self._encode_once(image, pins)
         except Exception as error:
             logger.warning("could not warm the next images: %s", error)
@@ -186,7 +188,7 @@ class Router(_EncodeOnMiss):
             BusyError: A refiner does not answer.
         """
         pool = await self._attached()
-        engines = await asyncio.to_thread(pool.load_everywhere, model_digest, adapter_digest)
+        engines = await self._in_thread(pool.load_everywhere, model_digest, adapter_digest)
         for name, engine in zip(pool.refiners, engines, strict=True):
             self._loaded[name, model_digest, adapter_digest, None] = engine
 
@@ -199,9 +201,9 @@ class Router(_EncodeOnMiss):
         """Whether Ray, refiners and encoders answer: {"ray", "refiners", "encoders", "reason"}."""
         try:
             pool = await self._attached()
+            answering = await self._in_thread(pool.answering, self._settings.refine_timeout_s)
         except BusyError as error:
             return {"ray": False, "refiners": 0, "encoders": 0, "reason": error.message}
-        answering = await asyncio.to_thread(pool.answering, self._settings.refine_timeout_s)
         refiners, encoders = len(answering & pool.refiners.keys()), len(answering & pool.encoders.keys())
         if not (refiners and encoders):
             self._look_again()
@@ -239,7 +241,7 @@ class Router(_EncodeOnMiss):
     async def _ask_refiner(self, pool: Pool, name: str, request: RefineRequest, deadline_s: float) -> MaskReply:
         refiner = pool.refiners[name]
         await self._ensure_loaded(name, refiner, request.pins)
-        call = _future(refiner.refine.remote(request))
+        call = self._call(refiner.refine, request)
         self._lines[name].add(call, deadline_s)
         reply: MaskReply = await self._answer(call, deadline_s)
         return reply
@@ -249,14 +251,14 @@ class Router(_EncodeOnMiss):
         if self._lines[name].is_silent() and now - self._restarted.get(name, -RESTART_PERIOD_S) >= RESTART_PERIOD_S:
             self._restarted[name] = now
             self._forget(name)
-            await asyncio.to_thread(pool.restart, name)
+            await self._in_thread(pool.restart, name)
 
     async def _ensure_loaded(self, name: str, refiner: ActorHandle, pins: Pins) -> None:
         """Have weights loaded and tried before the click's deadline begins, once per refiner, weights and engine."""
         key = (name, pins.model_digest, pins.adapter_digest, pins.engine)
         if key not in self._loaded:
-            call = refiner.load.remote(pins.model_digest, pins.adapter_digest, pins.engine)
-            self._loaded[key] = await self._answer(_future(call), self._settings.encode_timeout_s)
+            call = self._call(refiner.load, pins.model_digest, pins.adapter_digest, pins.engine)
+            self._loaded[key] = await self._answer(call, self._settings.encode_timeout_s)
 
     def _look_again(self) -> None:
         """Have a cluster's actors looked up again: nothing else says that another owner made new ones."""
@@ -274,11 +276,12 @@ class Router(_EncodeOnMiss):
         while True:
             pool = await self._attached()
             for name in rendezvous(image.sha256, pool.encoders):
-                call = pool.encoders[name].encode.remote(
-                    image, pins.model_digest, pins.model_key, "interactive", pins.embedding_digest
-                )
+                call = self._call(
+                    pool.encoders[name].encode,
+                    image, pins.model_digest, pins.model_key, "interactive", pins.embedding_digest,
+                )  # fmt: skip
                 try:
-                    encoded: Encoded = await self._answer(_future(call), max(0.1, give_up - time.monotonic()))
+                    encoded: Encoded = await self._answer(call, max(0.1, give_up - time.monotonic()))
                     return encoded
                 except TimeoutError:
                     continue
@@ -288,6 +291,29 @@ class Router(_EncodeOnMiss):
             if time.monotonic() > give_up:
                 raise BusyError("No encoder answers in time. Try again.", retry_after_s=2)
             await asyncio.sleep(_POLL_S)
+
+    def _call(self, method: Any, *args: Any) -> "asyncio.Future[Any]":
+        """Call an actor.
+
+        Raises:
+            BusyError: Ray was let go of since the actor was looked up.
+        """
+        if not self._is_connected:
+            raise _restarting()
+        return asyncio.wrap_future(method.remote(*args).future())
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        """Something that waits for Ray.
+
+        Raises:
+            BusyError: Ray was let go of meanwhile.
+        """
+        try:
+            return await asyncio.to_thread(work, *args)
+        except (RayError, AttributeError) as error:  # Ray has no other one for what it has let go of
+            if self._is_connected:
+                raise
+            raise _restarting() from error
 
     async def _answer(self, call: "asyncio.Future[Any]", timeout_s: float) -> Any:
         """The result of a call to an actor; the call itself goes on when it is late.
@@ -310,7 +336,7 @@ class Router(_EncodeOnMiss):
         except RayActorError:
             raise
         except (RayError, asyncio.CancelledError) as error:
-            raise BusyError("The workers are being restarted. Try again.", retry_after_s=2) from error
+            raise _restarting() from error
 
     def _done(self, call: "asyncio.Future[Any]") -> None:
         self._calls.discard(call)
@@ -337,6 +363,7 @@ class Router(_EncodeOnMiss):
         if info is None:
             raise BusyError("The workers are starting. Try again.", retry_after_s=2)
         await asyncio.to_thread(connect, info)
+        self._is_connected = True
         self._pool = await asyncio.to_thread(Pool.find, self._settings, info.namespace)
         self._generation, self._on_cluster = info.generation, not info.owner_pid
         logger.info("attached to the workers: generation=%s", info.generation)
@@ -358,7 +385,7 @@ class Router(_EncodeOnMiss):
 
     async def _detach(self) -> None:
         if self._pool is not None:
-            self._pool = None
+            self._pool, self._is_connected = None, False
             for call in list(self._calls):
                 call.cancel()  # Ray will not answer it any more
             self._lines.clear()
@@ -366,8 +393,8 @@ class Router(_EncodeOnMiss):
             await asyncio.to_thread(ray.shutdown)
 
 
-def _future(ref: Any) -> "asyncio.Future[Any]":
-    return asyncio.wrap_future(ref.future())
+def _restarting() -> BusyError:
+    return BusyError("The workers are being restarted. Try again.", retry_after_s=2)
 
 
 def rendezvous(key: str, names: Sequence[str] | dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from pipeline.embeddings.codec import embedding_digest
 from pipeline.embeddings.store import EmbeddingStore
@@ -344,3 +345,45 @@ def actor_process(name: str) -> psutil.Process:
 
 def kill_actor(name: str) -> None:
     actor_process(name).kill()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_call_while_ray_is_let_go_of_is_busy_and_starts_no_other_ray(
+    ray_workers: Settings, campaign: StoredCampaign
+) -> None:
+    """As when the owner of the workers died, and another click is just being placed."""
+
+    async def scenario(router: Router) -> None:
+        asked = request(campaign, click(80, 60))
+        await router.refine(asked)
+        pool = await router._attached()
+        leaving = asyncio.create_task(router._detach())
+        await asyncio.sleep(0)
+        for _ in range(2):  # while it is let go of, and afterwards
+            with pytest.raises(BusyError, match="restarted"):
+                await router._ask_refiner(pool, "refiner-0", asked, 10.0)
+            await leaving
+        with pytest.raises(BusyError, match="restarted"):
+            await router._in_thread(ray.get_actor, "refiner-0")
+        assert not ray.is_initialized()
+        with pytest.raises(AttributeError):
+            pool.refiners["refiner-0"].ping.remote()
+        assert not ray.is_initialized(), "a Ray of its own was started"
+        assert (await router.refine(asked)).steps == 0
+
+    asyncio.run(used(Router(ray_workers), scenario))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_router_leaves_a_ray_whose_actors_it_never_found(ray_workers: Settings, campaign: StoredCampaign) -> None:
+    """Connected to another cluster than the owner's: of an owner that died before its actors were there."""
+
+    async def scenario(router: Router) -> None:
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        other = ray.get_runtime_context().gcs_address
+        await router.refine(request(campaign, click(80, 60)))
+        assert ray.get_runtime_context().gcs_address != other
+
+    asyncio.run(used(Router(ray_workers), scenario))
