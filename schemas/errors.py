@@ -27,7 +27,7 @@ ClickloopError
 └── OutOfSpaceError          out_of_space        a write would pass the free-space floor
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -54,6 +54,17 @@ class ClickloopError(Exception):
 def problem_of(problem: Mapping[str, Any]) -> str:
     """What is wrong by one of pydantic's `ValidationError.errors()`, without its prefix of what our validators say."""
     return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def first_problem(problems: Sequence[Mapping[str, Any]], whole: str = "") -> str:
+    """Where and what the first of pydantic's `ValidationError.errors()` is, without echoing the input.
+
+    Args:
+        problems: At least one.
+        whole: Name of what was checked, where it is wrong as a whole.
+    """
+    where = ".".join(str(part) for part in problems[0]["loc"]) or whole
+    return f"{where}: {problem_of(problems[0])}"
 
 
 def _rebuild(cls: type[ClickloopError], message: str, details: dict[str, Any]) -> ClickloopError:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from schemas.errors import BadInputError, problem_of
+from schemas.errors import BadInputError, first_problem
 from schemas.masks import Rle
 
 PAYLOAD_VERSION = 1
@@ -206,9 +206,7 @@ def parse_payload(kind: str, payload: dict[str, Any]) -> Payload:
     try:
         return TypeAdapter(PAYLOADS[kind]).validate_python(payload)  # type: ignore[return-value]
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "payload"
-        raise BadInputError(f"Event of kind {kind!r}: {where}: {problem_of(first)}.") from error
+        raise BadInputError(f"Event of kind {kind!r}: {first_problem(error.errors(), 'payload')}.") from error
 
 
 def normalise_payload(kind: str, payload: dict[str, Any]) -> tuple[dict[str, Any], str]:

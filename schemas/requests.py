@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.campaigns import CampaignSettings, TaskState
-from schemas.errors import BadInputError, problem_of
+from schemas.errors import BadInputError, first_problem
 from schemas.logs import without_password
 from schemas.models import checked_model_id
 
@@ -149,9 +149,9 @@ def checked(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
     try:
         request = PAYLOADS[kind].model_validate(payload)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadInputError(f"{kind}: {where}: {problem_of(first)} (got {first.get('input')!r})."[:500]) from error
+        problems = error.errors()
+        got = problems[0].get("input")
+        raise BadInputError(f"{kind}: {first_problem(problems)} (got {got!r})."[:500]) from error
     if isinstance(request, Campaign) and request.create is not None:
         checked_model_id(request.create.model, request.create.checkpoint is not None)
     return request.model_dump(mode="json")

@@ -32,6 +32,7 @@ from pipeline.storage.files import (
     require_free_space,
     sha256_file,
     storage_error,
+    url_of,
     with_retry,
     write_atomic,
 )
@@ -195,11 +196,7 @@ class SnapshotDirectory:
             remove(self.fs, join(self.root, NOTE))
         self._published = True
         logger.info("snapshot published at=%s sha256=%s", self.root, hashlib.sha256(content).hexdigest())
-        return self._uri(MANIFEST)
-
-    def _uri(self, name: str) -> str:
-        path = join(self.root, name)
-        return path if self._local else str(self.fs.unstrip_protocol(path))
+        return url_of(self.fs, join(self.root, MANIFEST))
 
     def _make_stage(self) -> Path:
         if not self._local:

@@ -21,7 +21,7 @@ from pipeline.export.target import Format, Target
 from pipeline.export.yolo import YoloFormat
 from pipeline.storage import snapshots
 from pipeline.storage.database import Database
-from pipeline.storage.files import is_local, join
+from pipeline.storage.files import join, url_of
 from pipeline.storage.tombstones import tombstones
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
@@ -149,10 +149,9 @@ def published_report(url: str) -> ExportReport:
         BadInputError: It was written by a newer version.
     """
     fs, root, manifest = read_manifest(url)
-    path = join(root, MANIFEST)
     since = manifest["delta"]["since"]["number"] if "delta" in manifest else None
     return ExportReport(
-        manifest_uri=path if is_local(fs) else str(fs.unstrip_protocol(path)),
+        manifest_uri=url_of(fs, join(root, MANIFEST)),
         snapshot_id=manifest["snapshot"]["id"],
         snapshot_number=manifest["snapshot"]["number"],
         since_snapshot=since,

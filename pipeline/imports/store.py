@@ -24,8 +24,6 @@ from schemas.requests import ImportFormat
 
 EXAMPLES = 5
 """Entries named for each reason."""
-NO_CATEGORY = "(none)"
-"""What masks without a category are counted as, as `campaign status` has it."""
 
 
 class ImportReport(BaseModel):
@@ -106,7 +104,8 @@ def import_masks(
         names = sorted(name for name in counts if name is not None)
         report.masks, report.images = {name: counts[name] for name in names}, len(pictured)
         if None in counts:
-            report.masks[NO_CATEGORY] = report.masks.get(NO_CATEGORY, 0) + counts[None]
+            none = campaigns.NO_CATEGORY
+            report.masks[none] = report.masks.get(none, 0) + counts[None]
         if not is_look:
             checked.seek(0)
             _store(database, campaign.id, checked, names, is_trusted, report, on_batch)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from pipeline.storage.files import is_local, open_storage, storage_error, with_retry
+from pipeline.storage.files import is_local, open_storage, storage_error, url_of, with_retry
 from schemas.errors import BadInputError, ForbiddenError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -122,14 +122,10 @@ def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, A
 
 def _scope(fs: AbstractFileSystem, root: str) -> re.Pattern[str]:
     """See `Listing.scope`."""
-    uri = _uri(fs, root)
+    uri = url_of(fs, root)
     if _GLOB & set(root) and not fs.exists(root):
         return re.compile(glob_translate(uri))
     return re.compile(re.escape(uri.rstrip("/")) + "(/.*)?", re.DOTALL)
-
-
-def _uri(fs: AbstractFileSystem, path: str) -> str:
-    return path if is_local(fs) else str(fs.unstrip_protocol(path))
 
 
 def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -157,7 +153,7 @@ def _source_file(
 ) -> SourceFile:
     version = next((str(facts[field]).strip('"') for field in _VERSION_FIELDS if facts.get(field)), "")
     version = f"{facts.get('size')}:{version}"
-    uri = _uri(fs, path)
+    uri = url_of(fs, path)
     suffix = os.path.splitext(name)[1].lower()
     if suffix in OTHER_IMAGES:
         problem = f"Files of type {suffix} cannot be read; JPEG, PNG, WebP, TIFF and BMP can."

@@ -138,6 +138,7 @@ class Refiner(nn.Module):
         """
         size = (crops.shape[2], crops.shape[3])
         with torch.no_grad(), torch.autocast(crops.device.type, enabled=False):
+            crops = crops.contiguous()  # pooled twice, which takes twice as long with the channels last
             likeness = colour_likeness(crops, points)
             nearness = _upsample_to(geodesic_nearness(crops, points), likeness)
             hints = torch.cat([likeness, nearness], 1).contiguous(memory_format=torch.channels_last)  # as the codes are

@@ -18,6 +18,9 @@ from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
 from schemas.tables import Campaign, CampaignState, Category, Image, Source
 
+NO_CATEGORY = "(none)"
+"""What masks without a category are counted as."""
+
 
 def create_campaign(
     conn: Connection,
@@ -169,7 +172,7 @@ def campaign_status(conn: Connection, campaign_id: str) -> CampaignStatus:
 def _mask_figures(conn: Connection, campaign: CampaignRecord) -> tuple[int, float | None, dict[str, int]]:
     names = {str(category.number): category.name for category in campaign.categories}
     by_number = tallies(conn, campaign.id, "mask")
-    by_category = {names.get(number, "(none)"): count for number, count in by_number.items()}
+    by_category = {names.get(number, NO_CATEGORY): count for number, count in by_number.items()}
     masks, clicks = sum(by_number.values()), sum(tallies(conn, campaign.id, "mask_click").values())
     return masks, clicks / masks if masks else None, by_category
 

@@ -100,6 +100,11 @@ def is_local(fs: AbstractFileSystem) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
+def url_of(fs: AbstractFileSystem, path: str) -> str:
+    """A path of a file system as it is named outside: as it is on this machine, else with its protocol."""
+    return path if is_local(fs) else str(fs.unstrip_protocol(path))
+
+
 def join(root: str, *parts: str) -> str:
     """Path below a root, with forward slashes."""
     return "/".join([root.rstrip("/"), *parts])

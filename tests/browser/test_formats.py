@@ -1,6 +1,5 @@
 """Images of formats that no browser shows, labeled in a real one."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.storage.images import add_image
 from pipeline.storage.masks import current_masks
 from pipeline.storage.sessions import list_sessions, session_events
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, SIZE, desk_at
-from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in
+from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in, put
 
 pytestmark = pytest.mark.browser
-
-
-def register(gateway: Gateway, path: Path, size: tuple[int, int]) -> None:
-    """Make a file the campaign's only image; size is (width, height)."""
-    data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    with gateway.services.database.begin() as conn:
-        add_image(
-            conn,
-            CAMPAIGN,
-            uri=str(path),
-            file_name=path.name,
-            uri_sha256=sha256,
-            version="1",
-            sha256=sha256,
-            phash="0" * 16,
-            group_key=sha256,
-            width=size[0],
-            height=size[1],
-            format="TIFF" if path.suffix == ".tif" else "JPEG",
-            size_bytes=len(data),
-        )
 
 
 def test_a_tiff_is_displayed_and_labeled(browser: Any, tmp_path: Path) -> None:
@@ -47,7 +23,7 @@ def test_a_tiff_is_displayed_and_labeled(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "slide.tif"
     Image.fromarray(samples).save(path, "TIFF", compression="tiff_lzw")
     with gateway_in(tmp_path, images=0) as gateway:
-        register(gateway, path, SIZE)
+        put(gateway, tmp_path, path.name, path.read_bytes())
         with desk_at(browser, gateway) as desk:
             desk.begin()
             assert min(desk.pixel(INSIDE)[:3]) > 240 and max(desk.pixel(BESIDE)[:3]) < 15
@@ -73,7 +49,7 @@ def test_a_large_image_is_fetched_in_tiles_where_it_is_looked_at(browser: Any, t
     path = tmp_path / "large.jpg"
     Image.fromarray(pixels).save(path, quality=95)
     with gateway_in(tmp_path, images=0) as gateway:
-        register(gateway, path, (width, height))
+        put(gateway, tmp_path, path.name, path.read_bytes())
         with desk_at(browser, gateway) as desk:
             asked: list[str] = []
             desk.page.on("request", lambda request: asked.append(request.url.partition("/api/")[2]))

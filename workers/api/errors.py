@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from schemas.errors import ClickloopError, problem_of
+from schemas.errors import ClickloopError, first_problem
 
 STATUS: dict[str, int] = {
     "error": 500,
@@ -84,13 +84,6 @@ def error_response(error: ClickloopError) -> JSONResponse:
     return JSONResponse(error_body(error), status, headers)
 
 
-def first_problem(error: RequestValidationError) -> str:
-    """Where and what the first problem of a request is, without echoing the input."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {problem_of(first)}."
-
-
 def install(app: FastAPI) -> None:
     """Answer every error in the one shape."""
 
@@ -102,7 +95,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         request.scope["clickloop.code"] = "bad_input"
-        body = {"error": {"code": "bad_input", "message": first_problem(error), "details": {}}}
+        body = {"error": {"code": "bad_input", "message": f"{first_problem(error.errors())}.", "details": {}}}
         return JSONResponse(body, 422)
 
     @app.exception_handler(HTTPException)

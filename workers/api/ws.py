@@ -17,7 +17,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.storage.click_log import Appended
-from schemas.errors import AuthError, BadInputError, ClickloopError, problem_of
+from schemas.errors import AuthError, BadInputError, ClickloopError, first_problem
 from schemas.events import EventIn
 from schemas.predictions import MaskReply, RefineRequest
 from workers.api.auth import Caller, address, bearer
@@ -125,9 +125,7 @@ def _parse(adapter: TypeAdapter[Any], text: str) -> Any:
     try:
         return adapter.validate_python(json.loads(text))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "frame"
-        raise BadInputError(f"{where}: {problem_of(first)}.") from error
+        raise BadInputError(f"{first_problem(error.errors(), 'frame')}.") from error
     except (ValueError, RecursionError) as error:
         raise BadInputError("The frame is not a JSON object.") from error
 

@@ -109,7 +109,7 @@ def colour_likeness(crops: Tensor, points: Tensor, sigma: float = 0.12) -> Tenso
         (B, 2, h/2, w/2) in [0, 1]: positive, negative; zeros where there is no click of that sign.
     """
     size = (crops.shape[2], crops.shape[3])
-    colours = opponent_colours(_halved(crops.contiguous()))
+    colours = opponent_colours(_halved(crops))
     clicked = _at_points(_smoothed(colours), points, size)  # (B, 3, N)
     flat = colours.flatten(2)
     towards = -2 * clicked.transpose(1, 2)
@@ -143,7 +143,7 @@ def geodesic_nearness(
         (B, 2, grid, grid) in [0, 1]: positive, negative; zeros where there is no click of that sign.
     """
     size = (crops.shape[2], crops.shape[3])
-    colours = opponent_colours(F.adaptive_avg_pool2d(crops.contiguous(), grid))
+    colours = opponent_colours(F.adaptive_avg_pool2d(crops, grid))
     around = _windows(F.pad(colours, (1, 1, 1, 1), mode="replicate"))
     change = (around - colours[:, :, None, None]).square().sum(1, keepdim=True).sqrt()
     length = crops.new_tensor(_STEP_LENGTHS) / grid

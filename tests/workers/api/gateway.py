@@ -1,5 +1,6 @@
 """A gateway on a real port with a real database and a refiner in this process, and a client to drive it."""
 
+import hashlib
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ import httpx
 from sqlalchemy import Connection
 from websockets.sync.client import ClientConnection, connect
 
+from pipeline.ingest.decode import decode_image
 from pipeline.storage.campaigns import create_campaign
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.images import add_image
@@ -203,3 +205,27 @@ def code_of(answer: httpx.Response) -> str:
     error = answer.json()["error"]
     assert set(error) == {"code", "message", "details"}
     return str(error["code"])
+
+
+def put(gateway: Gateway, folder: Path, name: str, data: bytes) -> str:
+    """Register a file as an image of the campaign; its id."""
+    path = folder / name
+    path.write_bytes(data)
+    _, info = decode_image(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    with gateway.services.database.begin() as conn:
+        return add_image(
+            conn,
+            CAMPAIGN,
+            uri=str(path),
+            file_name=name,
+            uri_sha256=hashlib.sha256(str(path).encode()).hexdigest(),
+            version="1",
+            sha256=sha256,
+            phash="0" * 16,
+            group_key=sha256,
+            width=info.width,
+            height=info.height,
+            format=info.format,
+            size_bytes=len(data),
+        ).image_id

@@ -1,6 +1,5 @@
 """What a browser is given of an image: always something that it shows, in the pixel space of the masks."""
 
-import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,40 +12,15 @@ from sqlalchemy import update
 
 from pipeline.ingest.decode import decode_image
 from pipeline.ingest.renditions import rendition
-from pipeline.storage.images import add_image
 from schemas.tables import Campaign
 from tests.pipeline.ingest.pictures import encoded, scene
-from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in
+from tests.workers.api.gateway import Gateway, gateway_in, put
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with gateway_in(tmp_path_factory.mktemp("images"), images=1) as running:
         yield running
-
-
-def put(gateway: Gateway, folder: Path, name: str, data: bytes) -> str:
-    """Register a file as an image of the campaign; its id."""
-    path = folder / name
-    path.write_bytes(data)
-    _, info = decode_image(data)
-    sha256 = hashlib.sha256(data).hexdigest()
-    with gateway.services.database.begin() as conn:
-        return add_image(
-            conn,
-            CAMPAIGN,
-            uri=str(path),
-            file_name=name,
-            uri_sha256=hashlib.sha256(str(path).encode()).hexdigest(),
-            version="1",
-            sha256=sha256,
-            phash="0" * 16,
-            group_key=sha256,
-            width=info.width,
-            height=info.height,
-            format=info.format,
-            size_bytes=len(data),
-        ).image_id
 
 
 def cmyk() -> bytes:

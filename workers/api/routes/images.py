@@ -1,22 +1,22 @@
 """An image as a browser shows it: its file, or a rendition where browsers cannot, a small picture, and tiles."""
 
-import hashlib
+from collections.abc import Callable
 from typing import Annotated
 
-import fsspec
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import Response
 
-from pipeline.ingest.decode import browser_type
+from pipeline.ingest.decode import browser_type, read_image_bytes
 from pipeline.ingest.renditions import rendition
 from pipeline.ingest.thumbnails import thumbnail
 from pipeline.ingest.tiles import MAX_LEVEL, TILE_PX, Tiles, cut_tiles, level_size
 from pipeline.storage.images import get_image
 from schemas.campaigns import ImageRecord
-from schemas.errors import NotFoundError
+from schemas.errors import BadImageError, CorruptDataError, NotFoundError
 from workers.api.deps import MAX_NUMBER, CallerDep, Services, ServicesDep
 from workers.api.errors import of_bytes
 from workers.api.work import in_thread
+from workers.lru import K, Lru, V
 
 router = APIRouter(prefix="/api/images", tags=["images"])
 
@@ -36,7 +36,7 @@ async def content(
     The ETag is the sha256 of the file, so a browser keeps it.
     """
     image = await services.read(lambda conn: get_image(conn, image_id))
-    headers = {"ETag": f'"{image.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    headers = _headers(image.sha256)
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     made = services.renditions.get((image.sha256, image.window))
@@ -57,7 +57,7 @@ async def small(
 ) -> Response:
     """The image as a JPEG whose longest side has at most `size` pixels, upright."""
     image = await services.read(lambda conn: get_image(conn, image_id))
-    headers = {"ETag": f'"{image.sha256}-{size}"', "Cache-Control": "private, max-age=31536000, immutable"}
+    headers = _headers(f"{image.sha256}-{size}")
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     async with services.thumbnails:
@@ -82,10 +82,7 @@ async def tile(
     The pixels are those of the image's other forms; tile (0, 0) is at the upper left.
     """
     image = await services.read(lambda conn: get_image(conn, image_id))
-    headers = {
-        "ETag": f'"{image.sha256}-{level}-{column}-{row}"',
-        "Cache-Control": "private, max-age=31536000, immutable",
-    }
+    headers = _headers(f"{image.sha256}-{level}-{column}-{row}")
     width, height = level_size(image.width, image.height, level)
     if column * TILE_PX >= width or row * TILE_PX >= height:
         raise NotFoundError(f"Level {level} of image {image.id} is {width}x{height} pixels: there is no such tile.")
@@ -97,36 +94,49 @@ async def tile(
 
 async def _tiles(image: ImageRecord, level: int, services: Services) -> Tiles:
     """A level whole, since decoding is most of the work."""
-    key = image.sha256, image.window, level
-    found = services.tiles.get(key)
-    if found is not None:
-        return found
-    async with services.rendering:
-        tiles = services.tiles.get(key)
-        if tiles is None:
-            size, limit = (image.width, image.height), services.settings.max_image_pixels
-            tiles = await in_thread(lambda: cut_tiles(_read(image), size, level, limit, image.window))
-            services.tiles.put(key, tiles, sum(map(len, tiles.values())))
-        return tiles
+    size, limit = (image.width, image.height), services.settings.max_image_pixels
+    return await _made(
+        services,
+        services.tiles,
+        (image.sha256, image.window, level),
+        lambda: cut_tiles(_read(image), size, level, limit, image.window),
+        lambda tiles: sum(map(len, tiles.values())),
+    )
 
 
 async def _render(image: ImageRecord, data: bytes, services: Services) -> tuple[bytes, str]:
-    """One at a time, since each takes several bytes of memory per pixel; what was made last is kept."""
+    limit = services.settings.max_image_pixels
+    return await _made(
+        services,
+        services.renditions,
+        (image.sha256, image.window),
+        lambda: rendition(data, limit, image.window),
+        lambda made: len(made[0]),
+    )
+
+
+async def _made(services: Services, kept: Lru[K, V], key: K, make: Callable[[], V], size_of: Callable[[V], int]) -> V:
+    """What was made last, or made now: one at a time, since each takes several bytes of memory per pixel."""
+    found = kept.get(key)
+    if found is not None:
+        return found
     async with services.rendering:
-        key = image.sha256, image.window
-        made = services.renditions.get(key)
-        if made is None:
-            made = await in_thread(rendition, data, services.settings.max_image_pixels, image.window)
-            services.renditions.put(key, made, len(made[0]))
-        return made
+        found = kept.get(key)
+        if found is None:
+            found = await in_thread(make)
+            kept.put(key, found, size_of(found))
+        return found
+
+
+def _headers(tag: str) -> dict[str, str]:
+    """Of what never changes under its tag, so that a browser keeps it."""
+    return {"ETag": f'"{tag}"', "Cache-Control": "private, max-age=31536000, immutable"}
 
 
 def _read(image: ImageRecord) -> bytes:
     try:
-        with fsspec.open(image.uri, "rb") as file:
-            data: bytes = file.read()
-    except OSError as error:
+        return read_image_bytes(image.ref)
+    except CorruptDataError as error:  # its masks are of another picture
+        raise NotFoundError(f"The file of image {image.id} has changed since it was ingested. Put it back.") from error
+    except (BadImageError, OSError) as error:
         raise NotFoundError(f"The file of image {image.id} cannot be read any more at its source.") from error
-    if hashlib.sha256(data).hexdigest() != image.sha256:  # its masks are of another picture
-        raise NotFoundError(f"The file of image {image.id} has changed since it was ingested. Put it back.")
-    return data

@@ -9,14 +9,21 @@ import { ask } from "./ask.js";
 /** @param {Campaign} campaign */
 const base = (campaign) => `/api/campaigns/${encodeURIComponent(campaign.id)}`;
 
-/** @param {Campaign} campaign @param {string} id @param {string} kind @param {object} payload */
-const request = (campaign, id, kind, payload) => post(`${base(campaign)}/requests`, { id, kind, payload });
-
 /**
  * Leave out what was not filled in.
  * @param {Record<string, any>} values
  */
 const given = (values) => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null && value !== "" && value !== undefined));
+
+/**
+ * @param {Campaign} campaign @param {string} kind Of the job.
+ * @param {Omit<Parameters<typeof ask>[0], "run">} question
+ * @param {(answers: Record<string, any>) => object} [payload] What the job is told.
+ */
+function askForJob(campaign, kind, question, payload = given) {
+  const id = uuid4();
+  return ask({ ...question, run: (answers) => post(`${base(campaign)}/requests`, { id, kind, payload: payload(answers) }) });
+}
 
 export function createCampaign() {
   const id = uuid4();
@@ -41,31 +48,26 @@ export function createCampaign() {
 
 /** @param {Campaign} campaign */
 export function precompute(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "precompute", {
     title: "Precompute embeddings?",
     text: "Every image that is not encoded yet is, so that the first click on it is quick. Labeling goes on meanwhile.",
     go: "Precompute",
-    run: () => request(campaign, id, "precompute", {}),
   });
 }
 
 /** @param {Campaign} campaign */
 export function readImages(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "ingest", {
     title: "Read the images again?",
     text: "New and changed files are registered, and files that are gone are named. Nothing is copied.",
     fields: [{ name: "images", label: "Images", kind: "text", limits: { maxlength: 4000 }, hint: `A folder, a pattern or a URL, as the server sees it; leave empty for ${campaign.source_url}.` }],
     go: "Read images",
-    run: (answers) => request(campaign, id, "ingest", given(answers)),
   });
 }
 
 /** @param {Campaign} campaign */
 export function importMasks(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "import", {
     title: "Import masks",
     text: "Annotations of other tools on this campaign's images. Look first: the job then says what it would take and drop.",
     fields: [
@@ -77,14 +79,12 @@ export function importMasks(campaign) {
         ["look", "only look: count and compare, store nothing"], ["propose", "as proposals that annotators accept or correct"], ["trust", "as accepted masks"]] },
     ],
     go: "Import",
-    run: ({ as, ...rest }) => request(campaign, id, "import", { ...given(rest), look: as === "look", trusted: as === "trust" }),
-  });
+  }, ({ as, ...rest }) => ({ ...given(rest), look: as === "look", trusted: as === "trust" }));
 }
 
 /** @param {Campaign} campaign */
 export function prelabel(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "prelabel", {
     title: "Let the model propose masks?",
     text: "It clicks new images by itself on a grid; annotators then accept, correct or leave what it found.",
     fields: [
@@ -93,39 +93,33 @@ export function prelabel(campaign) {
       { name: "limit", label: "At most so many images", kind: "number", limits: { min: 1, step: 1 }, hint: "Leave empty for all new ones." },
     ],
     go: "Prelabel",
-    run: (answers) => request(campaign, id, "prelabel", given(answers)),
   });
 }
 
 /** @param {Campaign} campaign */
 export function propose(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "propose", {
     title: "Propose the masks of look-alikes?",
     text: "The accepted masks of an image become proposals on its near-duplicates.",
     go: "Propose",
-    run: () => request(campaign, id, "propose", {}),
   });
 }
 
 /** @param {Campaign} campaign */
 export function order(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "order", {
     title: "Order the new images",
     text: "In which order those that nobody began are given out.",
     fields: [{ name: "by", label: "By", kind: "select", choices: [
       ["mixed", "mixed: uncertainty and diversity"], ["uncertainty", "uncertainty of an automatic first click"],
       ["diversity", "diversity: unlike those before"], ["gain", "gain expected per second of work"], ["plain", "plain: as they were read"]] }],
     go: "Order",
-    run: (answers) => request(campaign, id, "order", answers),
   });
 }
 
 /** @param {Campaign} campaign */
 export function retrain(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "retrain", {
     title: "Retrain on the accepted masks?",
     text: "An adapter is trained on the training images and compared with the live one on those held out. It goes live only if the gate agrees.",
     fields: [
@@ -136,14 +130,12 @@ export function retrain(campaign) {
       { name: "minutes", label: "At most so many minutes", kind: "number", limits: { min: 0.1 }, hint: "Leave empty for the usual length." },
     ],
     go: "Retrain",
-    run: (answers) => request(campaign, id, "retrain", given(answers)),
   });
 }
 
 /** @param {Campaign} campaign */
 export function exportMasks(campaign) {
-  const id = uuid4();
-  return ask({
+  return askForJob(campaign, "export", {
     title: "Export the current masks?",
     text: "A snapshot of what is accepted now is written; later work does not change it.",
     fields: [
@@ -156,7 +148,6 @@ export function exportMasks(campaign) {
       { name: "to", label: "Where to", kind: "text", hint: "A folder or URL that the server may write to; leave empty for its storage, from where it can be downloaded here." },
     ],
     go: "Export",
-    run: (answers) => request(campaign, id, "export", given(answers)),
   });
 }
 

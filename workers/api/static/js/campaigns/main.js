@@ -164,11 +164,11 @@ async function campaignPage(id, params) {
     make("details", { className: "more", open: showsMore, ontoggle: (/** @type {any} */ event) => { showsMore = event.target.open; } },
       make("summary", { textContent: "More", id: "do-more" }),
       make("div", { className: "actions" },
-      button("Read images…", () => act(() => readImages(campaign), "The images will be read."), { id: "do-ingest" }),
-      button("Import masks…", () => act(() => importMasks(campaign), "An import was asked for."), { id: "do-import" }),
-      button("Prelabel…", () => act(() => prelabel(campaign), "Proposals of the model were asked for."), { id: "do-prelabel" }),
-      button("Propose look-alikes…", () => act(() => propose(campaign), "Proposals were asked for."), { id: "do-propose" }),
-      button("Order…", () => act(() => order(campaign), "Another order was asked for."), { id: "do-order" }))));
+        button("Read images…", () => act(() => readImages(campaign), "The images will be read."), { id: "do-ingest" }),
+        button("Import masks…", () => act(() => importMasks(campaign), "An import was asked for."), { id: "do-import" }),
+        button("Prelabel…", () => act(() => prelabel(campaign), "Proposals of the model were asked for."), { id: "do-prelabel" }),
+        button("Propose look-alikes…", () => act(() => propose(campaign), "Proposals were asked for."), { id: "do-propose" }),
+        button("Order…", () => act(() => order(campaign), "Another order was asked for."), { id: "do-order" }))));
   const element = make("div", { className: "stack" },
     make("nav", { className: "trail", "aria-label": "Where you are" }, link("#", "Campaigns"), " / "),
     make("div", { className: "head" },
