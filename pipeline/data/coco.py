@@ -42,7 +42,7 @@ class CocoSample:
         category_id: As in the file.
         category: Name of the category.
         is_crowd: A region of many objects, no single instance.
-        segmentation: As in the file: polygons or an RLE object.
+        segmentation: As in the file: polygons or an RLE object; no polygon where it has none (a box without a mask).
         ignore_segmentation: Likewise, or None.
     """
 
@@ -124,13 +124,16 @@ class CocoDataset:
         return sum(1 for _ in self)
 
 
-def read_coco(annotations_json: str | Path, images_dir: str | Path, split: str | None = None) -> CocoDataset:
+def read_coco(
+    annotations_json: str | Path, images_dir: str | Path, split: str | None = None, *, needs_masks: bool = True
+) -> CocoDataset:
     """Read and check a COCO file.
 
     Args:
         annotations_json: The file.
         images_dir: Where its `file_name`s lie; the images are opened later.
         split: Keep only images of this `split`.
+        needs_masks: Refuse instances that have only a box.
 
     Raises:
         BadAnnotationsError: The file is no COCO JSON, or an entry is missing, duplicate, of a wrong type or refers to
@@ -143,7 +146,7 @@ def read_coco(annotations_json: str | Path, images_dir: str | Path, split: str |
     kept = {key: image for key, image in images.items() if split is None or image.split == split}
     samples: dict[int, CocoSample] = {}
     for index, entry in enumerate(_entries(document, "annotations", path)):
-        sample = _read_sample(entry, f"{path}: annotations[{index}]", images, categories)
+        sample = _read_sample(entry, f"{path}: annotations[{index}]", images, categories, needs_masks)
         if sample.annotation_id in samples:
             raise BadAnnotationsError(f"{path}: annotations[{index}]: id {sample.annotation_id} occurs twice.")
         samples[sample.annotation_id] = sample
@@ -232,22 +235,19 @@ def _read_categories(document: dict[str, Any], path: Path) -> dict[int, str]:
 
 
 def _read_sample(
-    entry: dict[str, Any], where: str, images: Mapping[int, CocoImage], categories: Mapping[int, str]
+    entry: dict[str, Any], where: str, images: Mapping[int, CocoImage], categories: Mapping[int, str], needs_mask: bool
 ) -> CocoSample:
     annotation_id, image_id, category_id = (_whole(entry, key, where) for key in ("id", "image_id", "category_id"))
     if image_id not in images:
         raise BadAnnotationsError(f"{where}: there is no image with id {image_id}.")
     if category_id not in categories:
         raise BadAnnotationsError(f"{where}: there is no category with id {category_id}.")
-    ignore = entry.get("ignore_segmentation")
-    for name, segmentation in (("segmentation", entry.get("segmentation")), ("ignore_segmentation", ignore)):
+    mask, ignore = entry.get("segmentation", None if needs_mask else []), entry.get("ignore_segmentation")
+    for name, segmentation in (("segmentation", mask), ("ignore_segmentation", ignore)):
         if not isinstance(segmentation, list | dict) and not (name == "ignore_segmentation" and segmentation is None):
             raise BadAnnotationsError(f"{where}: {name} must be a list of polygons or an RLE object.")
     is_crowd = entry.get("iscrowd") not in (None, 0, "0")
-    return CocoSample(
-        annotation_id, images[image_id], category_id, categories[category_id], is_crowd,
-        entry["segmentation"], ignore,
-    )  # fmt: skip
+    return CocoSample(annotation_id, images[image_id], category_id, categories[category_id], is_crowd, mask, ignore)
 
 
 def _to_rle(segmentation: Any, image: CocoImage, where: str) -> Rle:

@@ -19,7 +19,7 @@ def read_coco_bytes(data: bytes) -> CocoDataset:
         local = Path(folder) / "annotations.json"
         local.write_bytes(data)
         try:
-            return read_coco(local, "")
+            return read_coco(local, "", needs_masks=False)
         except BadAnnotationsError as error:
             raise BadAnnotationsError(error.message.replace(str(local), "The file")) from error
 
@@ -38,6 +38,8 @@ def _item(sample: CocoSample, names: Names) -> Item:
     where = f"annotation {sample.annotation_id}"
     if sample.is_crowd:
         return Dropped("it is a crowd region, no single object", where)
+    if not sample.segmentation:
+        return Dropped("it has no mask, a box at most", where)
     image = names.find(str(sample.image.path))
     if image is None:
         return Dropped(NO_IMAGE, f"{where}, {sample.image.path}")

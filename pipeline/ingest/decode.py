@@ -197,8 +197,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _has_more(image: Image.Image) -> bool:
-    """Whether a TIFF has a second page, or a WebP a second frame; the first is what is open afterwards."""
-    if image.format == "WEBP":
+    """Whether a TIFF has a second page, or a WebP or PNG a second frame; the first is what is open afterwards."""
+    if image.format in ("WEBP", "PNG"):
         return getattr(image, "n_frames", 1) > 1
     if image.format != "TIFF":
         return False

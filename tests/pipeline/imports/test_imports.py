@@ -103,6 +103,8 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
         {**first, "id": 6, "segmentation": {"size": rle["size"], "counts": [10**10]}},
         {**first, "id": 7, "segmentation": [[1, 2, 3]]},
         {**first, "id": 8, "segmentation": [[1e9, 0, 0, 1e9, 5, 5]]},
+        {**first, "id": 9, "segmentation": []},
+        {"id": 10, "image_id": 7, "category_id": 1, "bbox": [1, 1, 9, 9]},
     ]
     path = tmp_path / "any name.json"
     path.write_text(json.dumps(document))
@@ -113,6 +115,7 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
         NO_IMAGE: 1,
         "it is for an image of another size": 1,
         "the segmentation is malformed": 3,
+        "it has no mask, a box at most": 2,
     }
 
 

@@ -84,6 +84,7 @@ def five_channels() -> bytes:
         (encoded(scene(0), "WEBP")[:-200], "header|broken or cut off"),
         (pages("TIFF"), "several pages or frames"),
         (pages("WEBP"), "several pages or frames"),
+        (pages("PNG"), "several pages or frames"),
         (five_channels(), "samples are of a kind that is not read"),
         (encoded(scene(0), "PNG")[:200], "broken or cut off"),
         (encoded(scene(0), "JPEG")[:-200], "broken or cut off"),
