@@ -4,7 +4,8 @@ N masks of the train split (truth masks, at most 5 an image, images in an order 
 of larger ones) train an adapter from cached encodings; the objects of the val split are clicked before and after.
 Prints each run, then per kind and N the mean over seeds and the change in NoC@90 with its 95 % interval (paired
 bootstrap, by image). Where several kinds are asked for, every fourth image of the train split trains none: its objects
-choose the kind, so that the choice does not flatter what is reported.
+choose the kind, so that the choice does not flatter what is reported. With `--old` the same adapters also click objects
+of sets that the model knew before: what it forgets.
 A file of results (`--out`) lets a stopped run go on, and several processes share the work (`--jobs`).
 
     python benchmarks/learning_curve.py --data DIR [--counts 25 50 100 200 400] [--kinds head lora] [--out FILE]
@@ -60,7 +61,7 @@ def figures(report: AdapterReport) -> dict[str, Any]:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What two runs must share to stand in one table."""
-    names = ("data", "model", "checkpoint", "objects", "min_area", "steps", "minutes")
+    names = ("data", "model", "checkpoint", "objects", "min_area", "steps", "minutes", "old", "old_objects")
     weights = weights_digest(options.checkpoint or default_weights_path(resolve_model_id(options.model)))
     own = {name: str(getattr(options, name)) for name in names}
     return own | {"weights": weights, "chooses": str(len(options.kinds) > 1)}
@@ -103,6 +104,12 @@ def run(task: tuple[str, int, int, argparse.Namespace]) -> dict[str, Any]:
         other = evaluate_adapter(candidate, choosing, source, replace(evaluation, max_masks=options.choosing))
         assert other is not None
         row["choosing"] = figures(other)["noc90"]
+    row["old"] = {}
+    for folder in options.old:
+        known = read_split(folder, "val", 10_000, *limits)
+        other = evaluate_adapter(candidate, known, source, replace(evaluation, max_masks=options.old_objects))
+        assert other is not None
+        row["old"][folder.name] = figures(other)
     return row | figures(report)
 
 
@@ -116,6 +123,8 @@ def describe(row: dict[str, Any]) -> str:
         text += f"  others {np.mean(row['choosing']):6.2f}"
     if row["count"]:
         text += f"  {row['images']} images, {row['steps']} steps, {row['seconds']:.0f} s ({row['cpu_seconds']:.0f} CPU)"
+    for name, old in row["old"].items():
+        text += f"  {name} {np.mean(old['noc90']):.2f}"
     return text
 
 
@@ -124,6 +133,13 @@ def mean_noc(rows: Sequence[dict[str, Any]], kind: str, count: int, objects: str
     own = [row[objects] for row in rows if row["count"] == count and row["kind"] in (kind, NO_KIND)]
     result: NDArray[np.float64] = np.mean(np.array(own, float), axis=0)
     return result
+
+
+def change(before: NDArray[np.float64], after: NDArray[np.float64], groups: Sequence[str]) -> str:
+    """The change of a mean, with its interval over objects."""
+    gain = paired_bootstrap(before - after, groups, GateConfig(), np.random.default_rng(0))
+    share = 100 / before.mean()
+    return f"{share * after.mean() - 100:6.1f}%  [{-gain.high * share:.1f} %, {-gain.low * share:.1f} %]"
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -135,11 +151,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     for kind, count in sorted({(row["kind"], row["count"]) for row in rows if row["count"]}):
         own = [row for row in rows if row["count"] == count and row["kind"] == kind]
         after = mean_noc(rows, kind, count)
-        gain = paired_bootstrap(before - after, live["groups"], GateConfig(), np.random.default_rng(0))
-        share = 100 / before.mean()
         text = f"{kind:12} {count:5d} {len(own):5d} {np.mean([row['noc85'] for row in own]):7.2f} {after.mean():7.2f}"
-        text += f" {share * after.mean() - 100:6.1f}%  [{-gain.high * share:.1f} %, {-gain.low * share:.1f} %]"
-        lines.append(text)
+        lines.append(f"{text} {change(before, after, live['groups'])}")
+        for name, old in live["old"].items():
+            known = np.array(old["noc90"], float)
+            then = np.mean([row["old"][name]["noc90"] for row in own], axis=0)
+            text = f"{'':12} {name}: {known.mean():.2f} to {then.mean():.2f}"
+            lines.append(f"{text} {change(known, then, old['groups'])}")
     if "choosing" in live:
         lines.append(f"chosen on {len(live['choosing'])} other objects: {best_kind(rows)}")
     return lines
@@ -171,6 +189,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--objects", type=int, default=150, help="held-out objects")
     parser.add_argument("--choosing", type=int, default=60, help="objects that choose the kind")
+    parser.add_argument("--old", type=Path, nargs="+", default=[], help="folders of sets that the model knew before")
+    parser.add_argument("--old-objects", type=int, default=40, help="held-out objects of each of them")
     parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=10.0, help="of training at most")
