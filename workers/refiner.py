@@ -8,9 +8,10 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -118,7 +119,8 @@ class Refiner:
         self._states: Lru[bytes, _Known] = Lru(cache_bytes // 4)
         self._models: Lru[tuple[str, str | None], InteractiveModel] = Lru(MAX_MODELS)
         self._fast: Lru[tuple[str, str | None, EngineName], tuple[InteractiveModel, EngineName]] = Lru(MAX_MODELS)
-        self._loading = threading.RLock()
+        self._making: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
+        self._making_lock = threading.Lock()
         self._counts = {"requests": 0, "memo_hits": 0, "memory_hits": 0, "store_hits": 0, "steps": 0}
 
     def refine(self, request: RefineRequest) -> MaskReply:
@@ -257,16 +259,18 @@ class Refiner:
         key = (model_digest, adapter_digest)
         return self._held(self._models, key, lambda: self._load_model(model_digest, adapter_digest))
 
-    def _held(self, cache: Lru[K, V], key: K, make: Callable[[], V]) -> V:
-        """What the cache holds, made by one thread when it does not."""
+    def _held(self, cache: Lru[K, V], key: K, make: Callable[[], V], size: Callable[[V], int] = lambda value: 1) -> V:
+        """What the cache holds; when it does not, one thread makes it while others wait for that."""
         held = cache.get(key)
         if held is not None:
             return held
-        with self._loading:
+        with self._making_lock:
+            lock = self._making.setdefault((id(cache), key), threading.Lock())
+        with lock:
             held = cache.get(key)
             if held is None:
                 held = make()
-                cache.put(key, held)
+                cache.put(key, held, size(held))
         return held
 
     def _tried(self, model: InteractiveModel, engine: EngineName) -> tuple[InteractiveModel, EngineName]:
@@ -286,15 +290,14 @@ class Refiner:
         return load_model_by_digest(self._storage_url, model_digest, cache_dir=self._cache_dir, device=self._device)
 
     def _image(self, ref: ImageRef) -> NDArray[np.uint8]:
-        key = ref.sha256, ref.window
-        image = self._images.get(key)
-        if image is None:
+        def read() -> NDArray[np.uint8]:
             try:
-                image = read_image(ref, max_pixels=self._max_image_pixels)
+                return read_image(ref, max_pixels=self._max_image_pixels)
             except OSError as error:
                 raise BusyError(f"Image {ref.uri} cannot be read now: {error}. Try again later.") from error
-            self._images.put(key, image, image.nbytes)
-        return image
+
+        # a click right after the claim finds its image being read already
+        return self._held(self._images, (ref.sha256, ref.window), read, lambda image: image.nbytes)
 
     def _embedding(
         self, image: ImageRef, pins: Pins, model: InteractiveModel

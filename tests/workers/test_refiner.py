@@ -1,8 +1,12 @@
 """Refining is a pure function: memo, restart, undo and replay agree to the bit."""
 
 import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -177,6 +181,30 @@ def test_warm_loads_what_a_click_needs(campaign: StoredCampaign) -> None:
     reply = refiner.refine(request(campaign, click(80, 60)))
     assert reply.cache == "memory"
     assert reply.area > 0
+
+
+def test_a_click_waits_for_the_image_that_is_being_read(
+    campaign: StoredCampaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[ImageRef] = []
+    go_on = threading.Event()
+
+    def slowly(ref: ImageRef, **options: Any) -> np.ndarray:
+        reads.append(ref)
+        go_on.wait(10)
+        return read_image(ref, **options)
+
+    monkeypatch.setattr("workers.refiner.read_image", slowly)
+    refiner = refiner_of(campaign)
+    with ThreadPoolExecutor(2) as pool:
+        warmed = pool.submit(refiner.warm, campaign.images[0], campaign.pins)
+        asked = pool.submit(refiner.refine, request(campaign, click(80, 60)))
+        while not reads:
+            time.sleep(0.01)
+        time.sleep(0.3)  # the other one gets to the image, too
+        go_on.set()
+        assert warmed.result() and asked.result().area > 0
+    assert len(reads) == 1
 
 
 def test_a_changed_image_is_noticed(campaign: StoredCampaign) -> None:

@@ -3,6 +3,7 @@
 Knows no sessions. The service is `workers.router.Router` in production and a router without Ray in tests.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -12,6 +13,9 @@ from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest
 from workers.api.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+LOOK_AHEAD_S = 1.0
+"""What comes later is warmed so long after what is at hand: the first click is not to share the cores with it."""
 
 
 class RefineService(Protocol):
@@ -66,9 +70,14 @@ class Refining:
         return reply
 
     async def warm(self, images: list[ImageRef], pins: Pins) -> None:
-        """Warm images; failing is only worth a line in the log, since the click will say what is wrong."""
+        """Warm an image, and a moment later those that come after it.
+
+        Failing is only worth a line in the log, since the click will say what is wrong.
+        """
         try:
-            await self._service.warm(images, pins)
+            await self._service.warm(images[:1], pins)
+            await asyncio.sleep(LOOK_AHEAD_S)
+            await self._service.warm(images[1:], pins)
         except Exception as error:
             logger.warning("warming failed images=%d reason=%s", len(images), error)
 
