@@ -48,14 +48,15 @@ COLUMNS = {
     "size_bytes, encode_attempts, created_at",
     "embeddings": "image_sha256, model_key, digest, size_bytes, created_at",
     "tasks": "id, campaign_id, image_id, state, priority, position, lease_no, updated_at",
-    "sessions": "id, campaign_id, task_id, image_id, annotator_id, lease_no, epoch, last_seq, state, created_at",
+    "sessions": "id, campaign_id, task_id, image_id, annotator_id, lease_no, epoch, last_seq, state, created_at, "
+    "image_number",
     "events": "event_id, session_id, seq, session_epoch, lease_no, instance_id, kind, payload, payload_sha256, "
     "server_time, annotator_id",
     "event_results": "event_id, mask_sha256, scores, engine, latency_ms",
     "masks": "id, campaign_id, number, image_id, instance_id, version, source, session_id, event_id, seq, "
     "annotator_id, category_number, height, width, rle_counts, mask_sha256, area, bbox, num_clicks, model_digest, "
     "created_at",
-    "instances": "id, campaign_id, image_id, session_id, state, category_number, unsure, mask_id",
+    "instances": "id, campaign_id, image_id, session_id, state, category_number, unsure, mask_id, image_number",
 }
 """In an order in which each row comes after those that it names."""
 FIRST = "2026-01-05 12:00:00.000000"
@@ -82,7 +83,7 @@ def rows_of(table: str, tag: str, dialect: str) -> str:
         "embeddings": f"{sha}, 'k', {zeros}, 1000, {at('i')}",
         "tasks": f"{name('t')}, {campaign}, {name('i')}, CASE WHEN {done} THEN 'done' ELSE 'new' END, 0.0, i, "
         f"CASE WHEN {done} THEN 1 ELSE 0 END, {at('i')}",
-        "sessions": f"{name('s')}, {campaign}, {name('t')}, {name('i')}, {person}, 1, 1, 6, 'submitted', {at('i')}",
+        "sessions": f"{name('s')}, {campaign}, {name('t')}, {name('i')}, {person}, 1, 1, 6, 'submitted', {at('i')}, i",
         "events": f"{name('e', 'j', 's')}, {name('s')}, 3 * j + s + 1, 1, 1, {name('o', 'j')}, "
         f"CASE s WHEN 0 THEN 'open' WHEN 1 THEN 'click' ELSE 'accept' END, '{{}}', {zeros}, "
         f"{at(f'{seconds} + 10 * s')}, {person}",
@@ -91,7 +92,7 @@ def rows_of(table: str, tag: str, dialect: str) -> str:
         f"{name('s')}, {name('e', 'j', '2')}, 2, {person}, 1 + j, 480, 640, '{'0' * 60}', {zeros}, 9, "
         f"'[0, 0, 3, 3]', 1, {zeros}, {at(f'{seconds} + 20')}",
         "instances": f"{name('o', 'j')}, {campaign}, {name('i')}, {name('s')}, 'accepted', 1 + j, 1 = 0, "
-        f"{name('m', 'j')}",
+        f"{name('m', 'j')}, i",
     }
     which = {"images": "1 = 1", "tasks": "1 = 1", "embeddings": "i % 10 <> 0"}.get(table, done)
     masks, events = "(SELECT 0 AS j UNION ALL SELECT 1) m", "(SELECT 0 AS s UNION ALL SELECT 1 UNION ALL SELECT 2) e"

@@ -51,10 +51,16 @@ class BrowsedImage(BaseModel):
 
 
 class BrowsePage(BaseModel):
-    """One page of images; `next` None: the last one."""
+    """One page of images; `next` None: the last one.
+
+    Attributes:
+        count: Images that match on all pages.
+        is_exact: False: there are more than `count`, nobody counted how many.
+    """
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
     count: int
+    is_exact: bool
     next: int | None
     results: list[BrowsedImage]

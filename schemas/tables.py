@@ -270,7 +270,11 @@ class Session(Base):
     """One annotator at work on one task under one lease."""
 
     __tablename__ = "sessions"
-    __table_args__ = (UniqueConstraint("task_id", "lease_no"), _one_of(SessionState))
+    __table_args__ = (
+        UniqueConstraint("task_id", "lease_no"),
+        Index("ix_sessions_browsed", "campaign_id", "annotator_id", "image_number"),
+        _one_of(SessionState),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
@@ -282,6 +286,8 @@ class Session(Base):
     last_seq: Mapped[int] = mapped_column(Integer, default=0)
     state: Mapped[str] = mapped_column(String(16), default="open")
     created_at: Mapped[datetime]
+    image_number: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Of its image: what one annotator did is gone through in this order."""
 
 
 class EventRow(Base):
@@ -326,6 +332,7 @@ class Instance(Base):
     __table_args__ = (
         Index("ix_instances_campaign_image", "campaign_id", "image_id"),
         Index("ix_instances_image_id", "image_id"),
+        Index("ix_instances_browsed", "campaign_id", "category_number", "image_number"),
         _one_of(InstanceState),
     )
 
@@ -341,6 +348,8 @@ class Instance(Base):
     """The accepted mask version, None while open."""
     opened_mask_id: Mapped[str | None] = mapped_column(ForeignKey("masks.id"), index=True)
     """The stored mask that it was opened from: accepting or deleting the instance replaces that mask."""
+    image_number: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Of its image: what is of one category is gone through in this order."""
 
 
 class MaskRow(Base):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select
+from sqlalchemy import Connection, Row, Select, and_, exists, func, select
+from sqlalchemy.orm import aliased
 
 from pipeline.masks.previews import preview_mask, preview_size
 from pipeline.storage.masks import is_current
@@ -17,6 +18,8 @@ from schemas.tables import Annotator, Image, Instance, MaskRow, Session, Task
 
 MAX_MASKS = 100
 """Masks of one image that are shown; their number is told anyway."""
+COUNTED = 1_000
+"""Images of a category or an annotator are counted up to here: counting each would take as long as there are images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,17 @@ def browse_images(
         limit: Images of a page.
         preview: Longest side of the previews in pixels.
     """
-    matching = _matching(campaign_id, wanted)
-    count = _count(conn, campaign_id, wanted)
-    place = Image.number if wanted.state is None else Task.position  # the same; as the index of the state has it
-    page = matching.where(place > after).order_by(place).limit(limit + 1)
-    rows = conn.execute(page).all()
-    images = _with_masks(conn, rows[:limit], preview)
-    return BrowsePage(count=count, next=images[-1].number if len(rows) > limit else None, results=images)
+    matching = _numbers(conn, campaign_id, wanted)
+    count, is_exact = _count(conn, campaign_id, wanted, matching)
+    number = matching.selected_columns.number
+    page = conn.execute(matching.where(number > after).order_by(number).limit(limit + 1)).scalars().all()
+    rows = conn.execute(_images(campaign_id).where(Image.number.in_(page[:limit])).order_by(Image.number)).all()
+    return BrowsePage(
+        count=count,
+        is_exact=is_exact,
+        next=page[limit - 1] if len(page) > limit else None,
+        results=_with_masks(conn, rows, preview),
+    )
 
 
 def browse_image(conn: Connection, campaign_id: str, image_id: str, *, preview: int = 1280) -> BrowsedImage:
@@ -68,22 +75,13 @@ def browse_image(conn: Connection, campaign_id: str, image_id: str, *, preview: 
     Raises:
         NotFoundError: The campaign has no such image.
     """
-    row = conn.execute(_matching(campaign_id, BrowseFilter()).where(Image.id == image_id)).one_or_none()
+    row = conn.execute(_images(campaign_id).where(Image.id == image_id)).one_or_none()
     if row is None:
         raise NotFoundError(f"There is no image {image_id!r} in this campaign.")
     return _with_masks(conn, [row], preview)[0]
 
 
-def _count(conn: Connection, campaign_id: str, wanted: BrowseFilter) -> int:
-    """How many images match; without a look at them where their tasks tell."""
-    if wanted.category is None and wanted.annotator_id is None:
-        tasks = tallies(conn, campaign_id, "task")
-        return sum(tasks.values()) if wanted.state is None else tasks.get(wanted.state, 0)
-    matching = _matching(campaign_id, wanted).subquery()
-    return int(conn.execute(select(func.count()).select_from(matching)).scalar_one())
-
-
-def _matching(campaign_id: str, wanted: BrowseFilter) -> Select[Any]:
+def _images(campaign_id: str) -> Select[Any]:
     columns: tuple[Any, ...] = (
         Image.id,
         Image.number,
@@ -94,35 +92,64 @@ def _matching(campaign_id: str, wanted: BrowseFilter) -> Select[Any]:
         Task.state,
     )
     of_image = and_(Task.campaign_id == campaign_id, Task.image_id == Image.id)  # as its index has it
-    query = select(*columns).join(Task, of_image).where(Image.campaign_id == campaign_id)
-    if wanted.state is not None:
-        query = query.where(Task.state == wanted.state)
+    return select(*columns).join(Task, of_image).where(Image.campaign_id == campaign_id)
+
+
+def _count(conn: Connection, campaign_id: str, wanted: BrowseFilter, numbers: Select[Any]) -> tuple[int, bool]:
+    """How many images match, and whether that is all of them; without a look at them where their tasks tell."""
+    if wanted.category is None and wanted.annotator_id is None:
+        tasks = tallies(conn, campaign_id, "task")
+        return sum(tasks.values()) if wanted.state is None else tasks.get(wanted.state, 0), True
+    found = _counted(conn, numbers)
+    return min(found, COUNTED), found <= COUNTED
+
+
+def _counted(conn: Connection, numbers: Select[Any]) -> int:
+    """How many there are; not beyond one more than `COUNTED`."""
+    some = numbers.limit(COUNTED + 1).subquery()
+    return int(conn.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def _numbers(conn: Connection, campaign_id: str, wanted: BrowseFilter) -> Select[Any]:
+    """The numbers of the images that match, read from the index of the filter that the fewest pass."""
+    filters: list[Select[Any]] = []
     if wanted.category is not None:
-        query = query.where(_has_mask(campaign_id, wanted.category))
+        filters.append(_of_category(campaign_id, wanted.category))
     if wanted.annotator_id is not None:
-        ended = exists(
-            select(Session.id).where(
-                Session.image_id == Image.id,
-                Session.annotator_id == wanted.annotator_id,
-                Session.state.in_(("submitted", "skipped")),
-            )
-        )
-        query = query.where(ended)
-    return query
+        filters.append(_by_annotator(campaign_id, wanted.annotator_id))
+    if wanted.state is not None:
+        # a task's position is its image's number
+        in_state = Task.campaign_id == campaign_id, Task.state == wanted.state
+        filters.append(select(Task.position.label("number")).where(*in_state))
+    if not filters:
+        return select(Image.number.label("number")).where(Image.campaign_id == campaign_id)
+    if len(filters) > 1:
+        filters.sort(key=lambda numbers: _counted(conn, numbers))
+    first, *others = filters
+    number = first.selected_columns.number
+    return first.where(*(exists(other.where(other.selected_columns.number == number)) for other in others))
 
 
-def _has_mask(campaign_id: str, category: int) -> ColumnElement[bool]:
-    current = (
-        select(Instance.id)
+def _of_category(campaign_id: str, category: int) -> Select[Any]:
+    return (
+        select(Instance.image_number.label("number"))
+        .distinct()
         .outerjoin(Session, Session.id == Instance.session_id)
+        .where(Instance.campaign_id == campaign_id, Instance.category_number == category, is_current())
+    )
+
+
+def _by_annotator(campaign_id: str, annotator_id: str) -> Select[Any]:
+    ended = aliased(Session)  # of its own: the other filters ask for the sessions of masks
+    return (
+        select(ended.image_number.label("number"))
+        .distinct()
         .where(
-            Instance.campaign_id == campaign_id,
-            Instance.image_id == Image.id,
-            Instance.category_number == category,
-            is_current(),
+            ended.campaign_id == campaign_id,
+            ended.annotator_id == annotator_id,
+            ended.state.in_(("submitted", "skipped")),
         )
     )
-    return exists(current.correlate(Image))
 
 
 def _with_masks(conn: Connection, rows: Sequence[Row[Any]], preview: int) -> list[BrowsedImage]:

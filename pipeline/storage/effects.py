@@ -147,6 +147,7 @@ def _put_instance(conn: Connection, session: Row[Any], change: InstanceChange, o
         image_id=session.image_id,
         session_id=session.id,
         opened_mask_id=opened_mask_id,
+        image_number=session.image_number,
         **values,
     )
     added = conn.execute(statement.on_conflict_do_nothing(index_elements=["id"]).returning(Instance.id))

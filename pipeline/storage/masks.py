@@ -134,9 +134,10 @@ def import_mask(
         if (found.image_id, found.mask_sha256) != (image_id, mask_sha256):
             raise ConflictError("This mask id is another mask's. Make a new UUID.", mask_id=mask_id)
         return mask_record(found)
-    campaign_id = conn.execute(select(Image.campaign_id).where(Image.id == image_id)).scalar_one_or_none()
-    if campaign_id is None:
+    image = conn.execute(select(Image.campaign_id, Image.number).where(Image.id == image_id)).one_or_none()
+    if image is None:
         raise NotFoundError(f"There is no image {image_id!r}.")
+    campaign_id = image.campaign_id
     conn.execute(
         insert(MaskRow).values(
             id=mask_id,
@@ -168,6 +169,7 @@ def import_mask(
             category_number=category_number,
             unsure=False,
             mask_id=mask_id,
+            image_number=image.number,
         )
     )
     if not is_trusted:

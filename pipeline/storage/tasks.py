@@ -203,6 +203,7 @@ def _lease(conn: Connection, task: Row[Any], annotator_id: str, claim_id: str, e
             last_seq=0,
             state="open",
             created_at=db_now(),
+            image_number=task.position,
         )
     )
     conn.execute(

@@ -296,7 +296,7 @@ def test_a_campaign_is_created_from_the_page(desk: Desk, tmp_path: Path) -> None
         http.post(f"/api/requests/{request.id}/cancel")
 
 
-def test_images_are_filtered_and_paged(desk: Desk) -> None:
+def test_images_are_filtered_and_paged(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.open("Images")
     tiles = desk.drawn_tiles(1, 2, 3)
     pixel = "([canvas, x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data].slice(0, 3)"
@@ -306,7 +306,12 @@ def test_images_are_filtered_and_paged(desk: Desk) -> None:
     assert canvas.evaluate(f"canvas => ({pixel})([canvas, 80, 45])") != tinted
     desk.page.get_by_label("Category", exact=True).select_option("blob")
     desk.drawn_tiles(2)
+    desk.page.get_by_text("1–1 of 1 image", exact=True).wait_for()
+    monkeypatch.setattr("pipeline.storage.browsing.COUNTED", 1)
     desk.page.get_by_label("Category", exact=True).select_option("any category")
+    desk.page.get_by_label("Annotator", exact=True).select_option("ada")
+    desk.drawn_tiles(1, 2)
+    desk.page.get_by_text("1–2 of more than 1 image", exact=True).wait_for()
     desk.page.get_by_label("Annotator", exact=True).select_option("bob")
     desk.drawn_tiles(3)
     desk.page.reload()

@@ -1,21 +1,28 @@
 """Looking through images with their masks, on both databases."""
 
+from collections.abc import Iterable
+from contextlib import closing
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Connection, select
 from sqlalchemy.event import listen, remove
 
+from benchmarks.growth import fill
 from pipeline.masks.packed import unpack
 from pipeline.storage.browsing import MAX_MASKS, BrowseFilter, browse_image, browse_images
-from pipeline.storage.database import Database
+from pipeline.storage.database import Database, open_database
 from pipeline.storage.effects import Effects, InstanceChange
-from pipeline.storage.masks import import_mask
+from pipeline.storage.masks import import_mask, is_current
 from schemas.browsing import BrowsePage
 from schemas.errors import NotFoundError
 from schemas.masks import Rle
-from schemas.tables import Base
+from schemas.tables import Base, Image, Instance, Session, Task
 from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid
+from tests.pipeline.storage.walk import Walk
 
 
 def browse(catalogue: Catalogue, **options: Any) -> BrowsePage:
@@ -112,6 +119,93 @@ def test_an_image_of_another_campaign_is_not_found(catalogue: Catalogue) -> None
         browse_image(conn, other.campaign_id, catalogue.images[0].id)
 
 
+def plainly(conn: Connection, campaign_id: str, wanted: BrowseFilter) -> list[int]:
+    """The numbers of the images that match, by looking at everything."""
+    tasks = select(Image.id, Image.number, Task.state).join(Task, Task.image_id == Image.id)
+    masks = select(Instance.image_id, Instance.category_number).outerjoin(Session, Session.id == Instance.session_id)
+    ended = select(Session.image_id, Session.annotator_id).where(Session.state.in_(("submitted", "skipped")))
+    has_mask = {tuple(row) for row in conn.execute(masks.where(is_current()))}
+    worked = {tuple(row) for row in conn.execute(ended)}
+    return [
+        row.number
+        for row in conn.execute(tasks.where(Image.campaign_id == campaign_id).order_by(Image.number))
+        if wanted.state in (None, row.state)
+        and (wanted.category is None or (row.id, wanted.category) in has_mask)
+        and (wanted.annotator_id is None or (row.id, wanted.annotator_id) in worked)
+    ]
+
+
+def check(database: Database, catalogues: Iterable[Catalogue]) -> int:
+    """Compare all pages of all filters with what is there; how many images they found."""
+    found = 0
+    with database.connect() as conn:
+        for catalogue in catalogues:
+            people = (None, catalogue.annotator_id, catalogue.other_id)
+            for state, category, annotator in product((None, "new", "done", "skipped"), (None, 1, 2), people):
+                wanted, after = BrowseFilter(state, category, annotator), 0
+                expected = plainly(conn, catalogue.campaign_id, wanted)
+                seen: list[int] = []
+                while True:
+                    page = browse_images(conn, catalogue.campaign_id, wanted, after=after, limit=2)
+                    assert (page.count, page.is_exact) == (len(expected), True)
+                    seen += numbers(page)
+                    if page.next is None:
+                        break
+                    after = page.next
+                assert seen == expected
+                found += len(seen)
+    return found
+
+
+def test_what_is_found_is_what_is_there_whatever_was_done(database: Database, tmp_path: Path) -> None:
+    walk = Walk(database, str(tmp_path / "storage"), 5)
+    for _ in range(2):
+        for _ in range(15):
+            walk.step()
+        found = check(database, walk.catalogues)
+    assert found > 30
+    walk.purge(walk.catalogues[0], walk.catalogues[0].images[0].id, lambda database: None)
+    assert check(database, walk.catalogues) < found
+
+
+def test_a_category_is_counted_up_to_a_limit(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        catalogue.label(catalogue.claim(), category_number=1)
+    for limit, expected in ((2, (2, False)), (3, (3, True))):
+        monkeypatch.setattr("pipeline.storage.browsing.COUNTED", limit)
+        for wanted in ({"category": 1}, {"annotator_id": catalogue.annotator_id}, {"state": "done", "category": 1}):
+            page = browse(catalogue, limit=5, **wanted)
+            assert (numbers(page), page.count, page.is_exact) == ([1, 2, 3], *expected)
+        assert (browse(catalogue).count, browse(catalogue).is_exact) == (5, True)
+
+
+@pytest.mark.parametrize(
+    "wanted", [BrowseFilter(category=2), BrowseFilter(annotator_id="person-5"), BrowseFilter("done", 1, "person-5")]
+)
+def test_a_page_takes_no_more_steps_among_more_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: BrowseFilter
+) -> None:
+    monkeypatch.setattr("pipeline.storage.browsing.COUNTED", 5)
+    steps: list[int] = []
+    with closing(open_database(f"sqlite:///{tmp_path / 'growth.db'}", embedded=True)) as database:
+        for size in (1000, 8000):
+            campaign = fill(database, size)
+            taken = 0
+
+            def count() -> int:
+                nonlocal taken
+                taken += 1
+                return 0
+
+            with database.connect() as conn:
+                raw: Any = conn.connection.dbapi_connection
+                raw.set_progress_handler(count, 10)
+                browse_images(conn, campaign, wanted, after=size // 2, limit=6)
+                raw.set_progress_handler(None, 0)
+            steps.append(taken)
+    assert 10 < steps[1] < 1.5 * steps[0]
+
+
 def test_no_table_is_searched_through_once_per_image(sqlite_database: Database) -> None:
     """SQLite's plans of every query of a page with all filters: only the campaign's own rows are gone through."""
     catalogue = Catalogue(sqlite_database, images=1)
@@ -131,5 +225,7 @@ def test_no_table_is_searched_through_once_per_image(sqlite_database: Database) 
             if statement.startswith("SELECT")
             for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         ]
-    assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
+    assert any(
+        "ix_instances_browsed (campaign_id=? AND category_number=? AND image_number>?)" in plan for plan in plans
+    )
     assert [plan for plan in plans if plan.split()[0] == "SCAN" and plan.split()[1] in Base.metadata.tables] == []

@@ -77,6 +77,7 @@ def accepted(
                 category_number=category,
                 unsure=False,
                 mask_id=mask,
+                image_number=session.image.number,
             )
         )
 

@@ -72,7 +72,7 @@ export async function gallery({ campaign, annotators, params, go, attempt }) {
     return make("li", {}, tile);
   });
   const first = passed.length * PAGE;
-  const range = found.results.length ? `${number(first + 1)}–${number(first + found.results.length)} of ${counted(found.count, "image")}` : "No image is like that.";
+  const range = found.results.length ? `${number(first + 1)}–${number(first + found.results.length)} of ${found.is_exact ? "" : "more than "}${counted(found.count, "image")}` : "No image is like that.";
   const pager = make("div", { className: "pager" },
     button("Previous", () => go({ after: passed.slice(0, -1).join("-") }), { id: "page-before", disabled: passed.length === 0 }),
     make("span", { role: "status", className: "quiet", textContent: range }),
