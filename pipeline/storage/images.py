@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from pipeline.storage.columns import read_columns
 from pipeline.storage.numbers import next_number
@@ -222,10 +222,10 @@ def count_missing_embeddings(conn: Connection, campaign_id: str, model_key: str)
 
 
 def _missing(query: Select[Any], campaign_id: str, model_key: str) -> Select[Any]:
-    stored = and_(Embedding.image_sha256 == Image.sha256, Embedding.model_key == model_key)
-    return query.outerjoin(Embedding.__table__, stored).where(
-        Image.campaign_id == campaign_id, Image.quarantine_reason.is_(None), Embedding.digest.is_(None)
-    )
+    # no join: PostgreSQL would go through all embeddings for a page of images
+    of_image = Embedding.image_sha256 == Image.sha256, Embedding.model_key == model_key
+    digest = select(Embedding.digest).where(*of_image).scalar_subquery()
+    return query.where(Image.campaign_id == campaign_id, Image.quarantine_reason.is_(None), digest.is_(None))
 
 
 def record_embeddings(conn: Connection, model_key: str, stored: Iterable[tuple[str, str, int]]) -> None:
