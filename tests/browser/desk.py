@@ -107,8 +107,10 @@ class Desk(Visit):
         """RGBA of the canvas at a point of the image."""
         return tuple(self.page.evaluate(_PIXEL, list(self.at(point))))
 
-    def settled(self, point: tuple[float, float]) -> tuple[int, ...]:
-        """The pixel once it has stayed the same for a while."""
+    def settled(self, point: tuple[float, float], *, without_mask: bool = False) -> tuple[int, ...]:
+        """The pixel once the mask has come, unless told otherwise, and it has stayed the same for a while."""
+        if not without_mask:
+            self.wait_mask()
         seen = [self.pixel(point)]
         self.wait(lambda: not seen.append(self.pixel(point)) and len(seen) > 10 and len(set(seen[-10:])) == 1)
         return seen[-1]
