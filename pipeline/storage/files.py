@@ -80,7 +80,9 @@ def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
         raise BadInputError(f"{url!r} is not a usable storage URL. Give a folder or a URL such as s3://bucket/prefix.")
     try:
         fs, root = fsspec.core.url_to_fs(url, **client_options(url.partition("://")[0]))
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        raise BadInputError(f"Storage URL {url!r}: {error} ({error.__cause__ or 'import failed'}).") from error
+    except ValueError as error:
         raise BadInputError(f"Storage URL {url!r}: {error}.") from error
     limit_retries(fs)
     return fs, root.rstrip("/") or root

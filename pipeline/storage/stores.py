@@ -30,12 +30,13 @@ fsspec.config.conf.setdefault("s3", {}).setdefault(
 )
 # gcsfs.GCSFileSystem asks over gRPC what kind a bucket is, before every operation and with retries of its own, which
 # needs another permission; its base class speaks HTTP only.
-for _name in ("gs", "gcs"):
-    _hint = "Google Cloud Storage needs gcsfs: pip install 'clickloop[gcs]'"
-    fsspec.register_implementation(_name, "gcsfs.core.GCSFileSystem", clobber=True, errtxt=_hint)
-for _name in ("az", "abfs", "abfss"):
-    _hint = "Azure Blob Storage needs adlfs: pip install 'clickloop[azure]'"
-    fsspec.register_implementation(_name, "adlfs.AzureBlobFileSystem", clobber=True, errtxt=_hint)
+_CLIENTS = {
+    "gcsfs.core.GCSFileSystem": (("gs", "gcs"), "Google Cloud Storage needs gcsfs: pip install 'clickloop[gcs]'"),
+    "adlfs.AzureBlobFileSystem": (("az", "abfs", "abfss"), "Azure needs adlfs: pip install 'clickloop[azure]'"),
+}
+for _client, (_protocols, _hint) in _CLIENTS.items():
+    for _protocol in _protocols:
+        fsspec.register_implementation(_protocol, _client, clobber=True, errtxt=_hint)
 # They log with tracebacks what they raise as well.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 logging.getLogger("azure").setLevel(logging.ERROR)
@@ -47,7 +48,8 @@ def client_options(protocol: str) -> dict[str, Any]:
         return {}
     import aiohttp  # heavy, as in the other places here
 
-    return {"session_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_S)}}
+    # Without it gcsfs waits for ever.
+    return {"requests_timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)}
 
 
 def limit_retries(fs: AbstractFileSystem) -> None:
