@@ -5,15 +5,10 @@ Use: `from tests.stores import az_container, gs_bucket, gs_server  # noqa: F401`
 
 import json
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +18,7 @@ import gcsfs.core
 import pytest
 
 from tests.conftest import need
-from tests.s3 import _die_with_parent
+from tests.s3 import free_port, running
 
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Of the account that every Azurite has; no secret."""
@@ -38,32 +33,6 @@ def azure_environment(url: str) -> dict[str, str]:
 def google_environment(url: str) -> dict[str, str]:
     """What points gcsfs to a server at a URL, without looking for credentials."""
     return {"STORAGE_EMULATOR_HOST": url, "NO_GCE_CHECK": "true"}
-
-
-def free_port() -> int:
-    """Of the loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(command: Sequence[str], port: int, log: Path) -> Iterator[None]:
-    """A server of one's own, until the block ends."""
-    with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_die_with_parent)
-    try:
-        for _ in range(300):
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=10)
 
 
 @pytest.fixture(scope="session")
