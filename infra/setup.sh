@@ -23,5 +23,7 @@ if [ ! -d .venv ]; then
 fi
 echo "Setting up .venv (a few minutes the first time) ..."
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+# A reader for the tests. What it asks for would put opencv-python in the place of opencv-python-headless.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps lvis==0.5.3
 rm -f .venv/.stamp-*
 touch "$stamp"

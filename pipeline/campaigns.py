@@ -13,7 +13,7 @@ from pipeline.imports.read import categories_of
 from pipeline.models import create_model, default_weights_path
 from pipeline.storage import adapters, campaigns
 from pipeline.storage.database import Database
-from pipeline.storage.files import open_storage, storage_error, with_retry
+from pipeline.storage.files import kind, open_storage, storage_error, with_retry
 from pipeline.storage.weights import has_model, load_model_by_digest, publish_model
 from schemas.campaigns import CampaignRecord, CampaignSettings
 from schemas.errors import BadInputError, NotFoundError
@@ -98,7 +98,7 @@ def require_source(url: str) -> None:
     """
     fs, root = open_storage(url)
     try:
-        is_there = any(character in root for character in "*?[") or with_retry(fs, lambda: fs.exists(root))
+        is_there = any(character in root for character in "*?[") or with_retry(fs, lambda: kind(fs, root)) is not None
     except OSError as error:
         raise storage_error(error, f"Looking at {url}") from error
     if not is_there:

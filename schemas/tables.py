@@ -162,7 +162,10 @@ class Image(Base):
 
 
 class Source(Base):
-    """One file seen at ingest: registered, a duplicate of an image, or quarantined with the reason."""
+    """One file seen at ingest: registered, a duplicate of an image, or quarantined with the reason.
+
+    A duplicate without an image is a file of one that was purged; its `uri` is empty.
+    """
 
     __tablename__ = "sources"
     __table_args__ = (

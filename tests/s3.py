@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,13 +24,16 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-@contextmanager
-def running_s3(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """A server of one's own on the loopback: its process and port. What is put into it lives in its memory."""
+def free_port() -> int:
+    """Of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A server of one's own on the loopback, until the block ends."""
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, preexec_fn=_die_with_parent)
     try:
@@ -42,11 +45,19 @@ def running_s3(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.1)
         else:
-            raise AssertionError("moto did not start:\n" + log.read_text())
-        yield server, port
+            raise AssertionError(f"{command[0]} did not start:\n" + log.read_text())
+        yield server
     finally:
         server.terminate()
         server.wait(timeout=10)
+
+
+@contextmanager
+def running_s3(log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """A moto of one's own: its process and port. What is put into it lives in its memory."""
+    port = free_port()
+    with running([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log) as server:
+        yield server, port
 
 
 def client_environment(url: str) -> dict[str, str]:

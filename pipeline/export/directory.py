@@ -36,6 +36,7 @@ from pipeline.storage.files import (
     with_retry,
     write_atomic,
 )
+from pipeline.storage.stores import stored_md5
 from schemas.errors import BadInputError, BusyError, ForbiddenError
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class SnapshotDirectory:
         self.files: list[dict[str, Any]] = []
         self._url = url
         self._local = is_local(self.fs)
-        self._there: dict[str, tuple[int, str]] = {}  # of an export that is gone on with: bytes and ETag by name
+        self._there: dict[str, tuple[int, str]] = {}  # of an export that is gone on with: bytes and MD5 by name
         self._cleans_up = False
         with self._translating():
             self._require_empty(url)
@@ -140,7 +141,7 @@ class SnapshotDirectory:
             self.fs.invalidate_cache()
             found = with_retry(self.fs, lambda: self.fs.find(self.root, detail=True))
         start = len(self.root.rstrip("/")) + 1
-        self._there = {path[start:]: (file["size"], str(file.get("ETag")).strip('"')) for path, file in found.items()}
+        self._there = {path[start:]: (file["size"], stored_md5(file)) for path, file in found.items()}
         logger.info("going on with an export at=%s snapshot_id=%s objects=%d", self.root, snapshot_id, len(found))
 
     def local_path(self, name: str) -> Path:
@@ -216,12 +217,12 @@ class SnapshotDirectory:
             raise BadInputError(f"{url!r} holds a snapshot already. Give another URL to export to.")
 
     def _is_there(self, name: str, path: Path) -> bool:
-        """Whether the object of an unfinished export is this file: the ETag of what was put in one part is its MD5."""
-        size, etag = self._there.get(name, (-1, ""))
+        """Whether the object of an unfinished export is this file."""
+        size, md5 = self._there.get(name, (-1, ""))
         if size != path.stat().st_size:
             return False
         with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == etag
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
 
     def _remove_quietly(self) -> None:
         """Remove what was put, the note last; a store that does not answer is not waited for."""

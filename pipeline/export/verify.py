@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from pipeline.export.manifest import DELTA_FORMAT, MANIFEST, read_manifest
 from pipeline.masks.rle import decode_runs
-from pipeline.storage.files import join, read_bytes, sha256_stored
+from pipeline.storage.files import join, read_bytes, sha256_stored, with_retry
 from schemas.arrow import TABLES
 from schemas.errors import ClickloopError
 
@@ -111,7 +111,9 @@ class _Check:
         listed = {file.get("path") for file in self.manifest.get("files", [])} | {MANIFEST}
         self.fs.invalidate_cache()
         start = len(self.root.rstrip("/")) + 1
-        return sorted(name[start:] for name in self.fs.find(self.root) if name[start:] not in listed)
+        return sorted(
+            name[start:] for name in with_retry(self.fs, lambda: self.fs.find(self.root)) if name[start:] not in listed
+        )
 
     def _check_file(self, file: dict[str, Any]) -> None:
         name = file["path"]

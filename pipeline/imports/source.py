@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from pipeline.storage.files import join, open_storage, read_bytes, with_retry
+from pipeline.storage.files import join, kind, open_storage, read_bytes, with_retry
 from schemas.errors import BadAnnotationsError, TooLargeError
 
 MAX_BYTES = 2_000_000_000
@@ -24,9 +24,10 @@ class Source:
         self.url = url
         self._fs, path = open_storage(url)
         try:
-            self.is_folder = bool(with_retry(self._fs, lambda: self._fs.isdir(path)))
+            found_kind = with_retry(self._fs, lambda: kind(self._fs, path))
+            self.is_folder = found_kind == "directory"
             found = with_retry(self._fs, lambda: self._fs.find(path)) if self.is_folder else [path]
-            if not found or not (self.is_folder or with_retry(self._fs, lambda: self._fs.isfile(path))):
+            if not found or found_kind not in {"file", "directory"}:
                 raise BadAnnotationsError(f"There are no annotations at {url!r}. Give a file or a folder.")
         except OSError as error:
             raise BadAnnotationsError(f"The annotations {url!r} cannot be read: {error}.") from error

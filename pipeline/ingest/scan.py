@@ -126,14 +126,17 @@ def ingest(
     listing = list_files(url, roots)
     with database.connect() as conn:
         settled = images.settled_sources(conn, campaign.id)
-        todo, missing = _compare(listing, settled)
+        if readmit:
+            settled = settled.filter(pc.equal(settled["purged"], 0))
+        todo, missing, purged = _compare(listing, settled)
         gone = [uri for uri in images.source_uris(conn, campaign.id, missing) if listing.scope.fullmatch(uri)]
         hashes = images.image_hashes(conn, campaign.id) if todo else []
     index = GroupIndex((phash, group) for _, phash, group in hashes)
     report = IngestReport(
         files=len(listing.files),
         ignored=listing.ignored,
-        unchanged=len(listing.files) - len(todo),
+        unchanged=len(listing.files) - len(todo) - purged,
+        purged=purged,
         gone=len(gone),
         gone_files=gone[:GONE_NAMED],
     )
@@ -163,14 +166,18 @@ def ingest(
     return report
 
 
-def _compare(listing: Listing, settled: pa.Table) -> tuple[list[SourceFile], list[str]]:
-    """The files to read, and the keys of settled files that are not listed. In Arrow: most files are neither."""
+def _compare(listing: Listing, settled: pa.Table) -> tuple[list[SourceFile], list[str], int]:
+    """The files to read, the keys of settled files that are not listed, and how many of those that are were purged.
+
+    In Arrow: most files are none of these.
+    """
     keys = [file.uri_sha256 for file in listing.files]
     listed = pa.array([f"{key} {file.version}" for key, file in zip(keys, listing.files, strict=True)], pa.string())
     known = pc.binary_join_element_wise(settled["uri_sha256"], settled["version"], " ")
     is_new = pc.invert(pc.is_in(listed, known)).to_numpy(zero_copy_only=False)
     missing = settled["uri_sha256"].filter(pc.invert(pc.is_in(settled["uri_sha256"], pa.array(keys, pa.string()))))
-    return [listing.files[place] for place in np.flatnonzero(is_new)], missing.to_pylist()
+    purged = pc.sum(pc.is_in(listed, known.filter(pc.equal(settled["purged"], 1)))).as_py() or 0
+    return [listing.files[place] for place in np.flatnonzero(is_new)], missing.to_pylist(), purged
 
 
 def _handled(report: IngestReport) -> int:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from pipeline.storage.files import is_local, open_storage, storage_error, url_of, with_retry
+from pipeline.storage.files import is_local, kind, open_storage, storage_error, url_of, with_retry
 from schemas.errors import BadInputError, ForbiddenError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"})
@@ -105,11 +105,12 @@ def list_files(url: str, roots: Sequence[str] | None = None) -> Listing:
 def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, Any]] | None]:
     """The folder that names are relative to, and every file's facts by path; None where nothing is."""
     fs.invalidate_cache()
-    if fs.isfile(root):
+    found_kind = kind(fs, root)
+    if found_kind == "file":
         return root.rpartition("/")[0], {root: fs.info(root)}
-    if is_local(fs) and os.path.isdir(root):
+    if found_kind == "directory" and is_local(fs):
         return root, dict(_walk_local(root))
-    if fs.isdir(root):
+    if found_kind == "directory":
         found = fs.find(root, detail=True)
         return root, {path: facts for path, facts in found.items() if facts.get("type") == "file"}
     if not _GLOB & set(root):
@@ -123,7 +124,7 @@ def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, A
 def _scope(fs: AbstractFileSystem, root: str) -> re.Pattern[str]:
     """See `Listing.scope`."""
     uri = url_of(fs, root)
-    if _GLOB & set(root) and not fs.exists(root):
+    if _GLOB & set(root) and kind(fs, root) is None:
         return re.compile(glob_translate(uri))
     return re.compile(re.escape(uri.rstrip("/")) + "(/.*)?", re.DOTALL)
 
@@ -178,7 +179,7 @@ def _place(url: str) -> tuple[str, str]:
         return "file", os.path.realpath(path)
     if ".." in path.split("/"):
         raise BadInputError(f"{url!r} holds '..'.")
-    return urlsplit(url).scheme, path
+    return urlsplit(url_of(fs, path)).scheme, path
 
 
 def _is_below(place: tuple[str, str], root: tuple[str, str]) -> bool:

@@ -26,7 +26,8 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.errors import BadInputError, BusyError, ClickloopError, ForbiddenError, OutOfSpaceError
+from pipeline.storage.stores import as_os_error, client_options, limit_retries
+from schemas.errors import BadInputError, BusyError, ClickloopError, ForbiddenError, NotFoundError, OutOfSpaceError
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +35,9 @@ T = TypeVar("T")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 _FINAL_ERRNOS = frozenset({errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.EMSGSIZE})
-_CREDENTIAL_CODES = frozenset({"400", "InvalidToken", "TokenRefreshRequired"})
-"""Of S3, besides those that s3fs calls a PermissionError; a HEAD with an expired token is answered 400 and no more."""
 _PAUSES_S = (0.5, 30.0)
 """Shortest and longest pause between two attempts, before jitter."""
 _BLOCK_BYTES = 1 << 20
-_S3_ATTEMPTS = 2
-
-# botocore tries again twice by itself, with backoff and jitter, and s3fs once what breaks while it is read: blips end
-# there. With their own defaults it takes them minutes to say that an endpoint hangs.
-fsspec.config.conf.setdefault("s3", {}).setdefault(
-    "config_kwargs", {"retries": {"mode": "standard", "max_attempts": 2}}
-)
 
 
 @dataclass(frozen=True)
@@ -87,11 +79,12 @@ def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
     if not url or "::" in url or "\0" in url:
         raise BadInputError(f"{url!r} is not a usable storage URL. Give a folder or a URL such as s3://bucket/prefix.")
     try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
+        fs, root = fsspec.core.url_to_fs(url, **client_options(url.partition("://")[0]))
+    except ImportError as error:
+        raise BadInputError(f"Storage URL {url!r}: {error} ({error.__cause__ or 'import failed'}).") from error
+    except ValueError as error:
         raise BadInputError(f"Storage URL {url!r}: {error}.") from error
-    if "s3" in fs.protocol:
-        fs.retries = _S3_ATTEMPTS
+    limit_retries(fs)
     return fs, root.rstrip("/") or root
 
 
@@ -155,7 +148,7 @@ def put_if_absent(fs: AbstractFileSystem, path: str, content: bytes | Path) -> b
         OutOfSpaceError: The disk or quota is full; nothing is visible.
         OSError: It cannot be written.
     """
-    if with_retry(fs, lambda: fs.exists(path)):
+    if with_retry(fs, lambda: kind(fs, path)) is not None:
         return False
     if not is_local(fs):
         return _create_object(fs, path, content)
@@ -185,8 +178,25 @@ def remove_folder(fs: AbstractFileSystem, path: str) -> None:
 def exists(fs: AbstractFileSystem, path: str) -> bool:
     """Whether a file is there, asked anew."""
     fs.invalidate_cache()
-    found: bool = with_retry(fs, lambda: fs.exists(path))
-    return found
+    return with_retry(fs, lambda: kind(fs, path)) is not None
+
+
+def kind(fs: AbstractFileSystem, path: str) -> str | None:
+    """What is at a path: "file" or "directory", through links; None: nothing. One try.
+
+    Of an object store's answers `fs.isfile`, `isdir` and `exists` take refusals and outages for "nothing".
+    """
+    if is_local(fs):
+        return "directory" if os.path.isdir(path) else "file" if os.path.isfile(path) else None
+    try:
+        return str(fs.info(path)["type"])
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        if "/" in path or not isinstance(as_os_error(error), PermissionError):
+            raise
+    fs.ls(path)  # who may not look at a bucket itself may still list it
+    return "directory"
 
 
 def sha256_file(path: str | Path) -> str:
@@ -241,7 +251,7 @@ def as_space_error(error: OSError, path: str | Path) -> OSError | OutOfSpaceErro
 
 
 def storage_error(error: OSError, what: str) -> ClickloopError:
-    """The error to tell the user when an object store did not answer, or refused.
+    """The error to tell the user when an object store did not answer, refused, or has no such thing.
 
     Args:
         error: Of a call of this module.
@@ -253,6 +263,10 @@ def storage_error(error: OSError, what: str) -> ClickloopError:
             f"{what} is refused: {reason}. Renew the credentials or ask for the permission, then run it "
             "again: it goes on where it ended."
         )
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{what} failed, there is no such bucket or object: {reason}. Check the URL.")
+    if not _may_pass(error):
+        return BadInputError(f"{what} failed: {reason}. Check the URL and the bucket's settings.")
     return BusyError(
         f"{what} failed, the storage does not answer: {reason}. What was done stays; run it again to go on."
     )
@@ -273,7 +287,7 @@ def with_retry(fs: AbstractFileSystem, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            failure = _as_os_error(error)
+            failure = as_os_error(error)
             if failure is None:
                 raise
             now = time.monotonic()
@@ -289,26 +303,6 @@ def with_retry(fs: AbstractFileSystem, call: Callable[[], T]) -> T:
 
 def _may_pass(error: OSError) -> bool:
     return not isinstance(error, _FINAL) and error.errno not in _FINAL_ERRNOS
-
-
-def _as_os_error(error: Exception) -> OSError | None:
-    """The failure of a store's client as an OSError; None: it is none, but a fault in a program."""
-    if isinstance(error, OSError):
-        answer = getattr(error.__cause__, "response", None) or {}
-        if isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _CREDENTIAL_CODES:
-            return PermissionError(f"{error.strerror or error} (on S3: the credentials have expired or are no good)")
-        return error
-    import aiohttp  # heavy, and needed only here
-    from botocore import exceptions
-    from botocore.parsers import ResponseParserError
-
-    silent = exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError
-    if isinstance(error, (*silent, ResponseParserError, aiohttp.ClientError)):
-        return ConnectionError(str(error) or type(error).__name__)
-    keyless = exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError
-    if isinstance(error, (*keyless, exceptions.TokenRetrievalError, exceptions.SSOError)):
-        return PermissionError(str(error))
-    return None
 
 
 def _write_aside(path: str, content: bytes | Path) -> Path:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, select
 from pipeline.storage.database import Database
 from pipeline.storage.files import join, open_storage, remove, with_retry
 from pipeline.storage.sql import batches
+from pipeline.storage.stores import changed_at
 from schemas.errors import StateError
 from schemas.tables import Campaign, Embedding, Image
 
@@ -98,10 +99,8 @@ def _files_before(fs: Any, root: str, before: datetime) -> Iterator[tuple[str, i
     for folder in ("embeddings", "models", "adapters"):
         where = join(root, folder)
         for path, facts in with_retry(fs, partial(fs.find, where, detail=True)).items():
-            changed = facts.get("LastModified", facts.get("mtime"))
-            if isinstance(changed, float | int):
-                changed = datetime.fromtimestamp(changed, UTC)
-            if isinstance(changed, datetime) and changed < before:
+            changed = changed_at(facts)
+            if changed is not None and changed < before:
                 yield path, int(facts["size"])
 
 

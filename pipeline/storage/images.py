@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Integer, Row, Select, cast, delete, func, insert, or_, select, update
 
 from pipeline.storage.columns import read_columns
 from pipeline.storage.numbers import next_number
@@ -28,14 +28,20 @@ class Added:
 
 
 def settled_sources(conn: Connection, campaign_id: str) -> pa.Table:
-    """`uri_sha256` and `version` of the files that need not be read again: registered, or duplicates of an image.
+    """The files that need not be read again: registered, or duplicates of an image, or (`purged` 1) of a purged one.
 
     Not what is quarantined: permissions, limits or formats may have changed.
+
+    Returns:
+        `uri_sha256`, `version` and `purged` of each.
     """
     bad = select(Image.id).where(Image.campaign_id == campaign_id, Image.quarantine_reason.is_not(None))
     file = Source.__table__.c
-    query = select(file.uri_sha256, file.version).where(
-        file.campaign_id == campaign_id, file.state.in_(("registered", "duplicate")), file.image_id.not_in(bad)
+    purged = file.image_id.is_(None)
+    query = select(file.uri_sha256, file.version, cast(purged, Integer).label("purged")).where(
+        file.campaign_id == campaign_id,
+        file.state.in_(("registered", "duplicate")),
+        or_(purged, file.image_id.not_in(bad)),
     )
     return read_columns(conn, query)
 
@@ -101,6 +107,9 @@ def add_image(
     """
     number = next_number(conn, Image, campaign_id)
     if is_purged(conn, campaign_id, sha256, readmit=readmit):
+        # By the hash of its name alone, so that the file need not be read again: nothing else stays of a purged image.
+        unnamed = {"uri": "", "uri_sha256": uri_sha256, "version": version}
+        _put_source(conn, campaign_id, **unnamed, state="duplicate", image_id=None, reason=None)
         return Added(None, False)
     source = {"uri": uri, "uri_sha256": uri_sha256, "version": version}
     found = conn.execute(
@@ -291,5 +300,5 @@ def _clean(reason: str) -> str:
 
 def _put_source(conn: Connection, campaign_id: str, **values: Any) -> None:
     statement = insert_into(conn, Source).values(campaign_id=campaign_id, seen_at=db_now(), **values)
-    fresh = {name: statement.excluded[name] for name in ("version", "state", "image_id", "reason", "seen_at")}
+    fresh = {name: statement.excluded[name] for name in ("uri", "version", "state", "image_id", "reason", "seen_at")}
     conn.execute(statement.on_conflict_do_update(index_elements=["campaign_id", "uri_sha256"], set_=fresh))

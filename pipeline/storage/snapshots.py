@@ -300,12 +300,12 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
         of_image = and_(Task.campaign_id == Image.campaign_id, Task.image_id == Image.id)  # as its index has them
         images.append(exists().where(of_image, Task.state.in_(filters["states"])))
     masks = (
-        select(Image.number.label("image_order"), Instance.image_id, Instance.mask_id, Instance.category_number)
-        .select_from(Instance)
-        .join(Image, Image.id == Instance.image_id)
+        select(Instance.image_id, Instance.mask_id, Instance.category_number)
         .outerjoin(Session, Session.id == Instance.session_id)
-        .where(Instance.campaign_id == campaign_id, is_current(), *images)
+        .where(Instance.campaign_id == campaign_id, is_current())
     )
+    if images:
+        masks = masks.join(Image, Image.id == Instance.image_id).where(*images)
     if "categories" in filters:
         masks = masks.where(Instance.category_number.in_(filters["categories"]))
     full = masks.cte("current_masks")
@@ -321,9 +321,9 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     if filters.keys() & {"since", "until"}:
         submit = and_(EventRow.session_id == Session.id, EventRow.kind == "submit")
         submitted = submitted.join(EventRow, submit).where(*_made_within(EventRow.server_time, filters))
-    empty = select(
-        Image.number.label("image_order"), Image.id, null().label("mask_id"), null().label("category_number")
-    ).where(Image.campaign_id == campaign_id, exists(submitted), Image.id.not_in(select(full.c.image_id)), *images)
+    empty = select(Image.id, null().label("mask_id"), null().label("category_number")).where(
+        Image.campaign_id == campaign_id, exists(submitted), Image.id.not_in(select(full.c.image_id)), *images
+    )
     both = union_all(chosen, empty).subquery()
     return select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
 

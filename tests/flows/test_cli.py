@@ -3,11 +3,13 @@
 import argparse
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pytest
+from fsspec.registry import _registry
 
 from flows.cli import build_parser, main
 from pipeline.ingest.scan import ingest
@@ -103,6 +105,26 @@ def test_wrong_usage_and_bad_input_exit_2_with_one_clear_line(
     assert out == ""
     assert err.count("\n") == 1 and err.startswith("clickloop")
     assert not any(word in err for word in ("Traceback", "Value error", "positive_int", ".. See"))
+
+
+@pytest.mark.parametrize("words", ["campaign create c --images", "snapshot verify", "restore"])
+@pytest.mark.parametrize(("protocol", "package", "extra"), [("gs", "gcsfs", "gcs"), ("az", "adlfs", "azure")])
+def test_an_object_store_whose_client_is_not_installed_says_what_to_install(
+    words: str,
+    protocol: str,
+    package: str,
+    extra: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in {package, *(name for name in sys.modules if name.startswith(f"{package}."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(_registry, protocol, raising=False)  # of what was imported
+    code, out, err = run(capsys, *words.split(), f"{protocol}://bucket/photos")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"pip install 'clickloop[{extra}]'" in err
 
 
 @pytest.mark.parametrize(

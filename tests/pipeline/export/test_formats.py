@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from lvis import LVIS, LVISEval, LVISResults
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools.coco import COCO
@@ -173,6 +174,25 @@ def test_lvis_claims_nothing_about_imports(world: Labelled, tmp_path: Path) -> N
     made = copy_of(world, tmp_path / "out" / "coco" / "instances.json")
     loaded = lvis(world, tmp_path / "lvis", campaign=made)
     assert all(negative == [] and open_ended for negative, open_ended in federated(loaded).values())
+
+
+def test_lvis_own_package_reads_it_and_finds_it_perfect(
+    world: Labelled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lvis(world, tmp_path / "out")
+    truth = LVIS(str(tmp_path / "out" / "lvis" / "instances.json"))
+    assert (sorted(truth.imgs), sorted(truth.cats), sorted(truth.anns)) == ([1, 2, 3, 5], [0, 1, 2], [1, 2, 3, 4, 5, 6])
+    for number, annotation in truth.anns.items():
+        assert np.array_equal(truth.ann_to_mask(annotation).astype(bool), world.masks[number])
+    monkeypatch.setattr(np, "float", float, raising=False)  # lvis 0.5.3 is older than numpy 1.24, which dropped it
+    kept = ("image_id", "category_id", "segmentation", "bbox", "area")
+    found = [{name: annotation[name] for name in kept} | {"score": 1.0} for annotation in truth.anns.values()]
+    elsewhere = {**found[-1], "category_id": 1}
+    # On image 3 nobody looked for all cats, so one more does not count; on image 2, verified to be empty, it does.
+    for image_id, is_perfect in ((3, True), (2, False)):
+        evaluation = LVISEval(truth, LVISResults(truth, [*found, {**elsewhere, "image_id": image_id}]), "segm")
+        evaluation.run()
+        assert (evaluation.results["AP"] > 0.999) == is_perfect
 
 
 @pytest.mark.parametrize("form", ["coco", "lvis"])

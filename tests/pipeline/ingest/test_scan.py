@@ -1,15 +1,18 @@
 """Ingest on real databases: content once, resumable, bad files with the reason."""
 
 import hashlib
+import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from pipeline.ingest import scan
 from pipeline.ingest.decode import decode_image, read_image
@@ -18,6 +21,7 @@ from pipeline.ingest.scan import IngestReport, ingest
 from pipeline.storage import purge
 from pipeline.storage.campaigns import campaign_status, create_campaign
 from pipeline.storage.database import Database
+from pipeline.storage.files import read_bytes
 from pipeline.storage.images import (
     image_hashes,
     images_of,
@@ -28,6 +32,7 @@ from pipeline.storage.images import (
 )
 from schemas.campaigns import CampaignRecord, CampaignSettings, ImageRecord
 from schemas.errors import BadInputError, BusyError
+from schemas.tables import Source
 from tests.pipeline.ingest.pictures import encoded, scene, write_scenes
 
 
@@ -191,6 +196,40 @@ def test_a_group_keeps_its_members_when_its_first_image_is_purged(sqlite_databas
     with sqlite_database.connect() as conn:
         assert [group for _, _, group in image_hashes(conn, campaign.id)] == [first[0]] * 2
     assert [image.number for image in catalogue(sqlite_database, campaign)] == [2, 3]
+
+
+def test_the_file_of_a_purged_image_is_read_once_more_and_not_named(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(scene(0)))
+    (tmp_path / "b.png").write_bytes(encoded(scene(1)))
+    campaign = new_campaign(sqlite_database)
+    ingest(sqlite_database, campaign, str(tmp_path))
+    with sqlite_database.connect() as conn:
+        scope = purge.find_scope(conn, campaign.id, "1")
+    purge.purge(sqlite_database, scope, str(tmp_path / "storage"), purged_by="me")
+    reads: list[str] = []
+
+    def read(fs: Any, name: str) -> bytes:
+        reads.append(Path(name).name)
+        return read_bytes(fs, name)
+
+    monkeypatch.setattr(scan, "read_bytes", read)
+    for expected in (["a.png"], []):
+        reads.clear()
+        report = ingest(sqlite_database, campaign, str(tmp_path))
+        assert (report.purged, report.unchanged, report.registered, report.gone) == (1, 1, 0, 0)
+        assert reads == expected
+    with sqlite_database.connect() as conn:
+        assert conn.execute(select(Source.uri).where(Source.image_id.is_(None))).scalars().all() == [""]
+    os.utime(path, ns=(1, 1))
+    assert ingest(sqlite_database, campaign, str(tmp_path)).purged == 1 and reads == ["a.png"]
+    path.rename(tmp_path / "c.png")
+    assert ingest(sqlite_database, campaign, str(tmp_path)).gone == 0
+    report = ingest(sqlite_database, campaign, str(tmp_path), readmit=True)
+    assert (report.purged, report.registered) == (0, 1)
+    assert [image.file_name for image in catalogue(sqlite_database, campaign)] == ["b.png", "c.png"]
 
 
 def test_stopped_and_run_again_is_as_run_once(

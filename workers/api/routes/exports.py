@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from pipeline.ingest.sources import require_allowed
 from pipeline.storage.campaigns import get_campaign
-from pipeline.storage.files import open_storage
+from pipeline.storage.files import open_storage, with_retry
 from pipeline.storage.requests import get_request, list_requests
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError, ForbiddenError, NotFoundError
@@ -147,8 +147,8 @@ def _may_read(services: Services, url: str) -> bool:
 def _open(url: str) -> tuple[int, Iterator[bytes]]:
     fs, path = open_storage(url)
     try:
-        size = int(fs.size(path))
-        file = fs.open(path, "rb")
+        size = int(with_retry(fs, lambda: fs.size(path)) or 0)
+        file = with_retry(fs, lambda: fs.open(path, "rb"))
     except OSError as error:
         raise NotFoundError(f"{url} cannot be read any more.") from error
 

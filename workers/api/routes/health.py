@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from pipeline.storage.files import open_storage
+from pipeline.storage.files import kind, open_storage
 from pipeline.storage.tasks import expired_leases
 from schemas.errors import BusyError, ClickloopError, DatabaseUnavailableError
 from workers.api.deps import Services, ServicesDep
@@ -80,7 +80,7 @@ async def _database(services: Services) -> None:
 
 def _storage(url: str) -> None:
     fs, root = open_storage(url)
-    fs.exists(root)
+    kind(fs, root)
 
 
 async def _refiners(services: Services, *names: str) -> None:
