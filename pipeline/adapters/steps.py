@@ -35,7 +35,9 @@ class AdapterConfig:
         warmup_steps: Linear from 0.
         weight_decay: AdamW's, towards the live weights (not towards zero).
         clip_norm: Largest norm of the gradient.
-        ema: Decay of the averaged weights, which are what is kept.
+        ema: Decay of the averaged weights.
+        stride: How far towards the averaged weights the live ones go, from 0 to 1. Stopping short of them keeps more of
+            what the model knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, section 3).
         recorded_share: Share of trajectories that follow the person's clicks where there are any.
         hold_share: Share of trajectories that hold to the live model on states that nobody labelled.
         mirror: Train on mirrored images, too (each is encoded once).
@@ -60,6 +62,7 @@ class AdapterConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema: float = 0.98
+    stride: float = 0.75
     recorded_share: float = 0.5
     hold_share: float = 0.25
     mirror: bool = True

@@ -143,11 +143,12 @@ def train_adapter(
                 run.average[name].lerp_(parameter.detach().float().cpu(), rate)
         run.seconds = time.monotonic() - started
         if run.step % config.validate_every == 0 or run.step == config.max_steps:
-            iou = validate(run.average)
+            towards = _between(live, run.average, config.stride)
+            iou = validate(towards)
             if iou is not None:
                 run.history.append({"step": run.step, "loss": loss, "iou": iou, "seconds": round(run.seconds, 1)})
             if iou is None or run.best_iou is None or iou > run.best_iou:
-                run.best, run.best_iou, run.best_step = _copy(run.average), iou, run.step
+                run.best, run.best_iou, run.best_step = towards, iou, run.step
             since_best = sum(row["step"] > run.best_step for row in run.history)
             run.seconds = time.monotonic() - started
         if run.step % config.checkpoint_every == 0 or run.step == config.max_steps:
@@ -157,7 +158,7 @@ def train_adapter(
                       "live_iou": run.live_iou, "best_iou": run.best_iou})  # fmt: skip
     keep()
     if finished and run.best_step == 0:  # ended between validations
-        run.best, run.best_step = run.average, run.step
+        run.best, run.best_step = _between(live, run.average, config.stride), run.step
     return AdapterResult(
         run.best, run.step, run.best_step, run.seconds, run.live_iou, run.best_iou, run.history, finished
     )
@@ -165,6 +166,11 @@ def train_adapter(
 
 def _copy(tensors: dict[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _between(live: dict[str, Tensor], reached: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """New tensors a share of the way from `live` to `reached`."""
+    return {name: tensor.lerp(reached[name], share) for name, tensor in _copy(live).items()}
 
 
 def _fill(parameters: dict[str, torch.nn.Parameter], tensors: dict[str, Tensor]) -> None:

@@ -153,6 +153,21 @@ def test_holding_only_keeps_the_live_weights() -> None:
         assert torch.allclose(tensor, model.get_parameter(name).detach(), atol=1e-3), name
 
 
+def test_what_is_kept_lies_the_stride_from_the_live_weights_towards_the_trained_ones() -> None:
+    model = toy()
+    images, pixels = world(2)
+    config = replace(QUICK, max_steps=4, validation_share=0.0, hold_share=0.0)
+    whole, some, none = (
+        train_adapter(model, images, memory_source(model, pixels), replace(config, stride=stride)).tensors
+        for stride in (1.0, 0.25, 0.0)
+    )
+    for name, tensor in none.items():
+        live = model.get_parameter(name).detach()
+        assert torch.equal(tensor, live)
+        assert torch.allclose(some[name] - live, (whole[name] - live) / 4, atol=1e-6)
+    assert any(not torch.allclose(whole[name], tensor, atol=1e-4) for name, tensor in none.items())
+
+
 def test_early_stopping() -> None:
     """A learning rate that ruins the model ends the training after `patience` validations."""
     model = toy()
