@@ -1,0 +1,61 @@
+"""A click that says what the mask says already must not turn it over.
+
+Networks that learned from clicks into errors alone take every click for an error: a negative click on background, or a
+positive one inside the object, may flip what lies around it. Whoever clicks so wants to keep it. Ours, no paper's.
+"""
+
+# K candidates, h/w crop px
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.inference.sampling import Probability
+from pipeline.inference.step import CropPrediction
+from pipeline.inference.zoom import MASK_THRESHOLD, click_to_crop
+from schemas.clicks import Click
+
+RADIUS = 2
+"""Half side in crop pixels of the square around the click in which nothing may turn over."""
+
+
+def hold_confirmed(prediction: CropPrediction, previous: Probability, click: Click) -> CropPrediction:
+    """A prediction without what it turned over around a click that confirmed it.
+
+    Where the clicked pixel was on the click's side before, each connected region that has left that side since and
+    reaches the click keeps its previous probability; all else is as predicted.
+
+    Args:
+        prediction: After the click.
+        previous: (h, w) probability before it, in the prediction's ROI.
+        click: The last one, in image pixels.
+    """
+    height, width = previous.shape
+    at = click_to_crop(click, prediction.roi, (height, width))
+    row, column = min(max(int(at.y), 0), height - 1), min(max(int(at.x), 0), width - 1)
+    if (previous[row, column] > MASK_THRESHOLD) != click.is_positive:
+        return prediction
+    around = (slice(max(0, row - RADIUS), row + RADIUS + 1), slice(max(0, column - RADIUS), column + RADIUS + 1))
+
+    def left(new: Probability, old: Probability) -> NDArray[np.bool_]:
+        """Which pixels have left the click's side."""
+        found: NDArray[np.bool_] = ((old > MASK_THRESHOLD) == click.is_positive) & (
+            (new > MASK_THRESHOLD) != click.is_positive
+        )
+        return found
+
+    held = None
+    for index, predicted in enumerate(prediction.probabilities):
+        near = left(predicted[around], previous[around])
+        if not near.any():
+            continue
+        _, regions = cv2.connectedComponents(left(predicted, previous).view(np.uint8), connectivity=8)
+        held = prediction.probabilities.copy() if held is None else held
+        reached = np.isin(regions, np.unique(regions[around][near]))
+        held[index][reached] = previous[reached]
+    if held is None:
+        return prediction
+    held.setflags(write=False)
+    return replace(prediction, probabilities=held)
