@@ -20,7 +20,7 @@ from pipeline.models._checkpoint import (
     save_checkpoint,
     weights_digest,
 )
-from pipeline.models._registry import create_model, list_families, list_models
+from pipeline.models._registry import create_model, list_families, list_models, outline_of
 from schemas.models import resolve_model_id
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "list_families",
     "list_models",
     "load_model",
+    "outline_of",
     "read_metadata",
     "resolve_model_id",
     "save_checkpoint",

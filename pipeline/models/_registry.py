@@ -66,5 +66,11 @@ def create_model(model_id: str, **options: Any) -> InteractiveModel:
     return model.to(memory_format=torch.channels_last).eval()
 
 
+def outline_of(model_id: str) -> InteractiveModel:
+    """A model without values, on torch's meta device: its shapes, in no time. See `create_model`."""
+    with torch.device("meta"):
+        return create_model(model_id)
+
+
 def _family_of(model_id: str) -> str | None:
     return next((prefix for prefix in _FAMILIES if model_id.startswith(prefix) and model_id != prefix), None)
