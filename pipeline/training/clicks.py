@@ -27,8 +27,24 @@ def inner_point(
     return int(rows[pick]), int(cols[pick])
 
 
+def later_click(
+    rng: np.random.Generator, target: NDArray[np.int8], mask: NDArray[np.bool_], confirming_share: float = 0.1
+) -> Row | None:
+    """A click into an error, or one that confirms what is right already; None where there is nothing to click.
+
+    Without the latter a network learns that whatever was clicked was wrong.
+    """
+    if rng.random() < confirming_share:
+        agreed = [((target == 1) & mask, 1.0), ((target == 0) & ~mask, 0.0)]
+        region, sign = agreed[int(rng.random() < 0.5)]
+        point = inner_point(rng, region)
+        if point is not None:
+            return float(point[0]), float(point[1]), sign
+    return error_click(rng, target, mask)
+
+
 def error_click(
-    rng: np.random.Generator, target: NDArray[np.int8], mask: NDArray[np.bool_], false_share: float = 0.05
+    rng: np.random.Generator, target: NDArray[np.int8], mask: NDArray[np.bool_], false_share: float = 0.03
 ) -> Row | None:
     """A click into the deeper of missed and spilt regions, of the wrong sign in a few cases; None without error.
 
@@ -53,7 +69,7 @@ def opening_clicks(rng: np.random.Generator, target: NDArray[np.int8], previous:
     """Clicks that lead up to the first forward pass.
 
     One positive click for an empty previous mask (a negative one where the crop holds no object); for a spoilt one some
-    that may have been made before, then one into its errors. 5 % of the clicks are repeated.
+    that may have been made before, then one as `later_click` draws it. 5 % of the clicks are repeated.
     """
     inside, outside = target == 1, target == 0
     rows: list[Row] = []
@@ -72,7 +88,7 @@ def opening_clicks(rng: np.random.Generator, target: NDArray[np.int8], previous:
             if len(ys):
                 pick = int(rng.integers(len(ys)))
                 rows.append((float(ys[pick]), float(xs[pick]), 0.0 if negative else 1.0))
-        current = error_click(rng, target, previous > 0.5)
+        current = later_click(rng, target, previous > 0.5)
         if current is not None:
             rows.append(current)
         if not rows:

@@ -24,7 +24,7 @@ from pipeline.models import create_model, load_model
 from pipeline.models._base import Encoding
 from pipeline.models.fdrn import FdrnCompact
 from pipeline.training.checkpoint import load_state, save_state
-from pipeline.training.clicks import error_click, opening_clicks, rows_to_array
+from pipeline.training.clicks import later_click, opening_clicks, rows_to_array
 from pipeline.training.objective import ObjectiveConfig, objective
 from pipeline.training.optim import OptimConfig, learning_rate_at, make_optimizer, update_average
 
@@ -221,7 +221,7 @@ class Trainer:
                 previous = self._click_pass(fixed, clicks, previous, crops, rois)
                 mask = previous[:, 0].cpu().numpy() > 0.49
                 for r, rows in enumerate(clicks):
-                    click = error_click(rng, truth[r], mask[r])
+                    click = later_click(rng, truth[r], mask[r])
                     if click is not None:
                         rows.append(click)
             points = torch.from_numpy(rows_to_array(clicks)).to(self.device)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.training.clicks import error_click, inner_point, opening_clicks, rows_to_array
+from pipeline.training.clicks import error_click, inner_point, later_click, opening_clicks, rows_to_array
 
 
 def square() -> np.ndarray:
@@ -30,6 +30,22 @@ def test_error_click_goes_to_the_deeper_error_with_its_sign() -> None:
     row, col, sign = error_click(np.random.default_rng(0), target, spilt, false_share=0) or (0, 0, 1)
     assert sign == 0 and col >= 28
     assert error_click(np.random.default_rng(0), target, target == 1) is None
+
+
+def test_some_later_clicks_confirm_what_is_right_and_the_others_go_into_errors() -> None:
+    target = square()
+    mask = target == 1
+    mask[4:16] = False
+    signs = set()
+    for seed in range(20):
+        row, col, sign = later_click(np.random.default_rng(seed), target, mask, confirming_share=1.0) or (0, 0, 0.5)
+        assert target[int(row), int(col)] == mask[int(row), int(col)] == sign
+        signs.add(sign)
+    assert signs == {0.0, 1.0}
+    row, col, _ = later_click(np.random.default_rng(0), target, mask, confirming_share=0.0) or (0, 0, 0)
+    assert target[int(row), int(col)] == 1 and not mask[int(row), int(col)]
+    whole = np.ones_like(target)
+    assert later_click(np.random.default_rng(0), whole, whole == 1, confirming_share=0.0) is None
 
 
 def test_pixels_that_do_not_count_are_never_clicked() -> None:
