@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -74,14 +75,22 @@ def test_never_reached_counts_as_the_cap() -> None:
     assert noc_of([], 0.9, 20) == 20
 
 
-def test_broken_promises_are_found() -> None:
+def test_broken_promises_are_found_and_the_live_path_breaks_none(monkeypatch: pytest.MonkeyPatch) -> None:
     images, pixels = world(2)
     contrary = Contrary().eval()
     contrary.load_state_dict(toy().state_dict())
-    report = evaluate_adapter(contrary, images, memory_source(toy(), pixels), EvaluationConfig(max_clicks=4))
-    assert report is not None
-    monotone = report.summary()["monotone"]
-    assert monotone["violations"] > 0.5 * monotone["clicks"]
+
+    def monotone() -> dict[str, int]:
+        report = evaluate_adapter(contrary, images, memory_source(toy(), pixels), EvaluationConfig(max_clicks=4))
+        assert report is not None
+        found: dict[str, int] = report.summary()["monotone"]
+        return found
+
+    held = monotone()
+    assert held["clicks"] and not held["violations"]
+    monkeypatch.setattr("pipeline.inference.instance.hold_confirmed", lambda prediction, *_: prediction)
+    bare = monotone()
+    assert bare["violations"] > 0.5 * bare["clicks"]
 
 
 def test_probe_clicks_lie_where_all_is_right() -> None:
