@@ -1,7 +1,7 @@
 """Does a click keep its promise? A positive one must not shrink the mask at its point, a negative one not grow it.
 
-Measured on the crop probability that the live path keeps (`inference.confirm` holds there what a click confirmed), before
-it forces the clicked pixel, and in the ROI of the new prediction: two maps of the same pixels are compared.
+Measured on the crop probability that the live path keeps (`inference.confirm` holds what a click confirmed), before it
+forces the clicked pixel, and in the ROI of the new prediction: two maps of the same pixels are compared.
 """
 
 import cv2
