@@ -8,17 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.inference.confirm import clicked_pixel, square_around
 from pipeline.inference.instance import InstanceState
 from pipeline.inference.sampling import Probability
 from pipeline.inference.step import sampling_of
-from pipeline.inference.zoom import click_to_crop
 from pipeline.models._base import InteractiveModel
 from schemas.clicks import Click
 
 TOLERANCE = 0.02
 """Change of probability that counts as none."""
-RADIUS = 2
-"""Half side in crop pixels of the square around the click that is looked at."""
 
 
 def keeps_promise(
@@ -76,11 +74,8 @@ def probe_clicks(truth: NDArray[np.bool_], mask: NDArray[np.bool_]) -> list[Clic
 def _around(probability: Probability, state: InstanceState, click: Click) -> float:
     """Mean probability in the square around a click; the nearest pixels when it left the crop."""
     assert state.prediction is not None
-    h, w = probability.shape
-    at = click_to_crop(click, state.prediction.roi, (h, w))
-    row, column = min(max(int(at.y), 0), h - 1), min(max(int(at.x), 0), w - 1)
-    window = probability[max(0, row - RADIUS) : row + RADIUS + 1, max(0, column - RADIUS) : column + RADIUS + 1]
-    return float(window.mean())
+    clicked = clicked_pixel(click, state.prediction.roi, (probability.shape[0], probability.shape[1]))
+    return float(probability[square_around(clicked)].mean())
 
 
 def _deepest(region: NDArray[np.bool_], is_positive: bool) -> Click:

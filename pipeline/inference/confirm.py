@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.inference.sampling import Probability
 from pipeline.inference.step import CropPrediction
-from pipeline.inference.zoom import MASK_THRESHOLD, click_to_crop
+from pipeline.inference.zoom import MASK_THRESHOLD, Roi, click_to_crop
 from schemas.clicks import Click
 
 RADIUS = 2
-"""Half side in crop pixels of the square around the click in which nothing may turn over."""
+"""Half side in crop pixels of the square around a click in which nothing may turn over."""
 
 
 def hold_confirmed(prediction: CropPrediction, previous: Probability, click: Click) -> CropPrediction:
@@ -32,12 +32,10 @@ def hold_confirmed(prediction: CropPrediction, previous: Probability, click: Cli
         previous: (h, w) probability before it, in the prediction's ROI.
         click: The last one, in image pixels.
     """
-    height, width = previous.shape
-    at = click_to_crop(click, prediction.roi, (height, width))
-    row, column = min(max(int(at.y), 0), height - 1), min(max(int(at.x), 0), width - 1)
-    if (previous[row, column] > MASK_THRESHOLD) != click.is_positive:
+    clicked = clicked_pixel(click, prediction.roi, (previous.shape[0], previous.shape[1]))
+    if (previous[clicked] > MASK_THRESHOLD) != click.is_positive:
         return prediction
-    around = (slice(max(0, row - RADIUS), row + RADIUS + 1), slice(max(0, column - RADIUS), column + RADIUS + 1))
+    around = square_around(clicked)
 
     def left(new: Probability, old: Probability) -> NDArray[np.bool_]:
         """Which pixels have left the click's side."""
@@ -59,3 +57,15 @@ def hold_confirmed(prediction: CropPrediction, previous: Probability, click: Cli
         return prediction
     held.setflags(write=False)
     return replace(prediction, probabilities=held)
+
+
+def clicked_pixel(click: Click, roi: Roi, size: tuple[int, int]) -> tuple[int, int]:
+    """(row, column) of a click in the crop of a ROI of this (h, w); the nearest pixel when it lies outside."""
+    at, (height, width) = click_to_crop(click, roi, size), size
+    return min(max(int(at.y), 0), height - 1), min(max(int(at.x), 0), width - 1)
+
+
+def square_around(pixel: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the square that is looked at around a (row, column) of the crop."""
+    row, column = pixel
+    return slice(max(0, row - RADIUS), row + RADIUS + 1), slice(max(0, column - RADIUS), column + RADIUS + 1)
