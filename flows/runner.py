@@ -4,12 +4,16 @@
 Knows nothing about what the flows do.
 """
 
+import fcntl
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from flows.jobs import Job, JobStoppedError, owner_name
@@ -52,10 +56,12 @@ class Runner:
 
     Args:
         services: Database, storage, actors.
+        dead: A runner that is known to be dead, by its owner name: its requests need not be waited for.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, dead: str | None = None) -> None:
         self.services = services
+        self._dead = dead
         self.stopping = threading.Event()
         self._triggers_at = 0.0
         self._claimed_at = time.monotonic()
@@ -64,6 +70,7 @@ class Runner:
         """Work until `stopping` is set."""
         while not self.stopping.is_set():
             try:
+                self._inherit()
                 busy = self.run_one()
                 self._fire()
             except DatabaseUnavailableError as error:
@@ -98,6 +105,13 @@ class Runner:
             logger.info("request %s done", request.id)
         return True
 
+    def _inherit(self) -> None:
+        """Put back what the dead runner left, once."""
+        if self._dead is not None:
+            with self.services.database.begin() as conn:
+                requests.put_back_of(conn, self._dead)
+            self._dead = None
+
     def _is_worth_a_claim(self) -> bool:
         """A look first, as a claim is a write, which the gateway's writer would wait for; but one now and then, which
         also puts back what dead owners left."""
@@ -113,6 +127,33 @@ class Runner:
             self._triggers_at = time.monotonic()
 
 
+@contextmanager
+def succession(workspace: Path, owner: str) -> Iterator[str | None]:
+    """Hold `WORKSPACE/runner.lock` with the owner's name in it while the block runs.
+
+    The kernel gives the lock back when a process dies, however it dies, so whoever is named in a file that can be
+    locked is dead.
+
+    Yields:
+        Who held it before and died; None when nobody did, or when another runner of this workspace lives.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    fd = os.open(workspace / "runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        dead = os.pread(fd, 64, 0).decode(errors="replace")
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, owner.encode(), 0)
+        yield dead or None
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
 def main() -> int:
     """Run as a child of the supervisor, until SIGTERM."""
     from flows.prefect_env import configure_prefect
@@ -125,8 +166,8 @@ def main() -> int:
     for package in ("pipeline", "workers", "flows"):
         logging.getLogger(package).setLevel(settings.log_level.upper())
     configure_prefect(settings.workspace)
-    with attached_services(settings) as services:
-        runner = Runner(services)
+    with attached_services(settings) as services, succession(settings.workspace, owner_name()) as dead:
+        runner = Runner(services, dead)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: runner.stopping.set())
         # In the main thread Prefect would turn SIGTERM into an exception in the middle of a batch.

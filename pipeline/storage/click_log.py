@@ -182,8 +182,12 @@ def _refusal(conn: Connection, session: Row[Any], event: EventIn) -> ClickloopEr
             f"The event names lease {event.lease_no}, the session's is {session.lease_no}.", lease_no=session.lease_no
         )
     if event.session_epoch != session.epoch:
+        message = "The session was opened elsewhere; here it is read-only. Open it again to go on here."
+        if event.session_epoch > session.epoch:
+            message = f"The session was opened {session.epoch} times, the event names opening {event.session_epoch}. "
+            message += "Open it again."
         return StaleEpochError(
-            "The session was opened elsewhere; here it is read-only. Open it again to go on here.",
+            message,
             epoch=session.epoch,
             last_seq=session.last_seq,
         )

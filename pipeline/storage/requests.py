@@ -8,7 +8,7 @@ import json
 from datetime import timedelta
 from typing import Any, get_args
 
-from sqlalchemy import Connection, Executable, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Executable, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.sql import database_now, fields, one, require_id
@@ -81,7 +81,7 @@ def claim_request(
         The job, now running, its attempt counted; None when none waits.
     """
     assert 0 < len(owner) <= 64, owner
-    _put_back(conn, stale_s)
+    _put_back(conn, Request.heartbeat_at < database_now(conn) - timedelta(seconds=stale_s))
     query = select(Request.id, Request.attempt).where(Request.state == "queued")
     if request_id is not None:
         query = query.where(Request.id == request_id)
@@ -145,6 +145,11 @@ def put_back(conn: Connection, id: str, owner: str, *, count_attempt: bool = Fal
         raise _lost(id)
 
 
+def put_back_of(conn: Connection, owner: str) -> None:
+    """Let the running jobs of an owner known to be dead wait again, as `claim_request` does with silent ones."""
+    _put_back(conn, Request.owner == owner)
+
+
 def cancel_request(conn: Connection, id: str) -> RequestRecord:
     """Cancel a waiting job at once, or ask a running one to stop; one that is over stays as it is.
 
@@ -192,15 +197,13 @@ def list_requests(
     return [_record(row) for row in conn.execute(query.order_by(Request.created_at.desc(), Request.id).limit(limit))]
 
 
-def _put_back(conn: Connection, stale_s: float) -> None:
-    silent = update(Request).where(
-        Request.state == "running", Request.heartbeat_at < database_now(conn) - timedelta(seconds=stale_s)
-    )
+def _put_back(conn: Connection, of_dead: ColumnElement[bool]) -> None:
+    dead = update(Request).where(Request.state == "running", of_dead)
     now = {"owner": None, "updated_at": db_now()}
-    conn.execute(silent.where(Request.cancel).values(state="cancelled", **now))
+    conn.execute(dead.where(Request.cancel).values(state="cancelled", **now))
     failure = f"Its runner died {MAX_ATTEMPTS} times."
-    conn.execute(silent.where(Request.attempt >= MAX_ATTEMPTS).values(state="failed", error=failure, **now))
-    conn.execute(silent.values(state="queued", **now))
+    conn.execute(dead.where(Request.attempt >= MAX_ATTEMPTS).values(state="failed", error=failure, **now))
+    conn.execute(dead.values(state="queued", **now))
 
 
 def _known(conn: Connection, id: str, digest: str) -> RequestRecord | None:

@@ -156,7 +156,15 @@ def test_older_epoch_is_read_only(catalogue: Catalogue) -> None:
     with pytest.raises(StaleEpochError) as caught:
         catalogue.append(claim, event(claim, 2))
     assert caught.value.details["epoch"] == 2
+    assert "elsewhere" in caught.value.message
     catalogue.append(claim, event(claim, 2, session_epoch=2))
+
+
+def test_an_epoch_that_never_was_is_told_so(catalogue: Catalogue) -> None:
+    claim = catalogue.claim()
+    with pytest.raises(StaleEpochError, match="opened 1 times, the event names opening 7") as caught:
+        catalogue.append(claim, event(claim, 1, session_epoch=7))
+    assert caught.value.details["epoch"] == 1
 
 
 def test_expired_lease_that_nobody_took_is_renewed_by_the_next_event(catalogue: Catalogue) -> None:

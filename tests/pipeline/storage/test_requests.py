@@ -15,6 +15,7 @@ from pipeline.storage.requests import (
     heartbeat,
     insert_request,
     list_requests,
+    put_back_of,
 )
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError, ConflictError, LeaseLostError, NotFoundError, StateError
@@ -132,6 +133,18 @@ def test_silent_owner_loses_its_request(catalogue: Catalogue) -> None:
         with pytest.raises(LeaseLostError):
             finish_request(conn, made.id, "dead", "done")
         assert heartbeat(conn, made.id, "next") is False
+
+
+def test_an_owner_known_to_be_dead_need_not_be_silent(catalogue: Catalogue) -> None:
+    made, other = _insert(catalogue, n=1), _insert(catalogue, n=2)
+    _claim(catalogue.database, "dead", request_id=made.id)
+    _claim(catalogue.database, "alive", request_id=other.id)
+    with catalogue.database.begin() as conn:
+        put_back_of(conn, "dead")
+        assert (get_request(conn, made.id).state, get_request(conn, other.id).state) == ("queued", "running")
+    taken = _claim(catalogue.database, "next")
+    assert taken is not None
+    assert (taken.id, taken.attempt) == (made.id, 2)
 
 
 def test_third_death_fails_the_request(catalogue: Catalogue) -> None:
