@@ -524,7 +524,7 @@ class SnapshotItem(Base):
     """One mask version of a snapshot, or (mask_id None) one image verified to be empty."""
 
     __tablename__ = "snapshot_items"
-    __table_args__ = (Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id"),)
+    __table_args__ = (Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id", "mask_id", "category_number"),)
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id"))
