@@ -123,9 +123,11 @@ def ingest(
     """
     keep_freed_memory()  # else most of the time goes into pages for the next image
     began = time.monotonic()
-    listing = list_files(url, roots)
+    with ThreadPoolExecutor(1) as beside:
+        known = beside.submit(_settled, database, campaign.id)
+        listing = list_files(url, roots)
+        settled = known.result()
     with database.connect() as conn:
-        settled = images.settled_sources(conn, campaign.id)
         if readmit:
             settled = settled.filter(pc.equal(settled["purged"], 0))
         todo, missing, purged = _compare(listing, settled)
@@ -166,18 +168,25 @@ def ingest(
     return report
 
 
+def _settled(database: Database, campaign_id: str) -> pa.Table:
+    with database.connect() as conn:
+        return images.settled_sources(conn, campaign_id)
+
+
 def _compare(listing: Listing, settled: pa.Table) -> tuple[list[SourceFile], list[str], int]:
     """The files to read, the keys of settled files that are not listed, and how many of those that are were purged.
 
     In Arrow: most files are none of these.
     """
-    keys = [file.uri_sha256 for file in listing.files]
-    listed = pa.array([f"{key} {file.version}" for key, file in zip(keys, listing.files, strict=True)], pa.string())
-    known = pc.binary_join_element_wise(settled["uri_sha256"], settled["version"], " ")
-    is_new = pc.invert(pc.is_in(listed, known)).to_numpy(zero_copy_only=False)
-    missing = settled["uri_sha256"].filter(pc.invert(pc.is_in(settled["uri_sha256"], pa.array(keys, pa.string()))))
-    purged = pc.sum(pc.is_in(listed, known.filter(pc.equal(settled["purged"], 1)))).as_py() or 0
-    return [listing.files[place] for place in np.flatnonzero(is_new)], missing.to_pylist(), purged
+    keys = pa.array([file.uri_sha256 for file in listing.files], pa.string())
+    versions = pa.array([file.version for file in listing.files], pa.string())
+    places = pc.index_in(keys, settled["uri_sha256"])  # null where a file was never settled
+    same = pc.equal(settled["version"].take(places), versions).fill_null(False)
+    purged = pc.sum(pc.and_(same, pc.equal(settled["purged"].take(places), 1))).as_py() or 0
+    is_missing = np.ones(settled.num_rows, np.bool_)
+    is_missing[places.drop_null().to_numpy()] = False
+    missing = settled["uri_sha256"].filter(pa.array(is_missing))
+    return [listing.files[place] for place in np.flatnonzero(~same.to_numpy())], missing.to_pylist(), purged
 
 
 def _handled(report: IngestReport) -> int:

@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from fsspec import AbstractFileSystem
@@ -18,13 +18,13 @@ from schemas.errors import BadInputError, ForbiddenError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 OTHER_IMAGES = frozenset({".gif", ".heic", ".heif", ".avif", ".jp2", ".dng", ".svs"})
 """Images that people expect to be read; they are reported instead of being passed over."""
+_LISTED = SUFFIXES | OTHER_IMAGES
 _VERSION_FIELDS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated")
 _GLOB = frozenset("*?[")
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A file as it was listed.
+class SourceFile(NamedTuple):
+    """A file as it was listed. (A tuple: a pass makes one of every file, and most are not looked at again.)
 
     Attributes:
         uri: Absolute path or URL.
@@ -91,15 +91,13 @@ def list_files(url: str, roots: Sequence[str] | None = None) -> Listing:
         raise storage_error(error, f"Listing {url!r}") from error
     if found is None:
         raise BadInputError(f"There is nothing at {url!r}. Give an existing folder, glob or file.")
-    files, ignored = [], 0
-    for path, facts in sorted(found.items()):
-        name = path[len(base) :].lstrip("/")
+    files, start = [], len(base)
+    for path in sorted(found):
+        name = path[start:].lstrip("/")
         suffix = os.path.splitext(name)[1].lower()
-        if any(part.startswith(".") for part in name.split("/")) or suffix not in SUFFIXES | OTHER_IMAGES:
-            ignored += 1
-            continue
-        files.append(_source_file(fs, path, name, facts, roots))
-    return Listing(files, ignored, _scope(fs, root))
+        if suffix in _LISTED and not (name.startswith(".") or "/." in name):
+            files.append(_source_file(fs, path, name, suffix, found[path], roots))
+    return Listing(files, len(found) - len(files), _scope(fs, root))
 
 
 def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, Any]] | None]:
@@ -131,31 +129,41 @@ def _scope(fs: AbstractFileSystem, root: str) -> re.Pattern[str]:
 
 def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every regular file below a local folder, through links, each folder once."""
-    seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    seen, waiting = set(), [root]
+    while waiting:
+        folder = waiting.pop()
         real = os.path.realpath(folder)
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = os.path.join(folder, name)
-            try:
-                facts = os.stat(path)
-            except OSError:  # a dangling link
-                continue
-            if stat.S_ISREG(facts.st_mode):
-                yield path, {"size": facts.st_size, "mtime": facts.st_mtime_ns}
+        folders = []
+        try:
+            entries = os.scandir(folder)
+        except OSError:  # as `os.walk` has it
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    if entry.is_dir():
+                        folders.append(entry)
+                        continue
+                    facts = entry.stat()
+                except OSError:  # a dangling link
+                    continue
+                if stat.S_ISREG(facts.st_mode):
+                    yield entry.path, {"size": facts.st_size, "mtime": facts.st_mtime_ns}
+        waiting += sorted((inner.path for inner in folders if not inner.name.startswith(".")), reverse=True)
 
 
 def _source_file(
-    fs: AbstractFileSystem, path: str, name: str, facts: dict[str, Any], roots: Sequence[str] | None
+    fs: AbstractFileSystem, path: str, name: str, suffix: str, facts: dict[str, Any], roots: Sequence[str] | None
 ) -> SourceFile:
-    version = next((str(facts[field]).strip('"') for field in _VERSION_FIELDS if facts.get(field)), "")
-    version = f"{facts.get('size')}:{version}"
+    changed: object = ""
+    for field in _VERSION_FIELDS:
+        if changed := facts.get(field) or "":
+            break
+    version = f"{facts.get('size')}:" + str(changed).strip('"')
     uri = url_of(fs, path)
-    suffix = os.path.splitext(name)[1].lower()
     if suffix in OTHER_IMAGES:
         problem = f"Files of type {suffix} cannot be read; JPEG, PNG, WebP, TIFF and BMP can."
         return SourceFile(printable(uri), printable(name), version, problem)
@@ -169,7 +177,7 @@ def _source_file(
 
 def printable(text: str) -> str:
     """The text with what is not valid UTF-8, and NUL, written out: a database can store it."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return text if text.isprintable() else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _place(url: str) -> tuple[str, str]:
