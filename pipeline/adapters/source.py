@@ -72,20 +72,19 @@ class CachedSource:
         if self._model.cut == "image":
             encoding = self._find(image, mirrored)
             if encoding is None:
-                encoding = self._keep(image, mirrored, self._encode(pixels))
+                encoding = self._keep(image, mirrored, encode_pixels(self._model, pixels, self._turn))
         scale = min(1.0, max_side / max(pixels.shape[:2])) if max_side else 1.0
         if scale < 1:
             size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
             pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
         return Scene(pixels, encoding, mirrored, scale)
 
-    def _encode(self, pixels: NDArray[np.uint8]) -> Encoding:
-        """Encode as the store keeps it: float16."""
-        device = next(self._model.parameters()).device
-        with self._turn(), torch.no_grad():
-            return Encoding(self._model.encode(image_to_input(self._model, pixels).to(device)).tensors).to(
-                "cpu", torch.float16
-            )
+
+def encode_pixels(model: InteractiveModel, pixels: NDArray[np.uint8], turn: Turn = nullcontext) -> Encoding:
+    """The encoding of HWC uint8 RGB pixels as the store keeps it: float16, on the CPU."""
+    device = next(model.parameters()).device
+    with turn(), torch.no_grad():
+        return Encoding(model.encode(image_to_input(model, pixels).to(device)).tensors).to("cpu", torch.float16)
 
 
 def _size_bytes(scene: Scene) -> int:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.adapters.replay import DrawnScenes
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource, Turn
 from pipeline.adapters.trajectories import crop_target, refine_scene, trajectory
 from pipeline.models._base import InteractiveModel
@@ -40,6 +42,7 @@ class AdapterConfig:
             what the model knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, section 3).
         recorded_share: Share of trajectories that follow the person's clicks where there are any.
         hold_share: Share of trajectories that hold to the live model on states that nobody labelled.
+        replay_share: Share of trajectories that hold to it on objects of drawn scenes.
         mirror: Train on mirrored images, too (each is encoded once).
         jitter: Of ROIs, see `trajectories.trajectory`.
         max_side: Images are shrunk to this side for training, in pixels.
@@ -65,6 +68,7 @@ class AdapterConfig:
     stride: float = 0.75
     recorded_share: float = 0.5
     hold_share: float = 0.25
+    replay_share: float = 0.25
     mirror: bool = True
     jitter: float = 0.1
     max_side: int = 1600
@@ -76,14 +80,28 @@ class AdapterConfig:
     checkpoint_every: int = 10
 
 
+@dataclass(frozen=True)
+class Material:
+    """What the steps of a training draw from.
+
+    Attributes:
+        images: Each with at least one target.
+        source: Brings their scenes.
+        drawn: Scenes to replay.
+    """
+
+    images: Sequence[AdapterImage]
+    source: SceneSource
+    drawn: DrawnScenes
+
+
 def optimize_step(
     model: InteractiveModel,
     student: InteractiveModel,
     trained: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     live: dict[str, Tensor],
-    images: Sequence[AdapterImage],
-    source: SceneSource,
+    material: Material,
     config: AdapterConfig,
     step: int,
     turn: Turn = nullcontext,
@@ -96,8 +114,7 @@ def optimize_step(
         trained: The student's trained parameters by name.
         optimizer: Of those.
         live: The live model's values of them, which weight decay pulls towards.
-        images: To draw from, each with at least one target.
-        source: Brings scenes.
+        material: To draw from.
         config: How.
         step: Number of this step; with the seed it decides every draw.
         turn: Entered around each click's forward and backward pass.
@@ -109,13 +126,18 @@ def optimize_step(
     total, count = 0.0, 0
     optimizer.zero_grad(set_to_none=True)
     for _ in range(config.objects_per_step):
-        image, target = _draw(rng, images)
-        mirrored = config.mirror and rng.random() < 0.5
-        scene = source.scene(image, mirrored, config.max_side)
-        if rng.random() < config.hold_share:
-            losses = _hold_losses(model, student, scene, rng, config)
+        aim = rng.random()
+        if aim < config.replay_share:
+            scene, mask = material.drawn.draw(rng)
+            losses = _hold_losses(model, student, scene, mask, rng, config)
         else:
-            losses = _object_losses(student, scene, target, rng, config)
+            image, target = _draw(rng, material.images)
+            mirrored = config.mirror and rng.random() < 0.5
+            scene = material.source.scene(image, mirrored, config.max_side)
+            if aim < config.replay_share + config.hold_share:
+                losses = _hold_losses(model, student, scene, None, rng, config)
+            else:
+                losses = _object_losses(student, scene, target, rng, config)
         while True:
             with turn():
                 loss = next(losses, None)
@@ -161,16 +183,23 @@ def _object_losses(
 
 
 def _hold_losses(
-    model: InteractiveModel, student: InteractiveModel, scene: Scene, rng: np.random.Generator, config: AdapterConfig
+    model: InteractiveModel,
+    student: InteractiveModel,
+    scene: Scene,
+    target: NDArray[np.bool_] | None,
+    rng: np.random.Generator,
+    config: AdapterConfig,
 ) -> Iterator[Tensor]:
-    """How far the student leaves the live model where somebody clicks on anything else."""
+    """How far the student leaves the live model where somebody clicks on an object, or (None) on anything at all."""
     height, width = scene.size
-    clicks = [
-        Click(x=float(rng.integers(width)), y=float(rng.integers(height)), is_positive=index == 0 or rng.random() < 0.5)
-        for index in range(int(rng.integers(1, config.max_clicks + 1)))
-    ]
-    nothing = np.zeros(scene.size, np.bool_)
-    for step in trajectory(model, scene, nothing, rng, len(clicks), clicks, config.jitter):
+    num_clicks = int(rng.integers(1, config.max_clicks + 1))
+    clicks: list[Click] = []
+    if target is None:
+        target = np.zeros(scene.size, np.bool_)
+        for index in range(num_clicks):
+            x, y = float(rng.integers(width)), float(rng.integers(height))
+            clicks.append(Click(x=x, y=y, is_positive=index == 0 or rng.random() < 0.5))
+    for step in trajectory(model, scene, target, rng, num_clicks, clicks, config.jitter):
         prediction = refine_scene(student, scene, step.clicks, step.roi, step.previous)
         held = step.prediction.logits.float().sigmoid()
         yield F.binary_cross_entropy_with_logits(prediction.logits.float(), held) - F.binary_cross_entropy(held, held)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from pipeline.adapters.kinds import adapted, adapter_tensors, student_of
+from pipeline.adapters.replay import DrawnScenes
 from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
-from pipeline.adapters.steps import AdapterConfig, optimize_step
+from pipeline.adapters.steps import AdapterConfig, Material, optimize_step
 from pipeline.adapters.validation import mean_iou, split_images
 from pipeline.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
@@ -126,6 +127,7 @@ def train_adapter(
             run.weights, run.optimizer = _copy(trained), optimizer.state_dict()
             save_state(checkpoint, {"fingerprint": fingerprint, **vars(run)})
 
+    material = Material(training, source, DrawnScenes(teacher, config.seed, turn))
     started = time.monotonic() - run.seconds
     if run.step == 0:
         run.live_iou = validate(live)
@@ -135,7 +137,7 @@ def train_adapter(
         if should_stop is not None and should_stop():
             finished = False
             break
-        loss = optimize_step(teacher, student, trained, optimizer, live, training, source, config, run.step, turn)
+        loss = optimize_step(teacher, student, trained, optimizer, live, material, config, run.step, turn)
         run.step += 1
         rate = 1 - min(config.ema, (1 + run.step) / (10 + run.step))
         with torch.no_grad():

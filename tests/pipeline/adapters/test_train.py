@@ -29,6 +29,16 @@ def edits(clicks: list[tuple[float, float, bool]]) -> tuple[Edit, ...]:
     )
 
 
+def moved(images: list[AdapterImage]) -> list[AdapterImage]:
+    """Every mask shifted by a third of the image."""
+    return [
+        replace(
+            image, targets=tuple(replace(t, rle=mask_to_rle(np.roll(rle_to_mask(t.rle), 50, 0))) for t in image.targets)
+        )
+        for image in images
+    ]
+
+
 def test_training_helps_on_held_out_images_and_passes_the_gate() -> None:
     model = spoiled_toy()
     images, pixels = world(8)
@@ -49,17 +59,11 @@ def test_training_helps_on_held_out_images_and_passes_the_gate() -> None:
 
 
 def test_training_on_wrong_masks_does_not_pass_the_gate() -> None:
-    """Every mask shifted by a third of the image: a good model must not be replaced by what learns that."""
+    """A good model must not be replaced by what learns that. (It replays nothing, which would soften the lesson.)"""
     model = toy()
     images, pixels = world(8)
-    poisoned = [
-        replace(
-            image, targets=tuple(replace(t, rle=mask_to_rle(np.roll(rle_to_mask(t.rle), 50, 0))) for t in image.targets)
-        )
-        for image in images
-    ]
     source = memory_source(model, pixels | HELD_OUT_PIXELS)
-    result = train_adapter(model, poisoned, source, replace(QUICK, validation_share=0.0))
+    result = train_adapter(model, moved(images), source, replace(QUICK, validation_share=0.0, replay_share=0.0))
     live = evaluate_adapter(model, HELD_OUT, source, EvaluationConfig())
     candidate = evaluate_adapter(adapted(model, result.tensors), HELD_OUT, source, EvaluationConfig())
     assert live is not None and candidate is not None
@@ -137,7 +141,7 @@ def test_recorded_clicks_are_learned_from() -> None:
         )
         for image in images
     ]
-    config = replace(QUICK, max_steps=6, recorded_share=1.0, hold_share=0.0, max_clicks=1)
+    config = replace(QUICK, max_steps=6, recorded_share=1.0, hold_share=0.0, replay_share=0.0, max_clicks=1)
     with_record = train_adapter(model, with_clicks, memory_source(model, pixels), config)
     without = train_adapter(model, images, memory_source(model, pixels), config)
     assert any(not torch.equal(with_record.tensors[name], t) for name, t in without.tensors.items())
@@ -147,10 +151,24 @@ def test_recorded_clicks_are_learned_from() -> None:
 def test_holding_only_keeps_the_live_weights() -> None:
     model = toy()
     images, pixels = world(3)
-    config = replace(QUICK, max_steps=5, hold_share=1.0, mirror=False)
+    config = replace(QUICK, max_steps=5, hold_share=1.0, replay_share=0.0, mirror=False)
     result = train_adapter(model, images, memory_source(model, pixels), config)
     for name, tensor in result.tensors.items():
         assert torch.allclose(tensor, model.get_parameter(name).detach(), atol=1e-3), name
+
+
+def test_replayed_scenes_hold_to_the_live_weights_and_train_nothing_else() -> None:
+    """The masks are moved: whoever learns from them leaves the live weights."""
+    model = toy()
+    images, pixels = world(3)
+    config = replace(QUICK, max_steps=5, validation_share=0.0, hold_share=0.0)
+    replayed, learned = (
+        train_adapter(model, moved(images), memory_source(model, pixels), replace(config, replay_share=share)).tensors
+        for share in (1.0, 0.0)
+    )
+    for name, tensor in replayed.items():
+        assert torch.allclose(tensor, model.get_parameter(name).detach(), atol=1e-3), name
+    assert any(not torch.allclose(learned[name], tensor, atol=1e-2) for name, tensor in replayed.items())
 
 
 def test_what_is_kept_lies_the_stride_from_the_live_weights_towards_the_trained_ones() -> None:
