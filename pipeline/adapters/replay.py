@@ -1,6 +1,6 @@
 """What an adapter's training replays against forgetting: scenes drawn by rule, which are nobody's data.
 
-On them an adapter is held to the live model (see `steps`), whatever that learned from.
+The shipped weights learned from such, too.
 """
 
 # H/W scene px

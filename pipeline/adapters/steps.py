@@ -42,7 +42,7 @@ class AdapterConfig:
             what the model knew (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, section 3).
         recorded_share: Share of trajectories that follow the person's clicks where there are any.
         hold_share: Share of trajectories that hold to the live model on states that nobody labelled.
-        replay_share: Share of trajectories that hold to it on objects of drawn scenes.
+        replay_share: Share of trajectories on objects of drawn scenes, so that no other domain is forgotten.
         mirror: Train on mirrored images, too (each is encoded once).
         jitter: Of ROIs, see `trajectories.trajectory`.
         max_side: Images are shrunk to this side for training, in pixels.
@@ -129,15 +129,16 @@ def optimize_step(
         aim = rng.random()
         if aim < config.replay_share:
             scene, mask = material.drawn.draw(rng)
-            losses = _hold_losses(model, student, scene, mask, rng, config)
+            losses = _object_losses(student, scene, mask, [], rng, config)
         else:
             image, target = _draw(rng, material.images)
             mirrored = config.mirror and rng.random() < 0.5
             scene = material.source.scene(image, mirrored, config.max_side)
             if aim < config.replay_share + config.hold_share:
-                losses = _hold_losses(model, student, scene, None, rng, config)
+                losses = _hold_losses(model, student, scene, rng, config)
             else:
-                losses = _object_losses(student, scene, target, rng, config)
+                recorded = scene.place_clicks(target.clicks) if rng.random() < config.recorded_share else []
+                losses = _object_losses(student, scene, scene.target_mask(target), recorded, rng, config)
         while True:
             with turn():
                 loss = next(losses, None)
@@ -161,13 +162,16 @@ def optimize_step(
 
 
 def _object_losses(
-    student: InteractiveModel, scene: Scene, target: AdapterTarget, rng: np.random.Generator, config: AdapterConfig
+    student: InteractiveModel,
+    scene: Scene,
+    mask: NDArray[np.bool_],
+    recorded: Sequence[Click],
+    rng: np.random.Generator,
+    config: AdapterConfig,
 ) -> Iterator[Tensor]:
-    """The loss of each click on one accepted mask."""
-    mask = scene.target_mask(target)
+    """The loss of each click on an object of known mask, bool (H, W), along a person's clicks where there are any."""
     if not mask.any():
         return
-    recorded = scene.place_clicks(target.clicks) if rng.random() < config.recorded_share else []
     num_clicks = int(rng.integers(1, config.max_clicks + 1))
     skip = _num_skipped(rng, num_clicks, len(recorded))
     for step in trajectory(student, scene, mask, rng, num_clicks, recorded, config.jitter, skip):
@@ -183,23 +187,16 @@ def _object_losses(
 
 
 def _hold_losses(
-    model: InteractiveModel,
-    student: InteractiveModel,
-    scene: Scene,
-    target: NDArray[np.bool_] | None,
-    rng: np.random.Generator,
-    config: AdapterConfig,
+    model: InteractiveModel, student: InteractiveModel, scene: Scene, rng: np.random.Generator, config: AdapterConfig
 ) -> Iterator[Tensor]:
-    """How far the student leaves the live model where somebody clicks on an object, or (None) on anything at all."""
+    """How far the student leaves the live model where somebody clicks on anything else."""
     height, width = scene.size
-    num_clicks = int(rng.integers(1, config.max_clicks + 1))
-    clicks: list[Click] = []
-    if target is None:
-        target = np.zeros(scene.size, np.bool_)
-        for index in range(num_clicks):
-            x, y = float(rng.integers(width)), float(rng.integers(height))
-            clicks.append(Click(x=x, y=y, is_positive=index == 0 or rng.random() < 0.5))
-    for step in trajectory(model, scene, target, rng, num_clicks, clicks, config.jitter):
+    clicks = [
+        Click(x=float(rng.integers(width)), y=float(rng.integers(height)), is_positive=index == 0 or rng.random() < 0.5)
+        for index in range(int(rng.integers(1, config.max_clicks + 1)))
+    ]
+    nothing = np.zeros(scene.size, np.bool_)
+    for step in trajectory(model, scene, nothing, rng, len(clicks), clicks, config.jitter):
         prediction = refine_scene(student, scene, step.clicks, step.roi, step.previous)
         held = step.prediction.logits.float().sigmoid()
         yield F.binary_cross_entropy_with_logits(prediction.logits.float(), held) - F.binary_cross_entropy(held, held)
