@@ -190,7 +190,7 @@ class Router(_EncodeOnMiss):
         pool = await self._attached()
         engines = await self._in_thread(pool.load_everywhere, model_digest, adapter_digest)
         for name, engine in zip(pool.refiners, engines, strict=True):
-            self._loaded[name, model_digest, adapter_digest, None] = engine
+            self._note_loaded(name, model_digest, adapter_digest, None, engine)
 
     async def engine(self, pins: Pins) -> Engine | None:
         """What new instances are to be pinned to; None while no refiner has loaded the weights. Waits for nothing."""
@@ -258,7 +258,14 @@ class Router(_EncodeOnMiss):
         key = (name, pins.model_digest, pins.adapter_digest, pins.engine)
         if key not in self._loaded:
             call = self._call(refiner.load, pins.model_digest, pins.adapter_digest, pins.engine)
-            self._loaded[key] = await self._answer(call, self._settings.encode_timeout_s)
+            self._note_loaded(*key, await self._answer(call, self._settings.encode_timeout_s))
+
+    def _note_loaded(
+        self, name: str, model_digest: str, adapter_digest: str | None, wanted: Engine | None, engine: Engine
+    ) -> None:
+        """Weights loaded for whatever is wanted were tried on what new instances are pinned to: not again for these."""
+        for key in (wanted, engine):
+            self._loaded[name, model_digest, adapter_digest, key] = engine
 
     def _look_again(self) -> None:
         """Have a cluster's actors looked up again: nothing else says that another owner made new ones."""

@@ -16,7 +16,7 @@ from pipeline.storage.tombstones import purged_campaign, require_no_purge
 from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord, TaskState
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
-from schemas.tables import Campaign, CampaignState, Category, Image, Source
+from schemas.tables import Campaign, CampaignState, Category, Image, Session, Source
 
 NO_CATEGORY = "(none)"
 """What masks without a category are counted as."""
@@ -95,6 +95,20 @@ def list_campaigns(conn: Connection) -> list[CampaignRecord]:
     """All campaigns, oldest first."""
     rows = conn.execute(select(Campaign.__table__).order_by(Campaign.created_at, Campaign.name)).all()
     return [_record(row, list_categories(conn, row.id)) for row in rows]
+
+
+def weights_in_use(conn: Connection, limit: int) -> list[tuple[str, str | None]]:
+    """(model digest, live adapter) of active campaigns, each pair once, those worked on last first."""
+    claimed = func.max(Session.created_at).label("at")
+    last = select(Session.campaign_id, claimed).group_by(Session.campaign_id).subquery()
+    query = (
+        select(Campaign.model_digest, Campaign.live_adapter)
+        .outerjoin(last, last.c.campaign_id == Campaign.id)
+        .where(Campaign.state == "active")
+        .order_by(last.c["at"].desc().nulls_last(), Campaign.created_at.desc())
+    )
+    pairs = [(row.model_digest, row.live_adapter) for row in conn.execute(query)]
+    return list(dict.fromkeys(pairs))[:limit]
 
 
 def set_campaign_state(conn: Connection, campaign_id: str, state: str) -> None:

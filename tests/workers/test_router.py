@@ -252,6 +252,26 @@ def test_warmed_images_answer_from_memory(ray_workers: Settings, campaign: Store
 
 
 @pytest.mark.ray
+def test_loaded_weights_are_not_tried_again_for_the_first_click(
+    ray_workers: Settings, campaign: StoredCampaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    async def scenario(router: Router) -> None:
+        await router.load(campaign.pins.model_digest, None)
+        pins = campaign.pins.model_copy(update={"engine": await router.engine(campaign.pins)})
+        assert pins.engine is not None
+        call = router._call
+        monkeypatch.setattr(
+            router, "_call", lambda method, *args: called.append(method._method_name) or call(method, *args)
+        )
+        await router.refine(request(replace(campaign, pins=pins), click(80, 60)))
+        assert "refine" in called and "load" not in called
+
+    asyncio.run(used(Router(ray_workers), scenario))
+
+
+@pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_a_killed_refiner_costs_a_delay_and_no_answer(ray_workers: Settings, campaign: StoredCampaign) -> None:
     async def scenario(router: Router) -> None:

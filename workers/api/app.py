@@ -10,6 +10,7 @@ from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from pipeline.storage.campaigns import weights_in_use
 from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
 from schemas.settings import Settings
@@ -38,6 +39,8 @@ from workers.api.work import in_thread
 
 STATIC = Path(__file__).parent / "static"
 DRAIN_S = 3.0
+WARM_WEIGHTS = 4
+"""Half of what a refiner holds (`workers.refiner.MAX_MODELS`), as an adapter comes with its model."""
 
 
 class Page(StaticFiles):
@@ -73,11 +76,21 @@ def build_services(settings: Settings, database: Database, service: RefineServic
     return Services(settings, database, writer, refining, auth, hub, intake, metrics)
 
 
+async def _warm_up(services: Services) -> None:
+    """Have the first click after a start find its weights loaded."""
+    try:
+        weights = await services.read(lambda conn: weights_in_use(conn, WARM_WEIGHTS))
+        await services.refining.load_first(weights, lambda: services.draining)
+    finally:
+        services.is_warm = True
+
+
 def create_app(services: Services) -> FastAPI:
     """The gateway as an ASGI app; its shutdown flushes the writer."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services.background(_warm_up(services))
         yield
         services.draining = True
         await services.finish_background(DRAIN_S)

@@ -37,6 +37,7 @@ class Services:
     """The parts of one gateway.
 
     Attributes:
+        is_warm: The weights of the campaigns that were worked on last are loaded, or cannot be.
         draining: Set on SIGTERM: claims are refused, what was begun is finished.
         thumbnails: Held while one is made: few at a time, so that clicks keep their processor.
         rendering: Held while a rendition or a level of tiles is made: one at a time.
@@ -52,6 +53,7 @@ class Services:
     hub: Hub
     intake: Intake
     metrics: Metrics
+    is_warm: bool = False
     draining: bool = False
     thumbnails: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     rendering: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -5,7 +5,8 @@ Knows no sessions. The service is `workers.router.Router` in production and a ro
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from schemas.errors import BusyError, ClickloopError
@@ -16,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 LOOK_AHEAD_S = 1.0
 """What comes later is warmed so long after what is at hand: the first click is not to share the cores with it."""
+
+LOAD_FIRST_S = 90.0
+"""How long a starting gateway waits for workers that are to load weights before it is ready."""
+LOAD_AGAIN_S = 0.5
 
 
 class RefineService(Protocol):
@@ -84,6 +89,25 @@ class Refining:
     async def load(self, model_digest: str, adapter_digest: str | None) -> None:
         """Have every refiner load and try these weights; its errors say why they cannot be used."""
         await self._service.load(model_digest, adapter_digest)
+
+    async def load_first(self, weights: Sequence[tuple[str, str | None]], should_stop: Callable[[], bool]) -> None:
+        """Load the weights of models and adapters before anybody clicks, waiting for workers that are starting.
+
+        Those that cannot be used are left to the clicks, which say why.
+        """
+        give_up = time.monotonic() + LOAD_FIRST_S
+        for model_digest, adapter_digest in weights:
+            while not should_stop():
+                try:
+                    await self.load(model_digest, adapter_digest)
+                except BusyError as error:
+                    if time.monotonic() < give_up:
+                        await asyncio.sleep(LOAD_AGAIN_S)
+                        continue
+                    logger.warning("weights not loaded before the first click: %s", error)
+                except ClickloopError as error:
+                    logger.warning("weights not loaded before the first click: %s", error)
+                break
 
     async def engine(self, pins: Pins) -> Engine | None:
         """What a new instance with these pins is to be computed with; None (float32) where that is not known yet."""

@@ -9,6 +9,7 @@ from pipeline.storage.campaigns import (
     get_campaign,
     list_campaigns,
     set_campaign_state,
+    weights_in_use,
 )
 from pipeline.storage.database import Database
 from pipeline.storage.images import add_quarantined, quarantine_image, record_embeddings
@@ -85,6 +86,19 @@ def test_new_labels_go_on_counting(database: Database) -> None:
     with database.connect() as conn:
         again = get_campaign(conn, made.id)
     assert (again.state, again.categories) == ("paused", after)
+
+
+def test_weights_in_use_are_those_worked_with_last(database: Database) -> None:
+    catalogue = Catalogue(database, images=1)
+    catalogue.claim()
+    _create(database, name="later", model_digest="a" * 64)
+    paused = _create(database, name="paused", model_digest="b" * 64)
+    _create(database, name="same", model_digest="a" * 64)
+    with database.begin() as conn:
+        set_campaign_state(conn, paused.id, "paused")
+        worked_on = get_campaign(conn, catalogue.campaign_id).model_digest
+        assert weights_in_use(conn, 4) == [(worked_on, None), ("a" * 64, None)]
+        assert weights_in_use(conn, 1) == [(worked_on, None)]
 
 
 def test_status_counts_what_is_there(catalogue: Catalogue) -> None:

@@ -100,14 +100,16 @@ class Gateway:
 
 
 @contextmanager
-def serving(settings: Settings, database: Database, service: RefineService) -> Iterator[Gateway]:
+def serving(
+    settings: Settings, database: Database, service: RefineService, wait_warm: bool = True
+) -> Iterator[Gateway]:
     """Run a gateway in a thread."""
     services = build_services(settings, database, service, ADMIN_TOKEN)
     server = make_server(create_app(services), services)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     give_up = time.monotonic() + 20
-    while not server.started:
+    while not (server.started and (services.is_warm or not wait_warm)):
         assert thread.is_alive() and time.monotonic() < give_up, "the gateway did not start"
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]

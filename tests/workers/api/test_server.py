@@ -1,7 +1,11 @@
 """SIGTERM: claims are refused, sockets closed with 1012, what was acknowledged is in the log. And the page's files."""
 
+import asyncio
 import json
 import signal
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +15,20 @@ from websockets.exceptions import ConnectionClosed
 
 from pipeline.storage.database import open_database
 from pipeline.storage.sessions import session_events
-from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, code_of, gateway_in
+from schemas.errors import BusyError
+from tests.workers.api.gateway import (
+    CAMPAIGN,
+    Gateway,
+    Work,
+    code_of,
+    fill,
+    gateway_in,
+    local_router,
+    serving,
+    settings_in,
+)
+from tests.workers.campaign import make_campaign
+from workers.router import LocalRouter
 
 
 def test_sigterm_drains(tmp_path: Path) -> None:
@@ -32,6 +49,62 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     with database.connect() as conn:
         assert [found.kind for found in session_events(conn, work.session_id)] == ["open", "click"]
     database.close()
+
+
+class LoadsWhenTold(LocalRouter):
+    """The real router; its workers are starting at first, then load when they are told to."""
+
+    loaded: list[tuple[str, str | None]]
+    go: threading.Event
+
+    async def load(self, model_digest: str, adapter_digest: str | None) -> None:
+        self.loaded.append((model_digest, adapter_digest))
+        if len(self.loaded) == 1:
+            raise BusyError("The workers are starting. Try again.")
+        await asyncio.to_thread(self.go.wait, 20)
+        await super().load(model_digest, adapter_digest)
+
+
+def test_a_starting_gateway_is_ready_once_the_weights_are_loaded(tmp_path: Path) -> None:
+    stored = make_campaign(tmp_path, 1)
+    database = open_database(f"sqlite:///{tmp_path / 'clickloop.db'}")
+    fill(database, stored)
+    router = local_router(str(tmp_path / "storage"))
+    router.__class__ = LoadsWhenTold
+    assert isinstance(router, LoadsWhenTold)
+    router.loaded, router.go = [], threading.Event()
+    with (
+        closing(database),
+        serving(settings_in(tmp_path), database, router, wait_warm=False) as gateway,
+        gateway.http() as http,
+    ):
+        starting = http.get("/readyz")
+        assert starting.status_code == 503
+        assert starting.json()["parts"]["model"] == "The campaigns' weights are being loaded."
+        assert http.get("/healthz").status_code == 200
+        router.go.set()
+        end = time.monotonic() + 20
+        while not http.get("/readyz").is_success and time.monotonic() < end:
+            time.sleep(0.05)
+        assert http.get("/readyz").status_code == 200
+    assert router.loaded == 2 * [(stored.pins.model_digest, None)], "tried again when the workers were there"
+
+
+def test_weights_that_do_not_load_keep_nobody_waiting(tmp_path: Path) -> None:
+    stored = make_campaign(tmp_path, 1)
+    database = open_database(f"sqlite:///{tmp_path / 'clickloop.db'}")
+    fill(database, stored)
+    weights = list((tmp_path / "storage" / "models").rglob("*.safetensors"))
+    assert weights
+    for file in weights:
+        file.unlink()
+    router = local_router(str(tmp_path / "storage"))
+    with (
+        closing(database),
+        serving(settings_in(tmp_path), database, router) as gateway,
+        gateway.http() as http,
+    ):
+        assert http.get("/readyz").status_code == 200
 
 
 def test_draining_gateway_gives_out_no_tasks_and_is_not_ready(tmp_path: Path) -> None:

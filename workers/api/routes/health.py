@@ -87,6 +87,8 @@ async def _refiners(services: Services, *names: str) -> None:
     facts = await services.refining.ready()
     if not all(facts.get(name) for name in names):
         raise BusyError(str(facts.get("reason") or "not running"))
+    if "refiners" in names and not services.is_warm:
+        raise BusyError("The campaigns' weights are being loaded.")
 
 
 async def _draining(services: Services) -> None:
