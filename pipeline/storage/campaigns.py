@@ -1,6 +1,7 @@
 """Campaigns, their categories and their figures. Knows nothing about reading images or loading models."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, get_args
 
 from sqlalchemy import Connection, Row, exists, func, insert, or_, select, update
@@ -10,7 +11,7 @@ from pipeline.storage.adapters import list_adapters
 from pipeline.storage.masks import count_proposals
 from pipeline.storage.numbers import next_number
 from pipeline.storage.requests import list_requests
-from pipeline.storage.sql import one, require_id
+from pipeline.storage.sql import database_now, one, require_id
 from pipeline.storage.tallies import tallies
 from pipeline.storage.tombstones import purged_campaign, require_no_purge
 from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord, TaskState
@@ -18,6 +19,8 @@ from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
 from schemas.tables import Campaign, CampaignState, Category, Image, Session, Source
 
+IN_USE = timedelta(days=7)
+"""A campaign that was neither made nor worked on for so long is not waited for."""
 NO_CATEGORY = "(none)"
 """What masks without a category are counted as."""
 
@@ -98,13 +101,17 @@ def list_campaigns(conn: Connection) -> list[CampaignRecord]:
 
 
 def weights_in_use(conn: Connection, limit: int) -> list[tuple[str, str | None]]:
-    """(model digest, live adapter) of active campaigns, each pair once, those worked on last first."""
+    """(model digest, live adapter) of active campaigns that were made or worked on within `IN_USE`.
+
+    Each pair once, those worked on last first.
+    """
+    recently = database_now(conn) - IN_USE
     claimed = func.max(Session.created_at).label("at")
     last = select(Session.campaign_id, claimed).group_by(Session.campaign_id).subquery()
     query = (
         select(Campaign.model_digest, Campaign.live_adapter)
         .outerjoin(last, last.c.campaign_id == Campaign.id)
-        .where(Campaign.state == "active")
+        .where(Campaign.state == "active", or_(last.c["at"] > recently, Campaign.created_at > recently))
         .order_by(last.c["at"].desc().nulls_last(), Campaign.created_at.desc())
     )
     pairs = [(row.model_digest, row.live_adapter) for row in conn.execute(query)]

@@ -1,6 +1,9 @@
 """Campaigns, categories and their figures."""
 
+from datetime import UTC, datetime
+
 import pytest
+from sqlalchemy import update
 
 from pipeline.storage.campaigns import (
     add_categories,
@@ -16,6 +19,7 @@ from pipeline.storage.images import add_quarantined, quarantine_image, record_em
 from pipeline.storage.requests import insert_request
 from schemas.campaigns import CampaignRecord, CampaignSettings
 from schemas.errors import BadInputError, ConflictError, NotFoundError
+from schemas.tables import Campaign, Session
 from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_uuid, sha
 
 
@@ -99,6 +103,11 @@ def test_weights_in_use_are_those_worked_with_last(database: Database) -> None:
         worked_on = get_campaign(conn, catalogue.campaign_id).model_digest
         assert weights_in_use(conn, 4) == [(worked_on, None), ("a" * 64, None)]
         assert weights_in_use(conn, 1) == [(worked_on, None)]
+        long_ago = {"created_at": datetime(2020, 1, 1, tzinfo=UTC)}
+        conn.execute(update(Campaign).values(**long_ago))
+        assert weights_in_use(conn, 4) == [(worked_on, None)]
+        conn.execute(update(Session).values(**long_ago))
+        assert weights_in_use(conn, 4) == []
 
 
 def test_status_counts_what_is_there(catalogue: Catalogue) -> None:
