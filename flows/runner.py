@@ -4,22 +4,19 @@
 Knows nothing about what the flows do.
 """
 
-import fcntl
 import logging
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from flows.jobs import Job, JobStoppedError, owner_name
 from flows.services import Services
 from flows.triggers import fire_triggers
 from pipeline.storage import requests
+from pipeline.storage.lock import succession
 from schemas.errors import ClickloopError, DatabaseUnavailableError
 from schemas.requests import checked
 
@@ -125,33 +122,6 @@ class Runner:
         if time.monotonic() - self._triggers_at >= TRIGGER_S:
             fire_triggers(self.services.database)
             self._triggers_at = time.monotonic()
-
-
-@contextmanager
-def succession(workspace: Path, owner: str) -> Iterator[str | None]:
-    """Hold `WORKSPACE/runner.lock` with the owner's name in it while the block runs.
-
-    The kernel gives the lock back when a process dies, however it dies, so whoever is named in a file that can be
-    locked is dead.
-
-    Yields:
-        Who held it before and died; None when nobody did, or when another runner of this workspace lives.
-    """
-    workspace.mkdir(parents=True, exist_ok=True)
-    fd = os.open(workspace / "runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        dead = os.pread(fd, 64, 0).decode(errors="replace")
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, owner.encode(), 0)
-        yield dead or None
-        os.ftruncate(fd, 0)
-    finally:
-        os.close(fd)
 
 
 def main() -> int:

@@ -80,7 +80,7 @@ class CachedSource:
         return Scene(pixels, encoding, mirrored, scale)
 
 
-def encode_pixels(model: InteractiveModel, pixels: NDArray[np.uint8], turn: Turn = nullcontext) -> Encoding:
+def encode_pixels(model: InteractiveModel, pixels: NDArray[np.uint8], turn: Turn) -> Encoding:
     """The encoding of HWC uint8 RGB pixels as the store keeps it: float16, on the CPU."""
     device = next(model.parameters()).device
     with turn(), torch.no_grad():

@@ -127,10 +127,10 @@ def ingest(
         known = beside.submit(_settled, database, campaign.id)
         listing = list_files(url, roots)
         settled = known.result()
+    if readmit:
+        settled = settled.filter(pc.equal(settled["purged"], 0))
+    todo, missing, purged = _compare(listing, settled)
     with database.connect() as conn:
-        if readmit:
-            settled = settled.filter(pc.equal(settled["purged"], 0))
-        todo, missing, purged = _compare(listing, settled)
         gone = [uri for uri in images.source_uris(conn, campaign.id, missing) if listing.scope.fullmatch(uri)]
         hashes = images.image_hashes(conn, campaign.id) if todo else []
     index = GroupIndex((phash, group) for _, phash, group in hashes)

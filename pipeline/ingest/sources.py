@@ -158,10 +158,7 @@ def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _source_file(
     fs: AbstractFileSystem, path: str, name: str, suffix: str, facts: dict[str, Any], roots: Sequence[str] | None
 ) -> SourceFile:
-    changed: object = ""
-    for field in _VERSION_FIELDS:
-        if changed := facts.get(field) or "":
-            break
+    changed = next(filter(None, map(facts.get, _VERSION_FIELDS)), "")
     version = f"{facts.get('size')}:" + str(changed).strip('"')
     uri = url_of(fs, path)
     if suffix in OTHER_IMAGES:

@@ -1,9 +1,14 @@
-"""One owner process group per workspace. Knows nothing about what the owner does."""
+"""One owner process group per workspace, and one flow runner. Knows nothing about what they do.
+
+The kernel gives a lock back when its process dies, however it dies. Child processes do not inherit it.
+"""
 
 import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -11,9 +16,7 @@ from schemas.errors import WorkspaceLockedError
 
 
 class WorkspaceLock:
-    """Holds `WORKSPACE/lock` while open; the kernel gives it back when the process dies, however it dies.
-
-    Child processes do not inherit it.
+    """Holds `WORKSPACE/lock` while open.
 
     Args:
         workspace: Folder, created if missing.
@@ -38,21 +41,16 @@ class WorkspaceLock:
     def acquire(self) -> None:
         """Take the lock now or raise."""
         assert self._fd is None, "already held"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        facts = json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)[:300]})
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._fd, _ = _take(self.path, facts)
         except BlockingIOError:
-            holder = self._holder(fd)
-            os.close(fd)
+            holder = self._holder()
             raise WorkspaceLockedError(
                 f"The workspace {self.path.parent} is in use by process {holder.get('pid', '?')} "
                 f"({holder.get('command', 'unknown command')}). Stop it first, or use its API.",
                 **holder,
             ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)[:300]}).encode(), 0)
-        self._fd = fd
 
     def release(self) -> None:
         """Give it back; harmless when not held. The file stays: unlinking it would let two processes lock two files."""
@@ -61,13 +59,33 @@ class WorkspaceLock:
             os.close(self._fd)
             self._fd = None
 
-    @staticmethod
-    def _holder(fd: int) -> dict[str, object]:
+    def _holder(self) -> dict[str, object]:
         try:
-            found = json.loads(os.pread(fd, 4096, 0))
+            found = json.loads(self.path.read_bytes())
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def succession(workspace: Path, owner: str) -> Iterator[str | None]:
+    """Hold `WORKSPACE/runner.lock` with the flow runner's owner name in it while the block runs.
+
+    Whoever is named in a file that can be locked is dead.
+
+    Yields:
+        Who held it before and died; None when nobody did, or when another runner of this workspace lives.
+    """
+    try:
+        fd, dead = _take(Path(workspace) / "runner.lock", owner)
+    except BlockingIOError:
+        yield None
+        return
+    try:
+        yield dead or None
+        os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
 
 
 def is_held(workspace: Path) -> bool:
@@ -85,3 +103,25 @@ def is_held(workspace: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _take(path: Path, facts: str) -> tuple[int, str]:
+    """Lock a file, made if missing, and write in it who holds it.
+
+    Returns:
+        Its descriptor, and what a holder that died had written.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    left = os.pread(fd, 4096, 0).decode(errors="replace")
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, facts.encode(), 0)
+    return fd, left

@@ -1,7 +1,5 @@
 """The runner claims requests and runs them as real Prefect flows; each test checks what is left in the catalogue."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ from uuid import uuid4
 import cv2
 import pytest
 
-from flows.runner import Runner, succession
+from flows.runner import Runner
 from flows.services import Services
 from pipeline.storage import campaigns, images, masks, requests
 from pipeline.storage.database import Database
@@ -108,23 +106,6 @@ def test_an_ending_runner_puts_its_request_back(runner: Runner, campaign: Campai
     runner.stopping.clear()
     assert runner.run_one()
     assert (record_of(runner, request_id).result or {})["registered"] == 3
-
-
-def test_a_killed_runner_is_known_by_its_lock(tmp_path: Path) -> None:
-    holder = (
-        "import sys, time; from pathlib import Path; from flows.runner import succession\n"
-        "with succession(Path(sys.argv[1]), 'first'):\n    print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        with succession(tmp_path, "second") as dead:
-            assert dead is None, "the first one lives"
-        process.kill()
-    with succession(tmp_path, "third") as dead:
-        assert dead == "first"
-    with succession(tmp_path, "fourth") as dead:
-        assert dead is None, "the third one ended by itself"
 
 
 @pytest.mark.usefixtures("prefect")

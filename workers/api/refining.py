@@ -100,12 +100,10 @@ class Refining:
             while not should_stop():
                 try:
                     await self.load(model_digest, adapter_digest)
-                except BusyError as error:
-                    if time.monotonic() < give_up:
+                except ClickloopError as error:
+                    if isinstance(error, BusyError) and time.monotonic() < give_up:
                         await asyncio.sleep(LOAD_AGAIN_S)
                         continue
-                    logger.warning("weights not loaded before the first click: %s", error)
-                except ClickloopError as error:
                     logger.warning("weights not loaded before the first click: %s", error)
                 break
 

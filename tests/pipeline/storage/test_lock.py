@@ -1,4 +1,4 @@
-"""One owner per workspace."""
+"""One owner per workspace, and one flow runner."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.lock import WorkspaceLock
+from pipeline.storage.lock import WorkspaceLock, succession
 from schemas.errors import WorkspaceLockedError
 
 HOLD = """
@@ -44,3 +44,20 @@ def test_lock_can_be_taken_again_after_release(tmp_path: Path) -> None:
                 WorkspaceLock(tmp_path / "new").acquire()
             assert (lock.path.stat().st_mode & 0o777) == 0o600
     lock.release()
+
+
+def test_a_killed_runner_is_known_by_its_lock(tmp_path: Path) -> None:
+    holder = (
+        "import sys, time; from pathlib import Path; from pipeline.storage.lock import succession\n"
+        "with succession(Path(sys.argv[1]), 'first'):\n    print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with succession(tmp_path, "second") as dead:
+            assert dead is None, "the first one lives"
+        process.kill()
+    with succession(tmp_path, "third") as dead:
+        assert dead == "first"
+    with succession(tmp_path, "fourth") as dead:
+        assert dead is None, "the third one ended by itself"

@@ -1,4 +1,4 @@
-"""SIGTERM: claims are refused, sockets closed with 1012, what was acknowledged is in the log. And the page's files."""
+"""Ready once weights are loaded. SIGTERM drains: what was acknowledged is in the log. And the page's files."""
 
 import asyncio
 import json

@@ -41,7 +41,7 @@ async def readyz(services: ServicesDep) -> JSONResponse:
         "database": _part(_database(services)),
         "storage": _part(in_thread(_storage, services.settings.resolved_storage_url)),
         "ray": _part(_refiners(services, "ray")),
-        "model": _part(_refiners(services, "refiners", "encoders")),
+        "model": _part(_model(services)),
         "draining": _part(_draining(services)),
     }
     outcomes = await asyncio.gather(*checks.values())
@@ -87,7 +87,11 @@ async def _refiners(services: Services, *names: str) -> None:
     facts = await services.refining.ready()
     if not all(facts.get(name) for name in names):
         raise BusyError(str(facts.get("reason") or "not running"))
-    if "refiners" in names and not services.is_warm:
+
+
+async def _model(services: Services) -> None:
+    await _refiners(services, "refiners", "encoders")
+    if not services.is_warm:
         raise BusyError("The campaigns' weights are being loaded.")
 
 
