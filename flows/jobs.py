@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -27,10 +28,8 @@ from schemas.settings import Settings
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 2.0
-STALE_S = 60.0
-"""Seconds without a heartbeat after which a request's owner counts as dead."""
 END_S = 30.0
-"""Seconds for which writing a job's end is tried: less than `STALE_S`, when somebody else would begin it again."""
+"""Seconds for which writing a job's end is tried: less than `requests.STALE`, when somebody else takes it up."""
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -226,7 +225,7 @@ def new_job(
     """
     request_id = request_id or str(uuid4())
     owner = owner_name()
-    stale_s = 0.0 if services.is_alone else STALE_S
+    stale = timedelta() if services.is_alone else requests.STALE
     with services.database.begin() as conn:
         campaign_id = campaigns.get_campaign(conn, campaign).id if campaign else None
         try:
@@ -235,7 +234,7 @@ def new_job(
             if "request_id" not in error.details:  # the campaign is being purged
                 raise
             request_id = str(error.details["request_id"])
-        request = requests.claim_request(conn, owner, stale_s, request_id=request_id)
+        request = requests.claim_request(conn, owner, stale, request_id=request_id)
     if request is None:
         raise StateError(f"A {kind} of this campaign is active already: request {request_id}.", request_id=request_id)
     with Job(services, request, owner, on_progress).running() as job:

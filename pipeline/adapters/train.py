@@ -20,6 +20,7 @@ from pipeline.adapters.replay import DrawnScenes
 from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
 from pipeline.adapters.steps import AdapterConfig, Material, optimize_step
 from pipeline.adapters.validation import mean_iou, split_images
+from pipeline.inference.engines import training_engine, with_engine
 from pipeline.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
 from pipeline.training.checkpoint import load_state, save_state
@@ -108,8 +109,10 @@ def train_adapter(
         raise BadInputError("There is nothing to train on: no accepted mask in the snapshot.")
     training, validation = split_images(examples, config.validation_share, config.validation_objects, config.seed)
     live = parent if parent is not None else adapter_tensors(model, config.kind, config.seed)
-    teacher = adapted(model, live).requires_grad_(False)
+    engine = training_engine(next(model.parameters()).device)
+    teacher = with_engine(adapted(model, live).requires_grad_(False), engine)
     student, trained = student_of(model, live)
+    student = with_engine(student, engine)
     fingerprint = _fingerprint(model, live, images, config)
     run = _resume(checkpoint, fingerprint) or _Run(live, _copy(live), _copy(live))
     _fill(trained, run.weights)

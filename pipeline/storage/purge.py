@@ -34,7 +34,7 @@ from pipeline.embeddings.store import EmbeddingStore
 from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.database import Database
 from pipeline.storage.files import join, open_storage, remove_folder
-from pipeline.storage.requests import ACTIVE, STALE_S
+from pipeline.storage.requests import ACTIVE, STALE
 from pipeline.storage.snapshots import remove_items
 from pipeline.storage.sql import database_now, new_id, one
 from pipeline.storage.tallies import counted, forget_tallies
@@ -357,7 +357,7 @@ def _require_idle(conn: Connection, scope: Scope) -> None:
             "wait until the leases expire, then purge again; `clickloop campaign pause` gives out no new tasks."
         )
     mine = (Request.campaign_id == scope.campaign.id, Request.state.in_(ACTIVE))
-    silent = Request.heartbeat_at < database_now(conn) - STALE_S
+    silent = Request.heartbeat_at < database_now(conn) - STALE
     dead = case((Request.state == "running", silent), else_=scope.image_id is None)
     conn.execute(update(Request).where(*mine, dead).values(state="cancelled", updated_at=db_now()))
     active = conn.execute(select(Request.id, Request.kind, Request.state).where(*mine).limit(1)).one_or_none()

@@ -20,7 +20,7 @@ from schemas.tables import Request, RequestKind
 
 MAX_ATTEMPTS = 3
 ACTIVE = ("queued", "running")
-STALE_S = timedelta(seconds=60)
+STALE = timedelta(seconds=60)
 """Without a heartbeat for so long, a request's owner counts as dead."""
 
 
@@ -64,24 +64,23 @@ def insert_request(
 
 
 def claim_request(
-    conn: Connection, owner: str, stale_s: float = 60.0, *, request_id: str | None = None
+    conn: Connection, owner: str, stale: timedelta = STALE, *, request_id: str | None = None
 ) -> RequestRecord | None:
     """Take the oldest waiting job, or just the named one if it waits.
 
-    Running jobs whose owner has not been heard of for `stale_s` seconds are put back first, or failed after the third
-    attempt.
+    Running jobs whose owner has not been heard of for `stale` are put back first, or failed after the third attempt.
 
     Args:
         conn: Write transaction.
         owner: Who will run it: unique per process, at most 64 characters.
-        stale_s: Seconds without a heartbeat after which an owner counts as gone.
+        stale: Without a heartbeat for so long, an owner counts as gone.
         request_id: Claim only this one.
 
     Returns:
         The job, now running, its attempt counted; None when none waits.
     """
     assert 0 < len(owner) <= 64, owner
-    _put_back(conn, Request.heartbeat_at < database_now(conn) - timedelta(seconds=stale_s))
+    _put_back(conn, Request.heartbeat_at < database_now(conn) - stale)
     query = select(Request.id, Request.attempt).where(Request.state == "queued")
     if request_id is not None:
         query = query.where(Request.id == request_id)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_job_whose_process_is_ending_waits_again_and_the_attempt_does_not_coun
 def test_a_job_that_somebody_else_took_is_left_alone(services: Services, campaign: CampaignRecord) -> None:
     def work(job: Job) -> None:
         with services.database.begin() as conn:
-            assert requests.claim_request(conn, "other", stale_s=-1.0) is not None
+            assert requests.claim_request(conn, "other", stale=timedelta(seconds=-1)) is not None
         job.beat()
         job.check()
 

@@ -181,7 +181,7 @@ def test_gc_removes_weights_and_says_why(
             snapshot_id=None, seed=0, **lineage,
         )  # fmt: skip
         adapters.set_gate(conn, "ab" * 32, "rejected", {"promote": False})
-        long_ago = requests.database_now(conn) - purge.STALE_S * 60 * 24 * 31
+        long_ago = requests.database_now(conn) - purge.STALE * 60 * 24 * 31
         conn.execute(purge.update(purge.Adapter).values(created_at=long_ago))
     folder = Path(settings.resolved_storage_url) / "adapters" / ("ab" * 32)
     folder.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Engines share weights and encodings, agree with float32, and are refused where they cannot run."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from pipeline.adapters.kinds import adapted, adapter_tensors
 from pipeline.data.procedural import procedural_scene
 from pipeline.evaluation.metrics import iou
-from pipeline.inference.engines import engine_name, engine_record, tuned_engine, with_engine
+from pipeline.inference.engines import engine_name, engine_record, training_engine, tuned_engine, with_engine
 from pipeline.inference.predictor import Predictor
 from pipeline.models import load_model
 from pipeline.models._base import InteractiveModel
@@ -69,6 +70,18 @@ def test_the_default_engine_is_the_model_itself() -> None:
 def test_models_of_any_cut_run_in_bfloat16() -> None:
     found = probability(with_engine(load_model("toy-color"), "torch-bfloat16"))
     assert np.isfinite(found).all() and found.dtype == np.float32
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the kernel's own list of what the processor can do")
+def test_training_is_in_bfloat16_where_the_processor_multiplies_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path("/proc/cpuinfo").read_text().split()
+    fast = not {"amx_bf16", "avx512_bf16", "bf16"}.isdisjoint(listed)
+    assert training_engine(torch.device("cpu")) == ("torch-bfloat16" if fast else "torch-float32")
+    for found in ({"avx512_f": True, "avx512_bf16": False}, {"avx512_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        expected = "torch-bfloat16" if found.get("avx512_bf16") else "torch-float32"
+        assert training_engine(torch.device("cpu")) == expected
+    assert training_engine(torch.device("mps")) == "torch-float32"
 
 
 def test_a_missing_package_or_a_gpu_refuses_onnx(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,7 +298,7 @@ def test_jobs_block_it_unless_they_are_dead(world: World) -> None:
         with pytest.raises(StateError, match="is running"):
             world.purge(image)
     with world.database.begin() as conn:
-        long_ago = requests.database_now(conn) - 2 * requests.STALE_S
+        long_ago = requests.database_now(conn) - 2 * requests.STALE
         conn.execute(update(Request).where(Request.id == request.id).values(heartbeat_at=long_ago))
     world.purge(world.main.images[0].id)
     with world.database.connect() as conn:
