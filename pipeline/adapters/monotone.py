@@ -1,6 +1,6 @@
 """Does a click keep its promise? A positive one must not shrink the mask at its point, a negative one not grow it.
 
-Measured on the crop probability that the live path keeps (`inference.confirm` holds what a click confirmed), before it
+Measured on the crop probability that the live path keeps (`inference.hold` holds what a click confirmed), before it
 forces the clicked pixel, and in the ROI of the new prediction: two maps of the same pixels are compared.
 """
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inference.confirm import clicked_pixel, square_around
+from pipeline.inference.hold import clicked_pixel, square_around
 from pipeline.inference.instance import InstanceState
 from pipeline.inference.sampling import Probability
 from pipeline.inference.step import sampling_of

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inference.confirm import hold_confirmed
+from pipeline.inference.hold import SETTLED_CLICKS, hold_confirmed, hold_distant
 from pipeline.inference.preprocess import check_image
 from pipeline.inference.step import CropPrediction, check_click, predict, zoom_and_carry
 from pipeline.inference.zoom import Roi, expand
@@ -114,7 +114,7 @@ def apply_edit(
     """The state after one more edit. Deterministic; costs one prediction for `click` and `box`, none otherwise.
 
     - click: the model predicts in the ZoomIn ROI from all clicks and the chosen candidate; what the click confirmed
-      does not turn over (`confirm`).
+      does not turn over, and late clicks change the mask where they are alone (`hold`).
     - box: the ROI is the box times 1.4 (at least ZoomIn's smallest crop); the model is shown a positive click at the
       box's centre; its prediction is zeroed outside the box grown by 10 % on each side. Later clicks may leave it.
     - candidate: chooses what is shown, what ZoomIn looks at and what the next prediction starts from.
@@ -142,6 +142,8 @@ def apply_edit(
         roi, previous = zoom_and_carry(model, size, state.prediction, state.candidate, state.initial, prompts)
         prediction = predict(model, image, encoding, prompts, roi, previous, before=state.prediction)
         prediction = hold_confirmed(prediction, previous, click)
+        if len(prompts) >= SETTLED_CLICKS:
+            prediction = hold_distant(prediction, previous, click)
         clicks = (*state.clicks, click)
         return replace(state, initial=None, clicks=clicks, prompts=prompts, prediction=prediction, candidate=0)
     if isinstance(payload, BoxPayload):

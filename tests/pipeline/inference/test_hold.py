@@ -1,5 +1,6 @@
-"""A click that confirms what the mask says turns nothing over around it; any other is left alone."""
+"""A click that confirms turns nothing over around it, a late one changes the mask nowhere else."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from pipeline.inference.confirm import hold_confirmed
+from pipeline.data.procedural import procedural_scene
+from pipeline.inference.hold import (
+    SETTLED_CLICKS,
+    clicked_pixel,
+    hold_confirmed,
+    hold_distant,
+    square_around,
+)
 from pipeline.inference.instance import apply_edit, final_mask, start
 from pipeline.inference.step import CropPrediction, encode_image
 from pipeline.models import load_model
@@ -68,6 +76,38 @@ def test_only_what_was_on_the_clicks_side_is_held(
         assert (found[row, column] > 0.5) == is_positive
 
 
+def test_what_changed_away_from_the_click_is_held_in_the_first_candidate() -> None:
+    before = square(5, 5, 35, 55)
+    after = before.copy()
+    after[8:20, 10:20] = 0.1  # around the click
+    after[25:30, 40:50] = 0.1  # elsewhere, as wrong as right
+    expected = before.copy()
+    expected[8:20, 10:20] = 0.1
+    asked = prediction_of(after, after)
+    held = hold_distant(asked, before, Click(x=14.0, y=12.0, is_positive=False))
+    assert np.array_equal(held.probabilities, np.stack([expected, after]).astype(np.float16))
+    assert held.probabilities.dtype == np.float16 and not held.probabilities.flags.writeable
+    assert np.array_equal(asked.probabilities[0], after.astype(np.float16)), "what came in is left as it is"
+    alone = prediction_of(expected)
+    assert hold_distant(alone, before, Click(x=14.0, y=12.0, is_positive=False)) is alone
+
+
+@given(maps, maps, st.integers(0, 39), st.integers(0, 59), st.booleans())
+def test_a_late_click_changes_regions_that_reach_it_and_no_other(
+    before: NDArray[np.float32], after: NDArray[np.float32], row: int, column: int, is_positive: bool
+) -> None:
+    click = Click(x=float(column), y=float(row), is_positive=is_positive)
+    held = hold_distant(prediction_of(after), before, click)
+    found = held.candidate(0)
+    assert np.array_equal(hold_distant(held, before, click).probabilities, held.probabilities)
+    assert ((found == after) | (found == before)).all()
+    changed = (found > 0.5) != (before > 0.5)
+    _, regions = cv2.connectedComponents(changed.astype(np.uint8), connectivity=8)
+    at_click = square_around(clicked_pixel(click, ROI, (40, 60)))
+    assert set(np.unique(regions)) - {0} <= set(np.unique(regions[at_click]))
+    assert np.array_equal(found[at_click], after[at_click])
+
+
 def test_clicks_that_confirm_keep_the_mask_of_the_shipped_weights() -> None:
     model = load_model("default")
     rows, columns = np.mgrid[:120, :160]
@@ -87,3 +127,26 @@ def test_clicks_that_confirm_keep_the_mask_of_the_shipped_weights() -> None:
         mask = click(x, y, is_positive)
         around = mask[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4]
         assert (around == is_positive).all()
+
+
+def test_late_clicks_leave_the_mask_elsewhere_as_it_was() -> None:
+    model = load_model("default")
+    scene = procedural_scene(np.random.default_rng(3))
+    size = (scene.image.shape[0], scene.image.shape[1])
+    encoding, state = encode_image(model, scene.image), start(scene.image)
+    rng, compared = np.random.default_rng(0), 0
+    for number in range(1, SETTLED_CLICKS + 5):
+        x, y = (float(rng.integers(0, side)) for side in (size[1], size[0]))
+        is_positive = bool(scene.masks[0][int(y), int(x)])
+        payload = {"v": 1, "x": x, "y": y, "is_positive": is_positive}
+        edit = Edit(kind="click", payload=payload, payload_sha256="")
+        before, state = state.prediction, apply_edit(model, scene.image, encoding, state, edit)
+        assert state.prediction is not None
+        if number < SETTLED_CLICKS or before is None or before.roi != state.prediction.roi:
+            continue
+        compared += 1
+        changed = (before.candidate(0) > 0.5) != (state.prediction.candidate(0) > 0.5)
+        _, regions = cv2.connectedComponents(changed.astype(np.uint8), connectivity=8)
+        clicked = clicked_pixel(state.clicks[-1], before.roi, (changed.shape[0], changed.shape[1]))
+        assert set(np.unique(regions)) - {0} <= set(np.unique(regions[square_around(clicked)]))
+    assert compared >= 3

@@ -1,7 +1,11 @@
-"""A click that says what the mask says already must not turn it over.
+"""What a click must not change.
 
-Networks that learned from clicks into errors alone take every click for an error: a negative click on background, or a
-positive one inside the object, may flip what lies around it. Whoever clicks so wants to keep it. Ours, no paper's.
+One that says what the mask says already must not turn it over. Networks that learned from clicks into errors alone take
+every click for an error: a negative click on background, or a positive one inside the object, may flip what lies around
+it. Whoever clicks so wants to keep it. Ours, no paper's.
+
+And where a mask is nearly done, a click means the place where it is: what the network changes elsewhere makes as much
+wrong as right by then. After the Progressive Merge of Chen et al., "FocalClick", CVPR 2022.
 """
 
 # K candidates, h/w crop px
@@ -18,7 +22,9 @@ from pipeline.inference.zoom import MASK_THRESHOLD, Roi, click_to_crop
 from schemas.clicks import Click
 
 RADIUS = 2
-"""Half side in crop pixels of the square around a click in which nothing may turn over."""
+"""Half side in crop pixels of the square around a click: what touches it is at the click."""
+SETTLED_CLICKS = 6
+"""From this click on, a mask changes at the click alone."""
 
 
 def hold_confirmed(prediction: CropPrediction, previous: Probability, click: Click) -> CropPrediction:
@@ -55,6 +61,31 @@ def hold_confirmed(prediction: CropPrediction, previous: Probability, click: Cli
         held[index][reached] = previous[reached]
     if held is None:
         return prediction
+    held.setflags(write=False)
+    return replace(prediction, probabilities=held)
+
+
+def hold_distant(prediction: CropPrediction, previous: Probability, click: Click) -> CropPrediction:
+    """A prediction whose mask changes at the click alone: each connected region that changed sides and does not reach
+    the click keeps its previous probability.
+
+    Only of candidate 0, which goes on with the previous mask; the others are there to differ.
+
+    Args:
+        prediction: After the click.
+        previous: (h, w) probability before it, in the prediction's ROI.
+        click: The last one, in image pixels.
+    """
+    changed = (prediction.candidate(0) > MASK_THRESHOLD) != (previous > MASK_THRESHOLD)
+    count, regions = cv2.connectedComponents(changed.view(np.uint8), connectivity=8)
+    at_click = regions[square_around(clicked_pixel(click, prediction.roi, (previous.shape[0], previous.shape[1])))]
+    is_distant = np.ones(count, np.bool_)
+    is_distant[at_click] = False
+    distant = changed & is_distant[regions]
+    if not distant.any():
+        return prediction
+    held = prediction.probabilities.copy()
+    held[0][distant] = previous[distant]
     held.setflags(write=False)
     return replace(prediction, probabilities=held)
 
