@@ -123,12 +123,28 @@ def cpu_long_full(steps: int = 1300) -> Run:
     )
 
 
+def cpu_late(steps: int = 800) -> Run:
+    """Goes on from weights at the working resolution, with up to eight clicks before the one that learns: the others see
+    three at most, and masks that are nearly done are what the last clicks to a high IoU are about."""
+    run = cpu_long_full(steps)
+    return Run(
+        train=replace(
+            run.train,
+            seed=20261130,
+            click_passes=(0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.08, 0.07, 0.05),
+            optim=OptimConfig(learning_rate=6e-4, warmup_steps=60, decay_steps=steps * 3 // 4, ema=0.99),
+        ),
+        samples=run.samples,
+    )
+
+
 RUNS = {
     "cpu-small": cpu_small,
     "cpu-more": cpu_more,
     "cpu-full": cpu_full,
     "cpu-long": cpu_long,
     "cpu-long-full": cpu_long_full,
+    "cpu-late": cpu_late,
 }
 """Name of a run -> function that returns it."""
 
