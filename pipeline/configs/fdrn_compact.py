@@ -124,8 +124,8 @@ def cpu_long_full(steps: int = 1300) -> Run:
 
 
 def cpu_late(steps: int = 800) -> Run:
-    """Goes on from weights at the working resolution, with up to eight clicks before the one that learns: the others see
-    three at most, and masks that are nearly done are what the last clicks to a high IoU are about."""
+    """Goes on from weights at the working resolution, with up to eight clicks before the one that learns. The others
+    see three at most, and masks that are nearly done are what the last clicks to a high IoU are about."""
     run = cpu_long_full(steps)
     return Run(
         train=replace(
