@@ -15,7 +15,7 @@ import multiprocessing
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -31,25 +31,18 @@ from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.models import default_weights_path, load_model, resolve_model_id, weights_digest
 from pipeline.models._base import InteractiveModel
-from pipeline.ordering import Look, order_images
+from pipeline.ordering import GRID, Look, look_of, order_images
 from pipeline.prelabels import find_prelabels
-from schemas.requests import DEFAULT_MIN_SCORE
+from schemas.requests import OrderBy
 
 RANDOM = "random"
-ORDERS = (RANDOM, "uncertainty", "diversity", "gain", "mixed")
-GRID = 3
-"""As `clickloop order` looks at images."""
+ORDERS = (RANDOM, *(by for by in get_args(OrderBy) if by != "plain"))
 
 
 def look_at(model: InteractiveModel, source: CachedSource, images: Sequence[AdapterImage]) -> list[Look]:
     """What orders are made of."""
-    looks = []
-    for image in images:
-        scene = source.scene(image)
-        found = find_prelabels(model, scene.image, scene.encoding, GRID)
-        objects = sum(mask.score >= DEFAULT_MIN_SCORE for mask in found.masks)
-        looks.append(Look(found.uncertainty, objects, found.feature))
-    return looks
+    scenes = (source.scene(image) for image in images)
+    return [look_of(find_prelabels(model, scene.image, scene.encoding, GRID)) for scene in scenes]
 
 
 def in_order(by: str, images: Sequence[AdapterImage], looks: Sequence[Look], seed: int) -> list[AdapterImage]:

@@ -6,17 +6,14 @@ from flows.jobs import Job, current_job, job_scope
 from flows.options import as_flow, as_step
 from flows.passes import pins_of, run_passes
 from pipeline.campaigns import is_encoded_once
-from pipeline.ordering import ORDER_VERSION, SECONDS_PER_MASK, Look, order_images
+from pipeline.ordering import GRID, ORDER_VERSION, SECONDS_PER_MASK, Look, look_of, order_images
 from pipeline.storage import tasks
 from pipeline.storage.sql import batches
 from pipeline.storage.statistics import campaign_statistics
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadInputError
 from schemas.predictions import Pins, Prelabels
-from schemas.requests import DEFAULT_MIN_SCORE, OrderBy
-
-GRID = 3
-"""Clicks per side of the cheap pass that uncertainty is taken from."""
+from schemas.requests import OrderBy
 
 
 @as_flow("order")
@@ -85,8 +82,7 @@ def look_at(pins: Pins, images: list[ImageRecord], grid: int | None, step: str) 
     looks: dict[str, Look] = {}
     for done, (image, found) in enumerate(run_passes(job, pins, images, grid), start=1):
         if isinstance(found, Prelabels):
-            objects = sum(mask.score >= DEFAULT_MIN_SCORE for mask in found.masks)
-            looks[image.id] = Look(found.uncertainty, objects, found.feature)
+            looks[image.id] = look_of(found)
         job.progress(step=step, done=done, total=len(images))
     return looks
 

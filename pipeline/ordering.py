@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import BadInputError
-from schemas.requests import OrderBy
+from schemas.predictions import Prelabels
+from schemas.requests import DEFAULT_MIN_SCORE, OrderBy
 
 ORDER_VERSION = 1
 """Of all scores: another version may order the same images in another way."""
+GRID = 3
+"""Clicks per side of the cheap pass that uncertainty is taken from."""
 MAX_CENTRES = 2000
 """Greedy steps of the diversity: beyond them, images follow by their distance to the nearest centre."""
 SECONDS_PER_IMAGE = 5.0
@@ -35,6 +38,12 @@ class Look:
     uncertainty: float
     objects: int
     feature: tuple[float, ...] = ()
+
+
+def look_of(found: Prelabels) -> Look:
+    """What a pass found, as orders take it: its masks count that would be proposed."""
+    objects = sum(mask.score >= DEFAULT_MIN_SCORE for mask in found.masks)
+    return Look(found.uncertainty, objects, found.feature)
 
 
 def order_images(

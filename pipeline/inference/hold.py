@@ -52,12 +52,10 @@ def hold_confirmed(prediction: CropPrediction, previous: Probability, click: Cli
 
     held = None
     for index, predicted in enumerate(prediction.probabilities):
-        near = left(predicted[around], previous[around])
-        if not near.any():
+        if not left(predicted[around], previous[around]).any():
             continue
-        _, regions = cv2.connectedComponents(left(predicted, previous).view(np.uint8), connectivity=8)
         held = prediction.probabilities.copy() if held is None else held
-        reached = np.isin(regions, np.unique(regions[around][near]))
+        reached = _reaching(left(predicted, previous), around)
         held[index][reached] = previous[reached]
     if held is None:
         return prediction
@@ -77,11 +75,8 @@ def hold_distant(prediction: CropPrediction, previous: Probability, click: Click
         click: The last one, in image pixels.
     """
     changed = (prediction.candidate(0) > MASK_THRESHOLD) != (previous > MASK_THRESHOLD)
-    count, regions = cv2.connectedComponents(changed.view(np.uint8), connectivity=8)
-    at_click = regions[square_around(clicked_pixel(click, prediction.roi, (previous.shape[0], previous.shape[1])))]
-    is_distant = np.ones(count, np.bool_)
-    is_distant[at_click] = False
-    distant = changed & is_distant[regions]
+    clicked = clicked_pixel(click, prediction.roi, (previous.shape[0], previous.shape[1]))
+    distant = changed & ~_reaching(changed, square_around(clicked))
     if not distant.any():
         return prediction
     held = prediction.probabilities.copy()
@@ -100,3 +95,13 @@ def square_around(pixel: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of the square that is looked at around a (row, column) of the crop."""
     row, column = pixel
     return slice(max(0, row - RADIUS), row + RADIUS + 1), slice(max(0, column - RADIUS), column + RADIUS + 1)
+
+
+def _reaching(pixels: NDArray[np.bool_], around: tuple[slice, slice]) -> NDArray[np.bool_]:
+    """Those of the pixels, (h, w), whose connected region has one in the square."""
+    count, regions = cv2.connectedComponents(pixels.view(np.uint8), connectivity=8)
+    reaches = np.zeros(count, np.bool_)
+    reaches[regions[around]] = True
+    reaches[0] = False
+    found: NDArray[np.bool_] = reaches[regions]
+    return found
