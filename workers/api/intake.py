@@ -5,6 +5,7 @@ refiner starts before the commit (it is pure, so a refused event costs only its 
 waits for it, except where the event's meaning depends on the mask: `accept`, and `candidate`, which must exist.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Intake:
                 planned = time.monotonic()
                 if plan is not None and plan.question is not None and on_question is not None:
                     on_question(plan, plan.question)
+                    await asyncio.sleep(0)  # it leaves before the writer's thread competes for the interpreter
                 appended = await self._commit(live, annotator_id, event, plan)
         except ClickloopError as error:
             self._metrics.refusal(error.code)
