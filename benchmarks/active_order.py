@@ -10,8 +10,6 @@ needs to come where the random one is with the most masks (linear between the co
 """
 
 import argparse
-import json
-import multiprocessing
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from adapter_gain import first_masks, read_split
+from kept_runs import add_runs, found_runs, missing
 from learning_curve import MASKS_PER_IMAGE, change, figures
 
 from pipeline.adapters.evaluate import EvaluationConfig, evaluate_adapter
@@ -117,6 +116,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def describe(row: dict[str, Any]) -> str:
+    """One line about a run."""
+    images = f", {row['images']} images" if "images" in row else ""
+    told = f"{row['count']} masks{images}, seed {row['seed']}: NoC@90 {np.mean(row['noc90']):.2f}"
+    return f"{row['order']:12} {told}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of a COCO set with train and val splits")
@@ -135,27 +141,16 @@ def main() -> None:
     if options.data is None:
         print("active order: skipped, it needs --data DIR")
         return
-    rows: list[dict[str, Any]] = []
-    if options.out is not None and options.out.exists():
-        found = [json.loads(line) for line in options.out.read_text().splitlines()]
-        rows = [row for row in found if row["settings"] == settings_of(options)]
-    done = {(row["order"], row["count"], row["seed"]) for row in rows}
+    rows = found_runs(options.out, settings_of(options))
     asked = [(RANDOM, 0, 0)]
     asked += [(by, n, seed) for seed in range(options.seeds) for n in options.counts for by in options.orders]
-    torch.set_num_threads(1)
-    model = load_model(options.model, checkpoint=options.checkpoint)
-    source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)))
-    looks = look_at(model, source, read_split(options.data, "train", 10_000, MASKS_PER_IMAGE, options.min_area))
-    tasks = [(*key, looks, options) for key in asked if key not in done]
-    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
-        for row in pool.imap(run, tasks):
-            rows.append(row)
-            images = f", {row['images']} images" if "images" in row else ""
-            told = f"{row['count']} masks{images}, seed {row['seed']}: NoC@90 {np.mean(row['noc90']):.2f}"
-            print(f"{row['order']:12} {told}", flush=True)
-            if options.out is not None:
-                with options.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+    left = missing(rows, ("order", "count", "seed"), asked)
+    if left:
+        torch.set_num_threads(1)
+        model = load_model(options.model, checkpoint=options.checkpoint)
+        source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)))
+        looks = look_at(model, source, read_split(options.data, "train", 10_000, MASKS_PER_IMAGE, options.min_area))
+        add_runs(rows, run, [(*key, looks, options) for key in left], options.jobs, options.out, describe)
     print("\n".join(summary(rows)))
 
 

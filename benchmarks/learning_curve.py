@@ -12,8 +12,6 @@ A file of results (`--out`) lets a stopped run go on, and several processes shar
 """
 
 import argparse
-import json
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from adapter_gain import first_masks, read_split
+from kept_runs import add_runs, found_runs, missing
 from numpy.typing import NDArray
 
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter, noc_of
@@ -203,26 +202,16 @@ def main() -> None:
     if options.data is None:
         print("learning curve: skipped, it needs --data DIR")
         return
-    rows: list[dict[str, Any]] = []
-    if options.out is not None and options.out.exists():
-        found = [json.loads(line) for line in options.out.read_text().splitlines()]
-        rows = [row for row in found if row.get("settings") == settings_of(options)]
-    done = {(row["kind"], row["count"], row["seed"]) for row in rows}
+    rows = found_runs(options.out, settings_of(options))
     asked = [(NO_KIND, 0, 0)]
     asked += [
         (kind, count, seed) for seed in range(options.seeds) for count in options.counts for kind in options.kinds
     ]
-    tasks = [(*key, options) for key in asked if key not in done]
+    tasks = [(*key, options) for key in missing(rows, ("kind", "count", "seed"), asked)]
     print(
         f"{options.data.name}, {options.model}, {', '.join(options.kinds)}: {options.objects} held-out objects at most"
     )
-    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
-        for row in pool.imap(run, tasks):
-            rows.append(row)
-            print(describe(row), flush=True)
-            if options.out is not None:
-                with options.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+    add_runs(rows, run, tasks, options.jobs, options.out, describe)
     print("\n".join(summary(rows)))
     if options.plot:
         plot(rows, options.plot)
