@@ -1,6 +1,7 @@
 """adapter list, show, promote and rollback."""
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from flows.client import find_server
@@ -52,9 +53,10 @@ def list_(args: argparse.Namespace) -> int:
     """List the adapters."""
     _, records = _load(args)
     rows = [
-        (r.number, r.digest[:12], r.kind, r.state, _place(r), r.created_at.isoformat("T", "seconds")) for r in records
+        (r.number, r.digest[:12], r.kind, r.state, _place(r), _clicks(r), r.created_at.isoformat("T", "seconds"))
+        for r in records
     ]
-    lines = table(("NUMBER", "DIGEST", "KIND", "STATE", "", "CREATED"), rows) if rows else ["No adapters."]
+    lines = table(("NUMBER", "DIGEST", "KIND", "STATE", "", "CLICKS", "CREATED"), rows) if rows else ["No adapters."]
     Terminal.of(args).result([r.model_dump(mode="json") for r in records], lines)
     return 0
 
@@ -63,15 +65,30 @@ def _place(record: AdapterRecord) -> str:
     return "live" if record.live else "removed" if record.removed_at else ""
 
 
+def _clicks(record: AdapterRecord) -> str:
+    """What a held-out mask took with the adapter that was live, and with this one, as the gate measured."""
+    figures = record.gate.get("figures", {})
+    both = figures.get("live_noc"), figures.get("candidate_noc")
+    return "" if None in both else f"{both[0]:.2f} -> {both[1]:.2f}"
+
+
 def show(args: argparse.Namespace) -> int:
     """Show one adapter."""
     _, records = _load(args)
     record = _pick(records, args.adapter).model_dump(mode="json")
-    lines = [f"{name:<14}{value}" for name, value in record.items() if name not in ("metrics", "gate")]
-    for part in ("metrics", "gate"):
-        lines += [f"{part}.{name:<24}{value}" for name, value in record[part].items()]
-    Terminal.of(args).result(record, lines)
+    Terminal.of(args).result(record, [f"{name:<42}{value}" for name, value in _facts(record)])
     return 0
+
+
+def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """What a nested record holds, piece by piece: ("gate.figures.improvement.mean", "1.565")."""
+    if isinstance(value, list):
+        value = {str(place): part for place, part in enumerate(value)}
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _facts(part, f"{name}.{key}" if name else key)
+    elif value is not None:
+        yield name, f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def promote(args: argparse.Namespace) -> int:

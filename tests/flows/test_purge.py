@@ -180,7 +180,7 @@ def test_gc_removes_weights_and_says_why(
             conn, digest="ab" * 32, campaign_id=campaign.id, kind="head", uri="", parent_digest=None,
             snapshot_id=None, seed=0, **lineage,
         )  # fmt: skip
-        adapters.set_gate(conn, "ab" * 32, "rejected", {"promote": False})
+        adapters.set_gate(conn, "ab" * 32, "rejected", {"promote": False, "figures": {"live_noc": 3.125, "candidate_noc": 4.0}})
         long_ago = requests.database_now(conn) - purge.STALE * 60 * 24 * 31
         conn.execute(purge.update(purge.Adapter).values(created_at=long_ago))
     folder = Path(settings.resolved_storage_url) / "adapters" / ("ab" * 32)
@@ -193,7 +193,9 @@ def test_gc_removes_weights_and_says_why(
     text = run("gc", as_json=False)[1]
     assert "abababababab  5      adapter 1 of its campaign: the gate rejected it" in text
     assert not (folder / "weights.safetensors").exists()
-    assert "rejected  removed" in run("adapter", "list", "discs", as_json=False)[1]
+    assert "rejected  removed  3.12 -> 4.00" in run("adapter", "list", "discs", as_json=False)[1]
+    shown = run("adapter", "show", "discs", "1", as_json=False)[1].split()
+    assert shown[shown.index("gate.figures.candidate_noc") + 1] == "4"
     assert has_model(settings.resolved_storage_url, campaign.model_digest)
 
 
