@@ -180,7 +180,9 @@ def test_gc_removes_weights_and_says_why(
             conn, digest="ab" * 32, campaign_id=campaign.id, kind="head", uri="", parent_digest=None,
             snapshot_id=None, seed=0, **lineage,
         )  # fmt: skip
-        adapters.set_gate(conn, "ab" * 32, "rejected", {"promote": False, "figures": {"live_noc": 3.125, "candidate_noc": 4.0}})
+        adapters.set_gate(
+            conn, "ab" * 32, "rejected", {"promote": False, "figures": {"live_noc": 3.125, "candidate_noc": 4.0}}
+        )
         long_ago = requests.database_now(conn) - purge.STALE * 60 * 24 * 31
         conn.execute(purge.update(purge.Adapter).values(created_at=long_ago))
     folder = Path(settings.resolved_storage_url) / "adapters" / ("ab" * 32)
