@@ -234,15 +234,15 @@ def correct(url: str, every: int) -> None:
             conn.execute(insert(table).values(times), values)
 
 
-def delta(url: str, since: str, to: str, form: str) -> dict[str, Any]:
+def delta(url: str, since: str, to: str, formats: list[str]) -> dict[str, Any]:
     """What a delta holds, and the CPU seconds of a new snapshot, of writing it and of writing a delta to it."""
     database = open_database(url)
     with database.connect() as conn:
         campaign = get_campaign(conn, "benchmark")
-    export_snapshot(database, campaign, f"{to}-nothing", [form], images="uri", filters={"states": ["new"]})
+    export_snapshot(database, campaign, f"{to}-nothing", formats, images="uri", filters={"states": ["new"]})
     with database.begin() as conn:
         made, snapshot_s = timed(lambda: create_snapshot(conn, campaign.id, "export"))
-    options: dict[str, Any] = {"formats": [form], "images": "uri", "snapshot_id": made.id}
+    options: dict[str, Any] = {"formats": formats, "images": "uri", "snapshot_id": made.id}
     _, whole_s = timed(lambda: export_snapshot(database, campaign, f"{to}-whole", **options))
     options["since_snapshot"] = since
     report, delta_s = timed(lambda: export_snapshot(database, campaign, f"{to}-delta", **options))
@@ -372,9 +372,9 @@ def measure(
         deltas: dict[str, dict[str, Any]] = {}
         for what, every in (("images", 100), ("masks", max(1, 100 // masks_per_image))):
             in_new_process(correct, url, every)
-            for form in ("parquet", "coco"):
+            for form, formats in FORMS.items():
                 name = f"{form}_1_percent_of_{what}"
-                deltas[name] = in_new_process(delta, url, made, f"{folder}/{name}", form)
+                deltas[name] = in_new_process(delta, url, made, f"{folder}/{name}", formats)
     counts = runs["parquet"]["counts"]
     rows, masks = counts["images"] + counts["annotations"] + counts["clicks"], counts["annotations"]
     parquet_s, coco_s, orjson_s = runs["parquet"]["cpu_s"], runs["coco"]["cpu_s"], object_s * masks

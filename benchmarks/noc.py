@@ -4,7 +4,8 @@ python benchmarks/noc.py [--model ID] [--data DIR ...] [--split val] [--limit N]
 
 DIR holds images/ and annotations.json. Without --data the photographs of the demo are used (they are easy: whole
 objects, some drawn with the help of a threshold); quote figures of your own data. bIoU is the boundary IoU, spoilt the
-share of the object that a click makes wrong, |score| the mean error of the IoU that the model states.
+share of the object that a click makes wrong, |score| the mean error of the IoU that the model states. After several
+data sets comes the mean over them.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pipeline.data.coco import CocoSample, read_coco
 from pipeline.evaluation.metrics import iou, noc, nof
 from pipeline.evaluation.run import evaluate
 from pipeline.models import load_model
+from schemas.evaluation import NocReport
 
 DEMO_TRUTH = Path(__file__).resolve().parent.parent / "flows" / "demo_data" / "annotations.json"
 WIDTHS = (7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 13, 6, 6)
@@ -110,6 +112,7 @@ def main() -> None:
         "s",
     )
     print(f"{'data':24} " + " ".join(name.rjust(width) for name, width in zip(figures, WIDTHS, strict=True)))
+    reports = list[NocReport]()
     for name, annotations, images in data_sets(args.data):
         samples = objects(annotations, images, args.split, args.min_area, args.limit)
         if not samples:
@@ -118,6 +121,7 @@ def main() -> None:
         began = time.perf_counter()
         report = evaluate(model, samples, (0.85, 0.90), flip=False, data=name)
         seconds = time.perf_counter() - began
+        reports.append(report)
         row = f"{name:24} {report.samples:7d} {report.noc['85']:7.2f} {report.noc['90']:7.2f} {report.nof['90']:6d}"
         row += "".join(f" {report.miou_at[clicks]:7.3f}" for clicks in ("1", "3", "5"))
         row += f" {report.biou_at['5']:7.3f} {report.spoilt or 0:7.3f} {report.score_error or 0:7.3f}"
@@ -127,6 +131,11 @@ def main() -> None:
         curves = [graph_cut_curve(s.read_image(), s.read_gt(), 0.90) for s in samples]
         cut = noc(curves, 0.90, 20)
         print(f"{row} {cut:8.2f} ({nof(curves, 0.90, 20):2d}) {report.noc['90'] / cut:6.2f} {seconds:6.0f}", flush=True)
+    if len(reports) > 1:
+        clicks = " ".join(f"{np.mean([own.noc[target] for own in reports]):7.2f}" for target in ("85", "90"))
+        ious = " ".join(f"{np.mean([own.miou_at[k] for own in reports]):7.3f}" for k in ("1", "3", "5"))
+        failed = sum(own.nof["90"] for own in reports)
+        print(f"{'mean over the sets':24} {sum(own.samples for own in reports):7d} {clicks} {failed:6d} {ious}")
 
 
 if __name__ == "__main__":

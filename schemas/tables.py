@@ -521,15 +521,19 @@ class Snapshot(Base):
 
 
 class SnapshotItem(Base):
-    """One mask version of a snapshot, or (mask_id None) one image verified to be empty."""
+    """One mask version of a snapshot, or (mask_id None) one image verified to be empty.
+
+    Image and mask are no foreign keys: one statement copies them from rows that name them, on SQLite while clicks wait,
+    and looking each up once more took half of its time. Whatever removes images or masks removes these first.
+    """
 
     __tablename__ = "snapshot_items"
     __table_args__ = (Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id", "mask_id", "category_number"),)
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id"))
-    image_id: Mapped[str] = mapped_column(ForeignKey("images.id"))
-    mask_id: Mapped[str | None] = mapped_column(ForeignKey("masks.id"))
+    image_id: Mapped[str] = mapped_column(String(36))
+    mask_id: Mapped[str | None] = mapped_column(String(36))
     category_number: Mapped[int | None]
 
 

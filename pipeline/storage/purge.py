@@ -150,7 +150,7 @@ def _promotions(scope: Scope, ids: Sequence[str] | None) -> Any:
 
 
 _SNAPSHOT_ITEMS = _Step(SnapshotItem, SnapshotItem.id, _items)
-"""First of all: no index finds them for a mask, so that each mask costs a look at those that are left."""
+"""First of all: no foreign key keeps what they name."""
 _IMAGE_STEPS = (
     _by_image(Instance),
     _Step(EventResult, EventResult.event_id, _results),

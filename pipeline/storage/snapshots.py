@@ -34,6 +34,7 @@ from pipeline.storage.images import image_record
 from pipeline.storage.masks import is_current, mask_query
 from pipeline.storage.numbers import lock_campaign, next_number
 from pipeline.storage.sql import fields, new_id, one
+from pipeline.storage.tombstones import require_no_purge
 from schemas.campaigns import CategoryRecord, ImageRecord, TaskState
 from schemas.catalogue import MaskRecord, SnapshotRecord
 from schemas.columns import db_now
@@ -83,6 +84,7 @@ def create_snapshot(
     Raises:
         BadInputError: A filter is unknown, or its value means nothing.
         NotFoundError: There is no such campaign.
+        StateError: Something of it is being purged; the transaction is to be rolled back.
     """
     wanted = _checked({key: value for key, value in (filters or {}).items() if value is not None})
     number = next_number(conn, Snapshot, campaign_id)
@@ -102,6 +104,7 @@ def create_snapshot(
             created_at=db_now(),
         )
     )
+    require_no_purge(conn, campaign_id)  # nothing else would hold what the entries name
     columns = ["snapshot_id", "image_id", "mask_id", "category_number"]
     conn.execute(insert(SnapshotItem).from_select(columns, _items(snapshot_id, campaign_id, wanted)))
     masks, images = func.count(SnapshotItem.mask_id), func.count(SnapshotItem.image_id.distinct())
@@ -309,12 +312,12 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     if "categories" in filters:
         masks = masks.where(Instance.category_number.in_(filters["categories"]))
     full = masks.cte("current_masks")
-    chosen = select(full)
+    wanted = select(full)
     if filters.keys() & {"since", "until", "annotators"}:
-        chosen = chosen.join(MaskRow, MaskRow.id == full.c.mask_id)
-        chosen = chosen.where(*_made_within(MaskRow.created_at, filters))
+        wanted = wanted.join(MaskRow, MaskRow.id == full.c.mask_id)
+        wanted = wanted.where(*_made_within(MaskRow.created_at, filters))
         if "annotators" in filters:
-            chosen = chosen.where(_made_by(MaskRow.annotator_id, filters))
+            wanted = wanted.where(_made_by(MaskRow.annotator_id, filters))
     submitted = select(Session.id).where(Session.image_id == Image.id, Session.state == "submitted")
     if "annotators" in filters:
         submitted = submitted.where(_made_by(Session.annotator_id, filters))
@@ -324,8 +327,9 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     empty = select(Image.id, null().label("mask_id"), null().label("category_number")).where(
         Image.campaign_id == campaign_id, exists(submitted), Image.id.not_in(select(full.c.image_id)), *images
     )
-    both = union_all(chosen, empty).subquery()
-    return select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
+    both = union_all(wanted, empty).subquery()
+    chosen = select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
+    return chosen.order_by(both.c.image_id, both.c.mask_id)  # as their index has them: it grows at its end
 
 
 def _made_within(when: Any, filters: dict[str, Any]) -> list[ColumnElement[bool]]:

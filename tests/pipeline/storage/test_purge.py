@@ -314,6 +314,8 @@ def test_nothing_begins_while_it_is_half_done(world: World) -> None:
         world.purge(image.id, progress=stop, chunk=1)
     with world.database.begin() as conn, pytest.raises(StateError, match=f"clickloop purge image .* {image.number}`"):
         requests.insert_request(conn, new_uuid(), "export", main.campaign_id, {})
+    with world.database.begin() as conn, pytest.raises(StateError, match="clickloop purge image"):
+        snapshots.create_snapshot(conn, main.campaign_id, "export")
     with world.database.begin() as conn:
         claim: dict[str, Any] = {"claim_id": new_uuid(), "lease_s": LEASE_S}
         assert tasks.claim_task(conn, main.campaign_id, main.annotator_id, **claim) is None
