@@ -1,4 +1,4 @@
-"""gc: remove what nothing refers to, and weights that nobody will ask for again."""
+"""gc: remove what nothing refers to, and weights and snapshot entries that nobody will ask for again."""
 
 import argparse
 from datetime import timedelta
@@ -18,7 +18,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
         type=days,
         default=30,
         metavar="DAYS",
-        help="leave adapters and models that are younger or were live since (default: 30)",
+        help="leave adapters, models and retrains' snapshots that are younger or were live since (default: 30)",
     )
     parser.add_argument(
         "--keep-promoted",
@@ -32,7 +32,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
 def collect(args: argparse.Namespace) -> int:
     """Remove what is of no use, also beside a running `serve`."""
     from flows.services import reading
-    from pipeline.storage import garbage, old_weights
+    from pipeline.storage import garbage, old_snapshots, old_weights
 
     settings, age = settings_of(args), timedelta(days=args.older_than)
     storage, training = settings.resolved_storage_url, settings.workspace.resolve() / "training"
@@ -51,10 +51,17 @@ def collect(args: argparse.Namespace) -> int:
             keep_promoted=args.keep_promoted,
             dry_run=args.dry_run,
         )
+        entries = old_snapshots.collect_entries(
+            database,
+            older_than=timedelta(days=args.weights_older_than),
+            gone=[one.name for one in weights if one.kind == "adapters"],
+            dry_run=args.dry_run,
+        )
         weights += old_weights.collect_checkpoints(database, training, dry_run=args.dry_run)
     for kind in ("adapters", "models", "checkpoints"):
         sizes = [one.size_bytes for one in weights if one.kind == kind]
         done[kind] = garbage.Garbage(files=len(sizes), size_bytes=sum(sizes))
+    done["snapshot_entries"] = garbage.Garbage(files=entries)
     freed = sum(found.size_bytes for found in done.values())
     rows = [(kind, found.files, found.size_bytes) for kind, found in done.items()]
     head = "WOULD BE REMOVED" if args.dry_run else "REMOVED"

@@ -263,7 +263,7 @@ def test_gc_counts_and_never_makes_a_database(
     with WorkspaceLock(settings.workspace):  # as beside `serve`
         code, out, _ = run(capsys, "gc", *where)
     nothing = {"files": 0, "size_bytes": 0}
-    kinds = dict.fromkeys(("embeddings", "partial", "adapters", "models", "checkpoints"), nothing)
+    kinds = dict.fromkeys(("embeddings", "partial", "adapters", "models", "checkpoints", "snapshot_entries"), nothing)
     assert (code, json.loads(out)) == (0, {"dry_run": False, "kinds": kinds, "weights": [], "freed_bytes": 0})
     assert run(capsys, "gc", "--dry-run", "--workspace", str(tmp_path / "empty"))[0] == 2
     assert not (tmp_path / "empty").exists()
