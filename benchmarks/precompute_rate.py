@@ -56,9 +56,11 @@ def make_images(folder: Path, count: int) -> list[ImageRef]:
     return images
 
 
-def precompute(encoders: Sequence[ActorHandle], images: list[ImageRef], digest: str, key: str) -> float:
+def precompute(
+    encoders: Sequence[ActorHandle], images: list[ImageRef], digest: str, key: str, chunk_size: int = CHUNK
+) -> float:
     """Seconds to encode and store the images, with a window of chunks for each encoder, as `flows.precompute` does."""
-    chunks = [images[at : at + CHUNK] for at in range(0, len(images), CHUNK)]
+    chunks = [images[at : at + chunk_size] for at in range(0, len(images), chunk_size)]
     started = time.perf_counter()
     running: dict[ray.ObjectRef, ActorHandle] = {}
     idle = [encoder for _ in range(WINDOW) for encoder in encoders]

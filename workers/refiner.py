@@ -33,7 +33,7 @@ from schemas.clicks import Click
 from schemas.engines import DEFAULT_ENGINE, EngineName, EngineSetting, Tuning, check_available
 from schemas.errors import BadCheckpointError, BusyError, EmbeddingMissingError
 from schemas.predictions import Engine, ImageRef, MaskReply, Pins, RefineRequest, Window
-from workers.cores import device, use_threads
+from workers.cores import device, note_click, use_threads
 from workers.lru import K, Lru, V
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ class Refiner:
             BusyError: The storage or the image's source does not answer.
         """
         use_threads(self._threads)
+        note_click()
         timer = _Timer()
         self._counts["requests"] += 1
         names = prefix_names(request)
@@ -197,6 +198,7 @@ class Refiner:
         Returns:
             False when the embedding is missing.
         """
+        note_click()  # somebody opened the image
         model = self.model(pins)
         self._image(image)
         try:

@@ -1,5 +1,6 @@
-"""Heavy roles take turns, and a greedy one starves nobody."""
+"""Heavy roles take turns while people click, and a greedy one starves nobody."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -25,6 +26,8 @@ def _few_cores(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     folder = str(tmp_path_factory.mktemp("locks"))
     monkeypatch.setenv("TMPDIR", folder)
     monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(cores, "_noted_at", float("-inf"))
+    cores.note_click()
 
 
 def test_a_greedy_loop_lets_the_other_role_in() -> None:
@@ -75,3 +78,23 @@ def test_plenty_of_cores_need_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "FEW_CORES", 1)
     with cores.heavy_turn(), cores.heavy_turn():
         pass
+
+
+def test_nobody_clicking_needs_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    long_ago = time.time() - 2 * cores.QUIET_S
+    os.utime(cores._path("click"), (long_ago, long_ago))
+    with cores.heavy_turn(), cores.heavy_turn():
+        pass
+    cores._path("click").unlink()  # nobody has ever clicked
+    with cores.heavy_turn(), cores.heavy_turn():
+        pass
+
+
+def test_a_click_is_noted_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cores._path("click")
+    os.utime(path, (1, 1))
+    cores.note_click()
+    assert path.stat().st_mtime == 1, "noted a moment ago"
+    monkeypatch.setattr(cores, "_NOTE_EVERY_S", 0.0)
+    cores.note_click()
+    assert time.time() - path.stat().st_mtime < 10
