@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -50,17 +50,18 @@ def note_click() -> None:
     now = time.monotonic()
     if has_few_cores() and now - _noted_at >= _NOTE_EVERY_S:
         _noted_at = now
-        fd = _open("click")
-        try:
-            os.utime(fd)
-        finally:
-            os.close(fd)
+        with suppress(OSError):  # such as a full disk: the click goes on
+            fd = _open("click")
+            try:
+                os.utime(fd)
+            finally:
+                os.close(fd)
 
 
 def _people_click() -> bool:
     try:
         clicked_at = os.stat(_path("click")).st_mtime
-    except FileNotFoundError:
+    except OSError:  # nobody has yet
         return False
     return time.time() - clicked_at < QUIET_S
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Select, delete, exists, func, select
 
 from pipeline.storage.database import Database
+from pipeline.storage.old_weights import MIN_AGE
 from pipeline.storage.requests import ACTIVE
 from schemas.tables import Adapter, Request, Snapshot, SnapshotItem
 
-MIN_AGE = timedelta(days=30)
 _CHUNK = 5000
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +99,10 @@ def test_a_click_is_noted_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cores, "_NOTE_EVERY_S", 0.0)
     cores.note_click()
     assert time.time() - path.stat().st_mtime < 10
+
+
+def test_a_click_goes_on_where_it_cannot_be_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(cores, "_NOTE_EVERY_S", 0.0)
+    cores.note_click()
+    assert not cores._path("click").exists()
