@@ -58,7 +58,8 @@ def note_click() -> None:
                 os.close(fd)
 
 
-def _people_click() -> bool:
+def people_click() -> bool:
+    """Whether somebody clicked on this machine in the last minute."""
     try:
         clicked_at = os.stat(_path("click")).st_mtime
     except OSError:  # nobody has yet
@@ -73,7 +74,7 @@ def heavy_turn() -> Iterator[None]:
     Fair: whoever waits holds the gate, so that a loop of turns can't starve the other role. A process that dies gives
     its turn back.
     """
-    if not has_few_cores() or not _people_click():
+    if not has_few_cores() or not people_click():
         yield
         return
     with _held("gate") as gate, _held("turn"):
