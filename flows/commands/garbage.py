@@ -9,7 +9,7 @@ from flows.commands.terminal import Terminal, table
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     """Add the command."""
-    text = "remove embeddings that no campaign needs, partial files, and weights of no more use"
+    text = "remove embeddings that no campaign needs, partial files, and weights and snapshot entries of no more use"
     parser = command(nouns, common, "gc", collect, text)
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
     parser.add_argument("--older-than", type=days, default=1, metavar="DAYS", help="leave younger files (default: 1)")

@@ -23,7 +23,6 @@ def collect_entries(
     older_than: timedelta = MIN_AGE,
     gone: Collection[str] = (),
     dry_run: bool = False,
-    now: datetime | None = None,
 ) -> int:
     """Remove entries of retrains' snapshots in short transactions; their rows stay, with what they counted.
 
@@ -32,12 +31,11 @@ def collect_entries(
         older_than: What was taken later stays.
         gone: Digests of adapters that count as removed, for a dry run.
         dry_run: Count only.
-        now: From when the age counts, aware; None: this machine's clock.
 
     Returns:
         How many entries were (or would be) removed.
     """
-    useless = _useless((now or datetime.now(UTC)) - older_than, gone)
+    useless = _useless(datetime.now(UTC) - older_than, gone)
     entries = select(SnapshotItem.id).where(SnapshotItem.snapshot_id.in_(useless))
     if dry_run:
         with database.connect() as conn:

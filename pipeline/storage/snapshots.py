@@ -312,12 +312,12 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     if "categories" in filters:
         masks = masks.where(Instance.category_number.in_(filters["categories"]))
     full = masks.cte("current_masks")
-    wanted = select(full)
+    chosen = select(full)
     if filters.keys() & {"since", "until", "annotators"}:
-        wanted = wanted.join(MaskRow, MaskRow.id == full.c.mask_id)
-        wanted = wanted.where(*_made_within(MaskRow.created_at, filters))
+        chosen = chosen.join(MaskRow, MaskRow.id == full.c.mask_id)
+        chosen = chosen.where(*_made_within(MaskRow.created_at, filters))
         if "annotators" in filters:
-            wanted = wanted.where(_made_by(MaskRow.annotator_id, filters))
+            chosen = chosen.where(_made_by(MaskRow.annotator_id, filters))
     submitted = select(Session.id).where(Session.image_id == Image.id, Session.state == "submitted")
     if "annotators" in filters:
         submitted = submitted.where(_made_by(Session.annotator_id, filters))
@@ -327,9 +327,9 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     empty = select(Image.id, null().label("mask_id"), null().label("category_number")).where(
         Image.campaign_id == campaign_id, exists(submitted), Image.id.not_in(select(full.c.image_id)), *images
     )
-    both = union_all(wanted, empty).subquery()
-    chosen = select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
-    return chosen.order_by(both.c.image_id, both.c.mask_id)  # as their index has them: it grows at its end
+    both = union_all(chosen, empty).subquery()
+    entries = select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
+    return entries.order_by(both.c.image_id, both.c.mask_id)  # as their index has them: it grows at its end
 
 
 def _made_within(when: Any, filters: dict[str, Any]) -> list[ColumnElement[bool]]:

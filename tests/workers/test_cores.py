@@ -81,7 +81,7 @@ def test_plenty_of_cores_need_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_nobody_clicking_needs_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_clicking_needs_no_turns() -> None:
     long_ago = time.time() - 2 * cores.QUIET_S
     os.utime(cores._path("click"), (long_ago, long_ago))
     with cores.heavy_turn(), cores.heavy_turn():
