@@ -272,6 +272,16 @@ def test_other_jobs_are_asked_for(
         http.post(f"/api/requests/{request.id}/cancel")
 
 
+def test_more_stays_open_when_the_page_is_drawn_anew(desk: Desk) -> None:
+    desk.open()
+    # Its toggle event comes some time after the click, maybe after the next drawing: nothing may hang on it.
+    desk.page.evaluate("addEventListener('toggle', (event) => event.stopImmediatePropagation(), true)")
+    desk.page.locator("#do-more").click()
+    desk.page.get_by_role("link", name="Jobs", exact=True).click()
+    desk.page.get_by_role("link", name="Jobs", exact=True).and_(desk.page.locator("[aria-current=page]")).wait_for()
+    desk.page.get_by_role("button", name="Order…").wait_for()
+
+
 def test_a_campaign_is_created_from_the_page(desk: Desk, tmp_path: Path) -> None:
     desk.begin()
     images = desk.gateway.services.settings.workspace

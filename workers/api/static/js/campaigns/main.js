@@ -20,8 +20,6 @@ let visit = 0;
 let live = null;
 /** @type {Map<string, {id: string, name: string}[]>} Who worked on a campaign, by its id: asked for once, to filter by. */
 const annotators = new Map();
-/** Whether the less usual actions are shown; the page is drawn anew whenever a job ends. */
-let showsMore = false;
 /** @type {string | null} What the page showed last: a new one gets the focus. */
 let place = null;
 
@@ -68,7 +66,10 @@ async function show() {
   live = content.live;
   live.start();
   const focused = document.activeElement?.id;
+  // Read here, not noted on toggle: that event comes later than the click, and the page is drawn anew whenever a job ends.
+  const more = place === (id ?? "") && document.querySelector("details.more[open]") !== null;
   $("content").replaceChildren(content.element);
+  content.element.querySelector("details.more")?.toggleAttribute("open", more);
   document.title = `${content.title} · Clickloop`;
   if (place !== null && place !== id) $("view").focus();
   else if (focused) $(focused)?.focus();
@@ -161,7 +162,7 @@ async function campaignPage(id, params) {
     button("Export…", () => act(() => exportMasks(campaign), "An export was asked for."), { id: "do-export" }),
     button("Roll back…", () => act(() => rollBack(campaign), "Rolled back."), { id: "do-rollback", disabled: campaign.live_adapter === null }),
     button(active ? "Pause…" : "Resume…", () => act(() => pauseOrResume(campaign), active ? "Paused." : "Resumed."), { id: "do-pause" }),
-    make("details", { className: "more", open: showsMore, ontoggle: (/** @type {any} */ event) => { showsMore = event.target.open; } },
+    make("details", { className: "more" },
       make("summary", { textContent: "More", id: "do-more" }),
       make("div", { className: "actions" },
         button("Read images…", () => act(() => readImages(campaign), "The images will be read."), { id: "do-ingest" }),
