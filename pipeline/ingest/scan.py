@@ -126,12 +126,13 @@ def ingest(
     with ThreadPoolExecutor(1) as beside:
         known = beside.submit(_settled, database, campaign.id)
         listing = list_files(url, roots)
-        settled = known.result()
-    if readmit:
-        settled = settled.filter(pc.equal(settled["purged"], 0))
-    todo, missing, purged = _compare(listing, settled)
+        settled, purged_before = known.result()
+    changed, gone = _compare(listing, settled)
+    todo = changed
+    if purged_before and not readmit:
+        todo = [file for file in changed if purged_before.get(file.uri_sha256) != file.version]
+    purged = len(changed) - len(todo)
     with database.connect() as conn:
-        gone = [uri for uri in images.source_uris(conn, campaign.id, missing) if listing.scope.fullmatch(uri)]
         hashes = images.image_hashes(conn, campaign.id) if todo else []
     index = GroupIndex((phash, group) for _, phash, group in hashes)
     report = IngestReport(
@@ -168,25 +169,25 @@ def ingest(
     return report
 
 
-def _settled(database: Database, campaign_id: str) -> pa.Table:
+def _settled(database: Database, campaign_id: str) -> tuple[pa.Table, dict[str, str]]:
     with database.connect() as conn:
-        return images.settled_sources(conn, campaign_id)
+        return images.settled_sources(conn, campaign_id), images.purged_sources(conn, campaign_id)
 
 
-def _compare(listing: Listing, settled: pa.Table) -> tuple[list[SourceFile], list[str], int]:
-    """The files to read, the keys of settled files that are not listed, and how many of those that are were purged.
+def _compare(listing: Listing, settled: pa.Table) -> tuple[list[SourceFile], list[str]]:
+    """The files that are new or changed, and the URIs of settled files that would be listed if they were there.
 
-    In Arrow: most files are none of these.
+    In Arrow: most files are neither.
     """
-    keys = pa.array([file.uri_sha256 for file in listing.files], pa.string())
+    uris = pa.array([file.uri for file in listing.files], pa.string())
     versions = pa.array([file.version for file in listing.files], pa.string())
-    places = pc.index_in(keys, settled["uri_sha256"])  # null where a file was never settled
+    places = pc.index_in(uris, settled["uri"])  # null where a file was never settled
     same = pc.equal(settled["version"].take(places), versions).fill_null(False)
-    purged = pc.sum(pc.and_(same, pc.equal(settled["purged"].take(places), 1))).as_py() or 0
     is_missing = np.ones(settled.num_rows, np.bool_)
     is_missing[places.drop_null().to_numpy()] = False
-    missing = settled["uri_sha256"].filter(pa.array(is_missing))
-    return [listing.files[place] for place in np.flatnonzero(~same.to_numpy())], missing.to_pylist(), purged
+    missing = settled["uri"].filter(pa.array(is_missing)).to_pylist()
+    gone = sorted(uri for uri in missing if listing.scope.fullmatch(uri))
+    return [listing.files[place] for place in np.flatnonzero(~same.to_numpy())], gone
 
 
 def _handled(report: IngestReport) -> int:

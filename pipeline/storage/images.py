@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Integer, Row, Select, cast, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from pipeline.storage.columns import read_columns
 from pipeline.storage.numbers import next_number
@@ -28,31 +28,30 @@ class Added:
 
 
 def settled_sources(conn: Connection, campaign_id: str) -> pa.Table:
-    """The files that need not be read again: registered, or duplicates of an image, or (`purged` 1) of a purged one.
+    """The files that need not be read again: registered, or duplicates of an image.
 
     Not what is quarantined: permissions, limits or formats may have changed.
 
     Returns:
-        `uri_sha256`, `version` and `purged` of each.
+        `uri` and `version` of each.
     """
     bad = select(Image.id).where(Image.campaign_id == campaign_id, Image.quarantine_reason.is_not(None))
     file = Source.__table__.c
-    purged = file.image_id.is_(None)
-    query = select(file.uri_sha256, file.version, cast(purged, Integer).label("purged")).where(
+    query = select(file.uri, file.version).where(
         file.campaign_id == campaign_id,
         file.state.in_(("registered", "duplicate")),
-        or_(purged, file.image_id.not_in(bad)),
+        file.image_id.is_not(None),
+        file.image_id.not_in(bad),
     )
     return read_columns(conn, query)
 
 
-def source_uris(conn: Connection, campaign_id: str, uris_sha256: Iterable[str]) -> list[str]:
-    """The URIs of some files, sorted."""
-    uris: list[str] = []
-    for some in batches(uris_sha256):
-        query = select(Source.uri).where(Source.campaign_id == campaign_id, Source.uri_sha256.in_(some))
-        uris += conn.execute(query).scalars()
-    return sorted(uris)
+def purged_sources(conn: Connection, campaign_id: str) -> dict[str, str]:
+    """The files of purged images, which need not be read again either: sha256 of the URI -> version."""
+    query = select(Source.uri_sha256, Source.version).where(
+        Source.campaign_id == campaign_id, Source.state != "quarantined", Source.image_id.is_(None)
+    )
+    return {row.uri_sha256: row.version for row in conn.execute(query)}
 
 
 def image_hashes(conn: Connection, campaign_id: str) -> list[tuple[str, str, str]]:
