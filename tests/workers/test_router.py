@@ -291,7 +291,7 @@ def test_a_refiner_that_hangs_is_restarted(ray_workers: Settings, campaign: Stor
     hasty = ray_workers.model_copy(update={"refine_timeout_s": 0.5})
 
     async def scenario(router: Router) -> None:
-        await router.refine(request(campaign, click(80, 60)))
+        await answered(router, request(campaign, click(80, 60)))
         pid = actor_process("_RefinerShell").pid
         os.kill(pid, signal.SIGSTOP)
         for n in range(3):
@@ -299,7 +299,7 @@ def test_a_refiner_that_hangs_is_restarted(ray_workers: Settings, campaign: Stor
             with pytest.raises(BusyError):
                 await router.refine(request(campaign, click(80, 61 + n)))
             assert time.monotonic() - started < 3
-        reply = await router.refine(request(campaign, click(80, 60)))
+        reply = await answered(router, request(campaign, click(80, 60)))
         assert reply.area > 0
         assert actor_process("_RefinerShell").pid != pid
 
