@@ -6,11 +6,11 @@ its hash is stable. Coordinates are (x, y) floats in image pixels. Knows nothing
 
 import hashlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeAlias
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from schemas.errors import BadInputError, first_problem
 from schemas.masks import Rle
@@ -173,6 +173,17 @@ class EventIn(BaseModel):
     kind: EventKind
     payload: dict[str, Any] = Field(default_factory=dict)
     client_time: datetime | None = None
+
+    @field_validator("client_time")
+    @classmethod
+    def _in_utc(cls, time: datetime | None) -> datetime | None:
+        """Stored so: in UTC, which the client's clock says where it names no zone."""
+        if time is None or time.tzinfo is None:
+            return time if time is None else time.replace(tzinfo=UTC)
+        try:
+            return time.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("outside the years 1 to 9999 in UTC") from None
 
 
 class Event(BaseModel):

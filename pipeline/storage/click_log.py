@@ -7,7 +7,6 @@ path of every click.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -148,7 +147,7 @@ def _insert(
         "payload": payload,
         "payload_sha256": digest,
         "pins": pins,
-        "client_time": _aware(event.client_time),
+        "client_time": event.client_time,
         "annotator_id": session.annotator_id,
     }
     inserted = conn.execute(_insert_unknown(conn.dialect.name), values).one_or_none()
@@ -209,7 +208,3 @@ def _conflict(conn: Connection, session: Row[Any], event: EventIn, message: str)
 
 def _text(value: object | None) -> str | None:
     return None if value is None else str(value)
-
-
-def _aware(time: datetime | None) -> datetime | None:
-    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time

@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pipeline.storage.sql import database_now
@@ -33,6 +33,7 @@ __all__ = [
     "knows_revision",
     "migrate",
     "open_database",
+    "unstorable",
     "upgrade_database",
 ]
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: The database is locked, full or gone; nothing was committed, or (when the
                 connection broke during the commit) nobody knows: look before doing it again.
+            BadInputError: See `unstorable`.
         """
         with _translated(), self.engine.connect() as conn:
             conn.execution_options(clickloop_write=True)
@@ -75,6 +77,7 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: The database is locked or gone.
+            BadInputError: See `unstorable`.
         """
         with _translated(), self.engine.connect() as conn:
             if self.dialect == "postgresql":
@@ -277,11 +280,24 @@ def _translated() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise DatabaseUnavailableError("All database connections are in use. Try again.") from error
+    except UnicodeEncodeError as error:
+        raise (unstorable(error) or error) from error
     except DBAPIError as error:
+        if (refused := unstorable(error)) is not None:
+            raise refused from error
         if not _is_outage(error):
             raise
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         raise DatabaseUnavailableError(f"The database is not available: {reason}. {_advice(error)}") from error
+
+
+def unstorable(error: Exception) -> BadInputError | None:
+    """What to answer when the database cannot take a value: NUL (PostgreSQL), half a character (either one)."""
+    if isinstance(error, UnicodeEncodeError):
+        return BadInputError("A text holds half of a character (a lone surrogate). Send valid Unicode.")
+    if isinstance(error, DataError):
+        return BadInputError(f"The database cannot hold a value: {str(error.orig).strip().splitlines()[0]}.")
+    return None
 
 
 def _advice(error: DBAPIError) -> str:

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from pipeline.storage.database import Database
+from pipeline.storage.database import Database, unstorable
 from schemas.errors import BusyError, ClickloopError, DatabaseUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -126,12 +126,10 @@ class GroupWriter:
                 try:
                     with conn.begin_nested():
                         outcomes.append((write(conn), None))
-                except DBAPIError as error:
-                    if not isinstance(error, IntegrityError):  # the database's state, not this row's fault
-                        raise
-                    outcomes.append((None, error))
                 except Exception as error:
-                    outcomes.append((None, error))
+                    if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError | DataError):
+                        raise  # the database's state, not this row's fault
+                    outcomes.append((None, unstorable(error) or error))
         return outcomes
 
 

@@ -8,11 +8,12 @@ import pytest
 from sqlalchemy import Connection, text
 
 from pipeline.storage.annotators import get_or_create_annotator
+from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.click_log import append_event
 from pipeline.storage.database import Database
 from pipeline.storage.sessions import session_events
 from pipeline.storage.writer import GroupWriter
-from schemas.errors import BusyError, DatabaseUnavailableError, GapError
+from schemas.errors import BadInputError, BusyError, DatabaseUnavailableError, GapError, NotFoundError
 from tests.pipeline.storage.catalogues import LEASE_S, Catalogue, event
 
 
@@ -80,6 +81,21 @@ def test_a_broken_write_leaves_nothing_and_hurts_no_other(database: Database) ->
     assert good.result(10).name == "whole"
     writer.close()
     assert _names(database) == ["whole"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half \ud800"])
+def test_a_text_that_a_database_cannot_hold_hurts_no_other(database: Database, name: str) -> None:
+    writer = GroupWriter(database)
+    held = Held(writer)
+    bad = writer.submit(lambda conn: get_campaign(conn, name))
+    good = writer.submit(lambda conn: get_or_create_annotator(conn, "whole"))
+    held.go.set()
+    with pytest.raises((BadInputError, NotFoundError)):  # SQLite can look for NUL
+        bad.result(10)
+    assert good.result(10).name == "whole"
+    writer.close()
+    with pytest.raises((BadInputError, NotFoundError)), database.connect() as conn:
+        get_campaign(conn, name)
 
 
 def test_unavailable_database_fails_the_batch_and_the_next_one_works(sqlite_database: Database) -> None:

@@ -146,6 +146,8 @@ def test_instances_are_needed_known_and_opened_once(shared: tuple[Work, str]) ->
         {"kind": "\ud800"},
         {"client_time": "yesterday"},
         {"client_time": 1e300},
+        {"client_time": "0001-01-01T00:00:00+14:00"},
+        {"client_time": "9999-12-31T23:59:59-14:00"},
         {"annotator_id": "me"},
         {"server_time": "2020-01-01T00:00:00Z"},
         {"\ud800": 1},
@@ -290,6 +292,18 @@ def test_unknown_things_are_not_found(gateway: Gateway, shared: tuple[Work, str]
     ):
         assert (answer.status_code, code_of(answer)) == (404, "not_found"), (answer.request.url, answer.text)
         assert answer.headers["x-request-id"]
+
+
+def test_half_a_character_is_refused(shared: tuple[Work, str]) -> None:
+    work, _ = shared
+    claim = json.dumps({"claim_id": str(uuid4()), "image_id": "\ud800"})
+    answer = work.http.post(
+        f"/api/campaigns/{CAMPAIGN}/claim", content=claim, headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, code_of(answer)) == (422, "bad_input"), answer.text
+    opened = json.dumps({"events": [work.event("open", str(uuid4()), mask_id="\ud800")]})
+    answer = post_raw(work, opened)
+    assert (answer.status_code, code_of(answer)) == (422, "bad_input"), answer.text
 
 
 def test_wrong_methods_are_refused_in_the_one_shape(http: httpx.Client) -> None:
