@@ -1,6 +1,7 @@
 """Write docs/reference.md from the code: settings, errors, events, commands. `python docs/reference.py [--check]`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def render() -> str:
     lines += ["## Settings", "", "Environment variables, or keys (without the prefix, lower case) of the TOML file"]
     lines += ["that `CLICKLOOP_CONFIG` names.", "", "| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in ("", None) else f"`{field.default}`"
+        shown = json.dumps(field.default) if isinstance(field.default, list) else field.default
+        default = "" if shown in ("", None) else f"`{shown}`"
         lines.append(f"| `CLICKLOOP_{name.upper()}` | {default} | {_one_line(field.description)} |")
     lines += ["", "## Errors", "", 'Over HTTP: `{"error": {"code", "message", "details"}}`.', ""]
     lines += ["| code | HTTP status | class |", "|---|---|---|"]

@@ -6,6 +6,7 @@ commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefec
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -101,7 +102,9 @@ def _settings_line(error: ValidationError | SettingsError) -> str:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         return f"Setting CLICKLOOP_{name}: {problem_of(first)} (got {first['input']!r})."
-    return str(error)
+    field = re.search(r'field "(\w+)"', str(error))
+    name = field[1].upper() if field else "?"
+    return f'Setting CLICKLOOP_{name}: a list is written as JSON, such as ["a", "b"].'
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def read_serve_file(workspace: Path) -> dict[str, Any] | None:
     try:
         facts = json.loads((workspace / "serve.json").read_text())
         os.kill(int(facts["pid"]), 0)
-    except (FileNotFoundError, ProcessLookupError, ValueError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError, ValueError, KeyError):
         return None
     except PermissionError:
         pass  # it lives, under another user

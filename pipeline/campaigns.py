@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.embeddings.key import key_of_model
 from pipeline.imports.read import categories_of
+from pipeline.ingest.sources import is_image_name
 from pipeline.models import create_model, default_weights_path
 from pipeline.storage import adapters, campaigns
 from pipeline.storage.database import Database
@@ -89,7 +90,7 @@ def _existing(database: Database, campaign_id: str) -> CampaignRecord | None:
 
 
 def require_source(url: str) -> None:
-    """Check that there is something at a source.
+    """Check that there is something at a source, and, if it is one file, that this is an image by its name.
 
     Raises:
         BadInputError: There is not, or the URL is of no use.
@@ -98,11 +99,13 @@ def require_source(url: str) -> None:
     """
     fs, root = open_storage(url)
     try:
-        is_there = any(character in root for character in "*?[") or with_retry(fs, lambda: kind(fs, root)) is not None
+        found = with_retry(fs, lambda: kind(fs, root))
     except OSError as error:
         raise storage_error(error, f"Looking at {url}") from error
-    if not is_there:
+    if found is None and not any(character in root for character in "*?["):
         raise BadInputError(f"There is nothing at {url!r}. Give an existing folder, glob or file.")
+    if found == "file" and not is_image_name(root):
+        raise BadInputError(f"{url!r} is a file, and no image by its name. Give the folder of the images.")
 
 
 def is_encoded_once(model_id: str) -> bool:

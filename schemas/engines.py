@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from schemas.errors import BadInputError
 
 EngineName = Literal["torch-float32", "torch-bfloat16", "onnx-float32"]
-EngineSetting = Literal["auto"] | EngineName
+EngineSetting = Literal["auto", EngineName]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 DEFAULT_ENGINE: EngineName = "torch-float32"
 """What every machine has, what the others are held against, and what a mask without a pinned engine is made with."""

@@ -101,6 +101,8 @@ class Export(_Payload):
     def _something_is_left(self) -> "Export":
         if self.val + self.test >= 1:
             raise ValueError(f"val {self.val} and test {self.test} together leave nothing to train on")
+        if self.since is not None and self.until is not None and self.since >= self.until:
+            raise ValueError(f"since {self.since.isoformat()} is not before until {self.until.isoformat()}")
         return self
 
 
@@ -150,8 +152,8 @@ def checked(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
         request = PAYLOADS[kind].model_validate(payload)
     except ValidationError as error:
         problems = error.errors()
-        got = problems[0].get("input")
-        raise BadInputError(f"{kind}: {first_problem(problems)} (got {got!r})."[:500]) from error
+        got = f" (got {problems[0].get('input')!r})" if problems[0]["loc"] else ""
+        raise BadInputError(f"{kind}: {first_problem(problems, 'options')}{got}."[:500]) from error
     if isinstance(request, Campaign) and request.create is not None:
         checked_model_id(request.create.model, request.create.checkpoint is not None)
     return request.model_dump(mode="json")

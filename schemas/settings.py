@@ -2,12 +2,15 @@
 CLICKLOOP_CONFIG. Nothing in `pipeline` reads the environment."""
 
 import os
+import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.engines import EngineSetting
+from schemas.errors import BadInputError
 
 
 class Settings(BaseSettings):
@@ -67,7 +70,7 @@ class Settings(BaseSettings):
     """Seconds for which a job waits for an object store that does not answer; then it fails, and can be run again."""
     min_free_bytes: int = Field(default=500_000_000, ge=0)
     """Precompute and export stop before the disk has less than this."""
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Level of the structured logs: DEBUG, INFO, WARNING or ERROR."""
 
     @classmethod
@@ -81,7 +84,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         config = os.environ.get("CLICKLOOP_CONFIG")
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
-        return (*sources, TomlConfigSettingsSource(settings_cls, Path(config))) if config else sources
+        if not config:
+            return sources
+        _check_config(Path(config), settings_cls)
+        return (*sources, TomlConfigSettingsSource(settings_cls, Path(config)))
 
     @property
     def resolved_database_url(self) -> str:
@@ -92,7 +98,7 @@ class Settings(BaseSettings):
     def sqlite_path(self) -> Path | None:
         """The database's file, None when the database is a server's."""
         url = self.resolved_database_url
-        return Path(url.split("///", 1)[1]) if url.startswith("sqlite") else None
+        return Path(url.split("///", 1)[1]) if url.startswith("sqlite") and "///" in url else None
 
     @property
     def resolved_storage_url(self) -> str:
@@ -103,3 +109,16 @@ class Settings(BaseSettings):
     def is_loopback(self) -> bool:
         """Whether the gateway listens on this machine only."""
         return self.host in {"127.0.0.1", "localhost", "::1"}
+
+
+def _check_config(path: Path, settings_cls: type[BaseSettings]) -> None:
+    """Refuse a file of settings that would be passed over, in whole or in part: work would go to another workspace."""
+    try:
+        found = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"CLICKLOOP_CONFIG names {path}, which is no readable TOML file: {error}.") from error
+    unknown = sorted(found.keys() - settings_cls.model_fields.keys())
+    if unknown:
+        raise BadInputError(
+            f"{path} (CLICKLOOP_CONFIG) has {unknown[0]!r}, which is no setting (docs/reference.md has them)."
+        )

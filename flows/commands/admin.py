@@ -20,7 +20,6 @@ def upgrade(args: argparse.Namespace) -> int:
     from pipeline.storage.lock import WorkspaceLock
 
     settings = settings_of(args)
-    settings.workspace.mkdir(parents=True, exist_ok=True)
     with WorkspaceLock(settings.workspace):
         before, after = upgrade_database(settings.resolved_database_url)
     text = f"The database is at {after}" + (f", it was at {before or 'none'}." if before != after else " already.")

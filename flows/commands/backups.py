@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from flows.commands.options import Nouns, command, settings_of
 from flows.commands.terminal import Terminal
 from flows.commands.work import absolute_url
-from schemas.errors import NotFoundError
+from schemas.errors import BadInputError, NotFoundError
 
 if TYPE_CHECKING:
     from pipeline.storage.backup import Manifest
@@ -30,7 +30,10 @@ def backup(args: argparse.Namespace) -> int:
     if path is not None and not path.exists():
         raise NotFoundError(f"There is no database at {path}: nothing to back up. Is --workspace right?")
     target = absolute_url(args.to)
-    manifest = backups.backup(settings.resolved_database_url, settings.resolved_storage_url, target)
+    try:
+        manifest = backups.backup(settings.resolved_database_url, settings.resolved_storage_url, target)
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise BadInputError(f"Cannot write to {target}: {error.strerror or error}. Name another folder.") from error
     lines = [
         f"{manifest.rows} rows of {len(manifest.tables)} tables and {len(manifest.files)} files are in {target}.",
         *(f"Missing in the storage, and so in the backup: {name}" for name in manifest.missing),

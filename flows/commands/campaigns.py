@@ -126,6 +126,10 @@ def _ingested(report: dict[str, Any]) -> list[str]:
         f"{report['registered']} images registered, {report['duplicates']} duplicates, "
         f"{report['unchanged']} unchanged, {report['quarantined']} quarantined{purged}."
     ]
+    if not report["files"]:
+        lines.append("No image was found there. Put some there and run `clickloop campaign ingest`.")
+    if report["ignored"]:
+        lines.append(f"{report['ignored']} files are no images by their names, and were left out.")
     if report["gone"]:
         lines.append(f"{report['gone']} files are not there any more; their images and labels stay:")
         lines += [f"  {uri}" for uri in report["gone_files"]]

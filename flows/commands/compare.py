@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.commands.options import Nouns, command, fraction, positive_int, settings_of
+from flows.commands.options import Nouns, check_writable, command, fraction, positive_int, settings_of
 from flows.commands.terminal import Terminal, table
-from schemas.errors import BadInputError
 from schemas.evaluation import Comparison
 
 _COLUMNS = ("MODEL", "WEIGHTS", "PARAMS M", "LEARN M", "ENC GMAC", "CLICK GMAC", "ENC MS", "CLICK MS", "PEAK MIB")
@@ -36,8 +35,7 @@ def compare(args: argparse.Namespace) -> int:
     """Measure each model in a process of its own and print one table."""
     terminal = Terminal.of(args)
     settings_of(args)
-    if args.out and not Path(args.out).parent.is_dir():
-        raise BadInputError(f"The folder of --out {args.out} does not exist.")
+    check_writable(args.out)
     from pipeline.data.benchmarks import open_samples
     from pipeline.evaluation.compare import CompareOptions, parse_entry
     from pipeline.evaluation.compare import compare as run
@@ -54,11 +52,11 @@ def compare(args: argparse.Namespace) -> int:
     entries = [parse_entry(text) for text in args.models]
     done = run(entries, functools.partial(open_samples, args.data, args.images), options, terminal.progress)
     records = [one.model_dump(mode="json") for one in done]
+    terminal.result(records, _lines(done))
     if args.out:
         Path(args.out).write_text(json.dumps(records, indent=2) + "\n")
     if args.plot:
         plot_comparison(done, Path(args.plot))
-    terminal.result(records, _lines(done))
     return 0
 
 

@@ -7,7 +7,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from flows.commands.options import Nouns, command, fraction, group, number, positive_int, settings_of
+from flows.commands.options import (
+    Nouns,
+    check_writable,
+    command,
+    fraction,
+    group,
+    number,
+    positive_int,
+    settings_of,
+)
 from flows.commands.terminal import Terminal, table
 from schemas.clicks import Click
 from schemas.errors import BadInputError
@@ -21,7 +30,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     _model_options(parser)
     parser.add_argument("--data", metavar="COCO.json", required=True, help="ground truth; or NAME:DIR (grabcut, ...)")
     parser.add_argument("--images", metavar="DIR", help="folder of a COCO file's images")
-    parser.add_argument("--target-size", type=positive_int, metavar="PX", help="of the crop (672: DAVIS with ViTs)")
+    parser.add_argument("--target-size", type=side, metavar="PX", help="of the crop (672: DAVIS with ViTs)")
     parser.add_argument("--target", type=fraction, action="append", metavar="IOU", help="repeatable (0.85, 0.90)")
     parser.add_argument("--max-clicks", type=positive_int, default=20, metavar="N", help="per object (20)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N objects only")
@@ -67,12 +76,20 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 def click(text: str) -> Click:
     """Option type: `X,Y,+` or `X,Y,-` in image pixels."""
     parts = text.split(",")
-    if len(parts) != 3 or parts[2] not in "+-" or not parts[2]:
+    if len(parts) != 3 or parts[2] not in ("+", "-"):
         raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,+ or X,Y,-")
     try:
         return Click(x=float(parts[0]), y=float(parts[1]), is_positive=parts[2] == "+")
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def side(text: str) -> int:
+    """Option type: a side in pixels that every model divides as it needs to."""
+    value = positive_int(text)
+    if value % 32 or not 64 <= value <= 2048:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 32 from 64 to 2048")
+    return value
 
 
 def _existing(path: str, what: str) -> Path:
@@ -82,11 +99,18 @@ def _existing(path: str, what: str) -> Path:
     return found
 
 
+def _file(path: str, what: str) -> Path:
+    found = _existing(path, what)
+    if not found.is_file():
+        raise BadInputError(f"{what} {path} is not a file.")
+    return found
+
+
 def _load(args: argparse.Namespace) -> Any:
     from pipeline.models import load_model
 
-    checkpoint = _existing(args.checkpoint, "Checkpoint") if args.checkpoint else None
-    adapter = _existing(args.adapter, "Adapter") if args.adapter else None
+    checkpoint = _file(args.checkpoint, "Checkpoint") if args.checkpoint else None
+    adapter = _file(args.adapter, "Adapter") if args.adapter else None
     return load_model(args.model, checkpoint=checkpoint, adapter=adapter)
 
 
@@ -94,8 +118,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Report NoC, NoF, mIoU and boundary IoU of the papers' robot user."""
     terminal = Terminal.of(args)
     settings_of(args)
-    if args.out and not Path(args.out).parent.is_dir():
-        raise BadInputError(f"The folder of --out {args.out} does not exist.")
+    check_writable(args.out)
     from pipeline.data.benchmarks import open_samples
     from pipeline.evaluation.run import evaluate as run
     from pipeline.models import default_weights_path, weights_digest
@@ -113,9 +136,9 @@ def evaluate(args: argparse.Namespace) -> int:
         data=str(args.data),
         progress=terminal.progress,
     ).model_dump(mode="json")
+    terminal.result(report, _report_lines(report))
     if args.out:
         Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
-    terminal.result(report, _report_lines(report))
     return 0
 
 
@@ -134,7 +157,7 @@ def predict(args: argparse.Namespace) -> int:
     """Write the mask of some clicks."""
     terminal = Terminal.of(args)
     settings = settings_of(args)
-    path, out = _existing(args.image, "Image"), Path(args.out)
+    path, out = _file(args.image, "Image"), Path(args.out)
     if out.suffix.lower() != ".png" or not out.parent.is_dir():
         raise BadInputError(f"--out {args.out}: expected a .png file in a folder that exists.")
     from pipeline.inference.predictor import Predictor
@@ -169,7 +192,7 @@ def list_(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Write an official checkpoint as safetensors, naming the model that it is of."""
-    source, target = _existing(args.source, "Checkpoint"), Path(args.target)
+    source, target = _file(args.source, "Checkpoint"), Path(args.target)
     if target.suffix != ".safetensors" or not target.parent.is_dir():
         raise BadInputError(f"--to {target}: expected a .safetensors file in a folder that exists.")
     from pipeline.models import convert_checkpoint
@@ -184,7 +207,7 @@ def train(args: argparse.Namespace) -> int:
     settings_of(args)
     logging.getLogger("pipeline.training").setLevel(logging.INFO)
     data = _existing(args.data, "Training data") if args.data else None
-    resume = _existing(args.resume, "Checkpoint") if args.resume else None
+    resume = _file(args.resume, "Checkpoint") if args.resume else None
     from pipeline.configs.fdrn_compact import RUNS
     from pipeline.configs.published import PUBLISHED
 

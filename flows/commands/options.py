@@ -3,11 +3,13 @@
 import argparse
 import logging
 import math
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import BadInputError
 from schemas.logs import log_plainly
 from schemas.settings import Settings
 
@@ -81,6 +83,23 @@ def fraction(text: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def check_writable(out: str | None) -> None:
+    """Refuse a file of --out that could not be written, before the work that it is to hold is done.
+
+    Raises:
+        BadInputError: Its folder is not there or may not be written, or it is a folder itself.
+    """
+    if out is None:
+        return
+    path = Path(out)
+    if path.is_dir():
+        raise BadInputError(f"--out {out} is a folder. Name a file.")
+    if not path.parent.is_dir():
+        raise BadInputError(f"The folder of --out {out} does not exist.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BadInputError(f"--out {out} may not be written. Check the permissions, or name another file.")
 
 
 def utc_time(text: str) -> str:

@@ -59,6 +59,11 @@ class Listing:
     scope: re.Pattern[str]
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is listed: as an image, or as one of a kind that people expect to be read."""
+    return os.path.splitext(name)[1].lower() in _LISTED
+
+
 def require_allowed(url: str, roots: Sequence[str]) -> None:
     """Check that a URL lies below one of the configured roots, links and ".." resolved.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from schemas.errors import WorkspaceLockedError
+from schemas.errors import BadInputError, WorkspaceLockedError
 
 
 class WorkspaceLock:
@@ -113,9 +113,16 @@ def _take(path: Path, facts: str) -> tuple[int, str]:
 
     Raises:
         BlockingIOError: Another process holds it.
+        BadInputError: The folder cannot be made or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        why = error.strerror or error
+        raise BadInputError(
+            f"Cannot write to the workspace {path.parent}: {why}. Name another (--workspace)."
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

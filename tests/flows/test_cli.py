@@ -75,6 +75,11 @@ def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -
         "retrain c --promote maybe",
         "predict --image x.png --click 1,2 --out m.png",
         "predict --image x.png --click 1,nan,+ --out m.png",
+        "predict --image x.png --click 1,2,+- --out m.png",
+        "predict --image . --click 1,2,+ --out m.png",
+        "evaluate --data x.json --images . --target-size 7",
+        "evaluate --data x.json --images . --out .",
+        "compare toy-color --data x.json --images . --out .",
         "predict --image nowhere.png --click 1,2,+ --out m.png",
         "predict --model nothing --image nowhere.png --click 1,2,+ --out m.png",
         "evaluate --data nowhere.json --images .",
@@ -149,12 +154,54 @@ def test_an_empty_path_is_not_the_current_folder(
 
 
 def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("CLICKLOOP_PORT", "many"), ("CLICKLOOP_ENGINE", "steam")):
+    for name, value, told in (
+        ("CLICKLOOP_PORT", "many", "many"),
+        ("CLICKLOOP_ENGINE", "steam", "onnx-float32"),
+        ("CLICKLOOP_LOG_LEVEL", "LOUD", "'WARNING'"),
+        ("CLICKLOOP_ALLOWED_HOSTS", "['localhost']", "JSON"),
+        ("CLICKLOOP_DATABASE_URL", "sqlite://", "SQLite needs a file"),
+    ):
         with monkeypatch.context() as here:
             here.setenv(name, value)
             code, _, err = run(capsys, "campaign", "list")
-        assert code == 2
-        assert name in err and value in err
+        assert code == 2 and err.count("\n") == 1
+        assert told in err and (name in err or name == "CLICKLOOP_DATABASE_URL")
+
+
+@pytest.mark.parametrize("content", [None, "x = [", "workspce = '/tmp/x'", b"\xff"])
+def test_a_file_of_settings_that_would_be_passed_over_is_refused(
+    content: str | bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "clickloop.toml"
+    if content is not None:
+        config.write_bytes(content.encode() if isinstance(content, str) else content)
+    monkeypatch.setenv("CLICKLOOP_CONFIG", str(config))
+    code, out, err = run(capsys, "campaign", "list")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "CLICKLOOP_CONFIG" in err and str(config) in err
+
+
+@pytest.mark.parametrize(
+    "words", ["campaign create c --images . --model toy-color", "db upgrade", "token create ann", "restore ."]
+)
+def test_a_workspace_that_cannot_be_made_is_named(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    code, out, err = run(capsys, *words.split(), "--workspace", str(taken / "workspace"))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert str(taken) in err
+
+
+def test_a_campaign_of_a_file_that_is_no_image_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = tmp_path / "labels.json"
+    labels.write_text("{}")
+    code, _, err = run(capsys, "campaign", "create", "c", "--images", str(labels), "--model", "toy-color")
+    assert code == 2 and "no image by its name" in err
 
 
 def test_unknown_campaigns_sessions_and_adapters_exit_2(
