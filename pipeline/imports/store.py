@@ -9,7 +9,8 @@ from typing import IO, Any
 
 from pydantic import BaseModel
 
-from pipeline.imports.found import EMPTY, Dropped, Found, Items, Names
+from pipeline.imports.found import EMPTY, Dropped, Found, Items
+from pipeline.imports.names import Names
 from pipeline.imports.read import read_source
 from pipeline.ingest.sources import printable
 from pipeline.masks.boxes import mask_box_xywh
