@@ -21,11 +21,13 @@ from pycocotools import mask as coco
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
 from pipeline.imports.label_studio import decode_brush
 from pipeline.imports.names import NO_IMAGE
+from pipeline.imports.store import COUNTING, HELD
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import count_proposals, current_masks, proposed_masks
+from pipeline.storage.tallies import recount
 from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
@@ -458,6 +460,61 @@ def test_masks_are_stored_once_as_proposals_or_as_truth(database: Database) -> N
     assert import_masks(database, campaign, truth(), is_trusted=True).stored == 1
     with database.connect() as conn:
         assert len(current_masks(conn, campaign.id)) == 1 and count_proposals(conn, campaign.id) == 3
+
+
+def test_a_second_import_lets_proposals_count_and_takes_over_categories(database: Database) -> None:
+    catalogue = Catalogue(database, images=2)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    read = of_campaign(catalogue, [np.eye(4, dtype=np.bool_), np.ones((4, 4), np.bool_)])
+
+    def again(category: str | None, *, is_trusted: bool) -> tuple[int, int, dict[str, int]]:
+        items = (replace(item, category=category) if isinstance(item, Found) else item for item in read())
+        report = import_masks(database, campaign, items, is_trusted=is_trusted)
+        return report.stored, report.changed, report.kept
+
+    def there() -> tuple[list[str], list[str]]:
+        """The categories of what is proposed and of what counts."""
+        with database.connect() as conn:
+            image = images_of(conn, campaign.id)[0]
+            found = proposed_masks(conn, campaign.id, image.id), current_masks(conn, campaign.id)
+            names = {record.number: record.name for record in list_categories(conn, campaign.id)}
+            assert count_proposals(conn, campaign.id) == len(found[0])
+        proposed, current = ([names.get(mask.category_number or 0, "") for mask in masks] for masks in found)
+        return proposed, current
+
+    assert again("calf", is_trusted=False) == (2, 0, {})
+    assert again("cow", is_trusted=False) == (0, 2, {}) and there() == (["cow"] * 2, [])
+    assert again("cow", is_trusted=False) == (0, 0, {}) and there() == (["cow"] * 2, [])
+    assert again("cow", is_trusted=True) == (0, 2, {}) and there() == ([], ["cow"] * 2)
+    assert again("calf", is_trusted=False) == (0, 0, {COUNTING: 2}) and there() == ([], ["cow"] * 2)
+    assert again("calf", is_trusted=True) == (0, 2, {}) and there() == ([], ["calf"] * 2)
+    assert again(None, is_trusted=True) == (0, 2, {}) and there() == ([], [""] * 2)
+    with database.connect() as conn:
+        assert {mask.version for mask in current_masks(conn, campaign.id)} == {4}
+    with database.begin() as conn:
+        recount(conn)
+    assert there() == ([], [""] * 2)
+
+
+def test_a_second_import_leaves_alone_what_people_work_on(database: Database) -> None:
+    catalogue = Catalogue(database, images=2)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+        first = images_of(conn, campaign.id)[0]
+    read = of_campaign(catalogue, [np.eye(4, dtype=np.bool_), np.ones((4, 4), np.bool_)])
+    assert import_masks(database, campaign, read(), is_trusted=False).stored == 2
+    with database.connect() as conn:
+        corrected, other = proposed_masks(conn, campaign.id, first.id)
+    claim = catalogue.claim(image_id=first.id)
+    report = import_masks(database, campaign, read(), is_trusted=True)  # somebody has just claimed the image
+    assert (report.stored, report.changed, report.kept) == (0, 0, {HELD: 2})
+    made = catalogue.label(claim, opened=corrected.id)
+    report = import_masks(database, campaign, read(), is_trusted=True)
+    assert (report.stored, report.changed, report.kept) == (0, 1, {HELD: 1})
+    with database.connect() as conn:
+        assert {mask.id for mask in current_masks(conn, campaign.id)} == {made.mask_id, other.id}
+        assert count_proposals(conn, campaign.id) == 0
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
