@@ -64,6 +64,9 @@ def imported(report: dict[str, Any]) -> list[str]:
     ]
     if report["masks"]:
         lines += table(("CATEGORY", "MASKS"), [(name, str(count)) for name, count in report["masks"].items()])
+    if report["changed"]:
+        lines.append(f"{report['changed']} that were there got their category from the source, or count now.")
+    lines += [f"left as they were {count}: {reason}" for reason, count in report["kept"].items()]
     for reason, count in report["dropped"].items():
         lines.append(f"left out {count}: {reason}")
         lines += [f"    {where}" for where in report["examples"][reason]]

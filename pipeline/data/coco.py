@@ -1,7 +1,8 @@
 """Read a COCO JSON file with instance masks: everything checked before the first object is used.
 
-Masks may be polygons, compressed or uncompressed RLE. Beyond COCO: an image may say its `split`, an annotation may
-carry `ignore_segmentation` (pixels that don't count). Crowd regions are read, marked, and left out of iteration.
+Masks may be polygons, compressed or uncompressed RLE. Beyond COCO: an image may say its `split` and `sha256`, an
+annotation may carry `ignore_segmentation` (pixels that don't count). Crowd regions are read, marked, and left out of
+iteration.
 """
 
 import json
@@ -23,13 +24,14 @@ from schemas.masks import Rle
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image entry. Width and height are in pixels after EXIF orientation."""
+    """An image entry. Width and height are in pixels after EXIF orientation; `sha256` is of the file's bytes."""
 
     image_id: int
     path: Path
     width: int
     height: int
     split: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,8 @@ def _read_images(document: dict[str, Any], folder: Path, path: Path) -> dict[int
             check_size((height, width))
         except BadInputError as error:
             raise BadAnnotationsError(f"{where}: {error.message}") from error
-        split = entry.get("split")
-        images[image_id] = CocoImage(image_id, folder / name, width, height, split if isinstance(split, str) else None)
+        more = {key: text for key in ("split", "sha256") if isinstance(text := entry.get(key), str)}
+        images[image_id] = CocoImage(image_id, folder / name, width, height, **more)
     return images
 
 

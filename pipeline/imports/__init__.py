@@ -3,7 +3,8 @@
 A reader yields what it found and what it left out, with the reason; nothing is stored before everything was read once.
 """
 
-from pipeline.imports.found import Dropped, Found, Names
+from pipeline.imports.found import Dropped, Found
+from pipeline.imports.names import Names
 from pipeline.imports.read import read_source
 from pipeline.imports.store import import_masks, import_source
 

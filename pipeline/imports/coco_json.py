@@ -3,9 +3,11 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.data.coco import CocoDataset, CocoSample, read_coco
-from pipeline.imports.found import NO_IMAGE, Dropped, Found, Item, Items, Names
+from pipeline.data.coco import CocoDataset, CocoImage, CocoSample, read_coco
+from pipeline.imports.found import Dropped, Found, Item, Items
+from pipeline.imports.names import Names
 from schemas.arrow import UNLABELLED
+from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError
 
 
@@ -30,19 +32,26 @@ def read(data: bytes, names: Names) -> Items:
     Raises:
         BadAnnotationsError: It is no COCO file, or its images, categories or ids are malformed.
     """
-    for sample in read_coco_bytes(data).samples:
-        yield _item(sample, names)
+    dataset = read_coco_bytes(data)
+    images = names.find_all({_names(image): _names(image) for image in dataset.images})
+    for sample in dataset.samples:
+        yield _item(sample, images[_names(sample.image)])
 
 
-def _item(sample: CocoSample, names: Names) -> Item:
+def _names(image: CocoImage) -> tuple[str, ...]:
+    """The surest first."""
+    return tuple(name for name in (image.sha256, str(image.path)) if name is not None)
+
+
+def _item(sample: CocoSample, image: ImageRecord | str) -> Item:
+    """Of the campaign's image, or left out for the reason why there is none."""
     where = f"annotation {sample.annotation_id}"
     if sample.is_crowd:
         return Dropped("it is a crowd region, no single object", where)
     if not sample.segmentation:
         return Dropped("it has no mask, a box at most", where)
-    image = names.find(str(sample.image.path))
-    if image is None:
-        return Dropped(NO_IMAGE, f"{where}, {sample.image.path}")
+    if isinstance(image, str):
+        return Dropped(image, f"{where}, {sample.image.path}")
     size = (sample.image.height, sample.image.width)
     if size != (image.height, image.width):
         stated = f"{size[0]}x{size[1]}, the image has {image.height}x{image.width} (height x width)"

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.imports.found import NO_IMAGE, Dropped, Found, Item, Items, Names
+from pipeline.imports.found import Dropped, Found, Item, Items
+from pipeline.imports.names import Names
 from pipeline.masks.polygons import polygons_to_rle
 from pipeline.masks.rle import mask_to_rle
 from schemas.campaigns import ImageRecord
@@ -37,12 +38,13 @@ def read(data: bytes, names: Names) -> Items:
         raise BadAnnotationsError("The file is no CVAT export: expected <annotations>. Export as 'CVAT for images'.")
     if root.find("track") is not None:
         raise BadAnnotationsError("The file is of 'CVAT for video', whose tracks are not read. Use 'CVAT for images'.")
-    for element in root.iter("image"):
-        name = element.get("name", "")
+    elements = {element: element.get("name", "") for element in root.iter("image")}
+    images = names.find_all({name: [name] for name in elements.values()})
+    for element, name in elements.items():
         shapes = [shape for shape in element if shape.tag in _SHAPES]
-        image = names.find(name)
-        if image is None:
-            yield from (Dropped(NO_IMAGE, name) for _ in shapes)
+        image = images[name]
+        if isinstance(image, str):
+            yield from (Dropped(image, name) for _ in shapes)
             continue
         stated = (element.get("height"), element.get("width"))
         for number, shape in enumerate(shapes):

@@ -1,8 +1,7 @@
 """What readers give: masks with their image and category, and what could not be taken."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from schemas.campaigns import ImageRecord
@@ -43,29 +42,4 @@ Item: TypeAlias = Found | Dropped
 """What a reader yields."""
 Items: TypeAlias = Iterator[Item]
 """The same, as a stream."""
-NO_IMAGE = "the campaign has no image of its name, or several"
 EMPTY = "the mask is empty"
-
-
-class Names:
-    """Finds a campaign's images by the names that other tools use.
-
-    Args:
-        images: Of the campaign.
-    """
-
-    def __init__(self, images: Iterable[ImageRecord]) -> None:
-        self._exact: dict[str, ImageRecord] = {}
-        self._loose: dict[str, ImageRecord | None] = {}
-        for image in images:
-            self._exact[image.file_name] = image
-            path = PurePosixPath(image.file_name)
-            for name in {path.name, path.stem, str(path.with_suffix(""))}:
-                self._loose[name] = None if name in self._loose else image
-
-    def find(self, name: str) -> ImageRecord | None:
-        """The image of this path; else the only one of its file name, with the extension or without; or None."""
-        if name in self._exact:
-            return self._exact[name]
-        path = PurePosixPath(name.replace("\\", "/"))  # written on Windows
-        return next((image for key in (path.name, path.stem) if (image := self._loose.get(key))), None)

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.imports.found import NO_IMAGE, Dropped, Found, Items, Names
+from pipeline.imports.found import Dropped, Found, Items
+from pipeline.imports.names import Names
 from pipeline.imports.source import Source
 from pipeline.ingest.decode import BROKEN
 from pipeline.masks.rle import mask_to_rle
@@ -47,10 +48,9 @@ def read_instances(source: Source, names: Names, category: str) -> Items:
 
 def _maps(source: Source, names: Names) -> Any:
     """(file, image, map or Dropped) of every PNG; bounded by the size of the campaign's image."""
-    for name in source.of_type(".png"):
-        image = names.find(name)
-        if image is None:
-            yield name, None, Dropped(NO_IMAGE, name)
+    for name, image in names.find_all({name: [name] for name in source.of_type(".png")}).items():
+        if isinstance(image, str):
+            yield name, None, Dropped(image, name)
             continue
         yield name, image, _labels(source.read(name), name, image)
 

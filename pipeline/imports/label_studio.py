@@ -1,6 +1,7 @@
 """Label Studio's JSON export: brush masks in its own run-length code, and polygons in percent of the sides."""
 
 import json
+import re
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -8,13 +9,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.imports.found import NO_IMAGE, Dropped, Found, Item, Items, Names
+from pipeline.imports.found import Dropped, Found, Item, Items
+from pipeline.imports.names import Names
+from pipeline.ingest.sources import OTHER_IMAGES, SUFFIXES
 from pipeline.masks.polygons import polygons_to_rle
 from pipeline.masks.rle import check_size, mask_to_rle
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.masks import Rle
 
+_MASKS = ("brushlabels", "polygonlabels", "brush", "polygon")
 _OTHERS = (
     "rectanglelabels",
     "ellipselabels",
@@ -25,6 +29,10 @@ _OTHERS = (
     "choices",
     "labels",
 )
+_ENDINGS = SUFFIXES | OTHER_IMAGES
+_UPLOADED = re.compile(r"(?:.*/upload/(?:\d+/)?)?[0-9a-f]{8}-([^/]+)")
+"""An upload is stored as <eight hex digits>-<name>, with the project's number or none."""
+_SEVERAL = "its data names several images of the campaign"
 _CHANNELS = 4
 """The code holds RGBA pixels; the mask is the last channel."""
 
@@ -46,59 +54,91 @@ def read(data: bytes, names: Names) -> Items:
             "The file is a list, but not of Label Studio's tasks, which have `data`. Export as JSON, not as JSON-MIN; "
             "of COCO's results make a COCO file, with its images and categories."
         )
-    for index, task in enumerate(tasks):
-        yield from _task(task, names, f"task {task.get('id', index)}")
+    paths = [_path(task, names) for task in tasks]
+    images = names.find_all({path: _names(path) for path in paths if path is not None})
+    for index, (task, path) in enumerate(zip(tasks, paths, strict=True)):
+        image = _SEVERAL if path is None else images[path]
+        yield from _task(task, image, f"task {task.get('id', index)}")
 
 
-def _task(task: dict[str, Any], names: Names, where: str) -> Items:
-    image = _image(task, names)
-    annotations = task.get("annotations") or []
-    if image is None:
-        yield Dropped(NO_IMAGE, where)
-        return
+def _task(task: dict[str, Any], image: ImageRecord | str, where: str) -> Items:
+    """Of the campaign's image, or left out for the reason why there is none."""
+    annotations = _annotations(task)
     if not annotations and task.get("predictions"):
         yield Dropped("it has predictions only, no annotation", where)
-    for annotation in annotations if isinstance(annotations, list) else []:
-        if not isinstance(annotation, dict):
-            continue
+    for annotation in annotations:
         if annotation.get("was_cancelled"):
             yield Dropped("its annotation was cancelled", where)
-            continue
-        results = annotation.get("result")
-        for number, result in enumerate(results if isinstance(results, list) else []):
-            if isinstance(result, dict):
-                yield _item(result, image, f"{where}, result {result.get('id', number)}")
+        elif isinstance(image, str):
+            yield Dropped(image, where)
+        else:
+            yield from _annotation(annotation, image, where)
 
 
-def _image(task: dict[str, Any], names: Names) -> ImageRecord | None:
-    values = task.get("data")
-    for value in values.values() if isinstance(values, dict) else []:
-        if not isinstance(value, str):
-            continue
-        try:
-            parts = urlsplit(value)
-        except ValueError:  # no URL, and no path of ours
-            continue
-        for path in (*parse_qs(parts.query).get("d", []), unquote(parts.path)):
-            name = PurePosixPath(path).name
-            # An upload is stored as <eight hex digits>-<name>.
-            found = names.find(path.lstrip("/")) or names.find(name) or names.find(name.partition("-")[2])
-            if found is not None:
-                return found
-    return None
+def _annotation(annotation: dict[str, Any], image: ImageRecord, where: str) -> Items:
+    results = _results(annotation)
+    masks = {str(result.get("id")) for result in results if result.get("type") in _MASKS}
+    labels = {str(result.get("id")): result.get("value") for result in results if result.get("type") == "labels"}
+    for number, result in enumerate(results):
+        own = str(result.get("id", number))
+        if own not in masks or result.get("type") != "labels":
+            yield _item(result, labels.get(own), image, f"{where}, result {own}")
 
 
-def _item(result: dict[str, Any], image: ImageRecord, where: str) -> Item:
+def _annotations(task: dict[str, Any]) -> list[dict[str, Any]]:
+    return _dicts(task.get("annotations"))
+
+
+def _results(annotation: dict[str, Any]) -> list[dict[str, Any]]:
+    return _dicts(annotation.get("result"))
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _path(task: dict[str, Any], names: Names) -> str | None:
+    """What a task's data calls its image, "" where the campaign has none of its names; None: it names several."""
+    data, valid = task.get("data"), [found for found in _annotations(task) if not found.get("was_cancelled")]
+    if not isinstance(data, dict) or not valid:  # without an annotation it must not contest another task's image
+        return ""
+    # A result's `to_name` is what the labelled object is called, as a rule like the column that it is from.
+    labelled = [result.get("to_name") for annotation in valid for result in _results(annotation)]
+    values = [data[name] for name in labelled if isinstance(name, str) and name in data]
+    values = [value for value in values or filter(_has_ending, data.values()) if isinstance(value, str)]
+    found = {value: image for value in values if (image := names.find(*_names(value))) is not None}
+    return None if len({image.id for image in found.values()}) > 1 else next(iter(found), "")
+
+
+def _has_ending(value: Any) -> bool:
+    """Of an image: text of another column may well be an image's name without it."""
+    return isinstance(value, str) and any(PurePosixPath(name).suffix.lower() in _ENDINGS for name in _names(value))
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """What the image of a task may be called in the campaign."""
+    try:
+        parts = urlsplit(value)
+    except ValueError:  # no URL, and no path of ours
+        return ()
+    path = unquote(parts.path)
+    uploaded = _UPLOADED.fullmatch(path)
+    return (value, *parse_qs(parts.query).get("d", []), path, *(uploaded.groups() if uploaded else ()))
+
+
+def _item(result: dict[str, Any], labels: Any, image: ImageRecord, where: str) -> Item:
+    """A result; `labels` is the value of the one of type `labels` that has its id, if any."""
     kind, value = result.get("type"), result.get("value")
-    if kind not in ("brushlabels", "polygonlabels", "brush", "polygon") or not isinstance(value, dict):
+    if kind not in _MASKS or not isinstance(value, dict):
         return Dropped(f"a {kind} is no mask" if kind in _OTHERS else "it is no mask", where)
     stated = (result.get("original_height"), result.get("original_width"))
     if stated != (image.height, image.width):
         return Dropped("it is for an image of another size", f"{where}: {stated[0]}x{stated[1]}")
-    labels = value.get("brushlabels") or value.get("polygonlabels") or ["object"]
+    apart = labels.get("labels") if isinstance(labels, dict) else None
+    own = value.get("brushlabels") or value.get("polygonlabels") or apart or ["object"]
     try:
         rle = _brush(value, image) if "rle" in value else _polygon(value, image)
-        return Found(image, labels if isinstance(labels, str) else str(labels[0]), f"label-studio/{where}", rle)
+        return Found(image, own if isinstance(own, str) else str(own[0]), f"label-studio/{where}", rle)
     except (BadInputError, ValueError, TypeError, LookupError, OverflowError) as error:
         return Dropped("the mask is malformed", f"{where}: {error}")
 

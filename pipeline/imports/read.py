@@ -4,7 +4,8 @@ import json
 from typing import Literal
 
 from pipeline.imports import coco_json, cvat, label_maps, label_studio, yolo
-from pipeline.imports.found import Items, Names
+from pipeline.imports.found import Items
+from pipeline.imports.names import Names
 from pipeline.imports.source import Source
 from schemas.errors import BadAnnotationsError
 from schemas.requests import IMPORT_FORMATS, ImportFormat

@@ -4,18 +4,20 @@ import pickle
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from pydantic import BaseModel
+from sqlalchemy import Connection
 
-from pipeline.imports.found import EMPTY, Dropped, Found, Items, Names
+from pipeline.imports.found import EMPTY, Dropped, Found, Items
+from pipeline.imports.names import Names
 from pipeline.imports.read import read_source
 from pipeline.ingest.sources import printable
 from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
-from pipeline.storage import campaigns, images, masks
+from pipeline.storage import campaigns, images, imported, masks
 from pipeline.storage.database import Database
 from pipeline.storage.sql import batches
 from schemas.campaigns import CampaignRecord
@@ -24,6 +26,8 @@ from schemas.requests import ImportFormat
 
 EXAMPLES = 5
 """Entries named for each reason."""
+COUNTING = "they count already, and have another category: to change it, give --trusted"
+HELD = "somebody works on the image or has worked on the mask: import again later, or correct it on the page"
 
 
 class ImportReport(BaseModel):
@@ -35,6 +39,8 @@ class ImportReport(BaseModel):
         dropped: How many entries were left out, by reason.
         examples: Some of them, by reason.
         stored: Masks that were not there before; 0 for a look.
+        changed: Masks that were there and got another category, or were proposals and count now.
+        kept: How many that were there are not as the source has them and were left so, by reason.
         round_trip_iou: Least IoU of a mask with what is stored of it; 1 but for a fault.
     """
 
@@ -43,6 +49,8 @@ class ImportReport(BaseModel):
     dropped: dict[str, int] = {}
     examples: dict[str, list[str]] = {}
     stored: int = 0
+    changed: int = 0
+    kept: dict[str, int] = {}
     round_trip_iou: float = 1.0
 
 
@@ -74,7 +82,7 @@ def import_masks(
     is_look: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> ImportReport:
-    """Register masks of the campaign's images. Doing it again adds nothing.
+    """Register masks of the campaign's images. Doing it again adds nothing, and changes what differs.
 
     Everything is read before anything is stored, so that a source that cannot be read leaves nothing behind. What was
     read waits in a temporary file: each mask is decoded and checked once, and memory stays small.
@@ -129,14 +137,41 @@ def _store(
     while done < total:
         rows = pickle.load(checked)
         with database.begin() as conn:
-            known = masks.known_masks(conn, [row["mask_id"] for row in rows])
+            known = imported.known_instances(conn, campaign_id, [row["instance_id"] for row in rows])
             for row in rows:
-                number = numbers[row.pop("category")]
-                if row["mask_id"] not in known:
-                    masks.import_mask(conn, category_number=number, is_trusted=is_trusted, **row)
+                row["category_number"] = numbers[row.pop("category")]
+            _revise(conn, campaign_id, [row for row in rows if row["instance_id"] in known], known, is_trusted, report)
+            for row in rows:
+                if row["instance_id"] not in known:
+                    masks.import_mask(conn, is_trusted=is_trusted, **row)
                     report.stored += 1
         done += len(rows)
         on_batch(done)
+
+
+def _revise(
+    conn: Connection,
+    campaign_id: str,
+    rows: Sequence[dict[str, Any]],
+    known: Mapping[str, Any],
+    is_trusted: bool,
+    report: ImportReport,
+) -> None:
+    """Of masks that are there: take over the category, and let proposals count that are trusted now."""
+    wanted: dict[str, int | None] = {}
+    for row in rows:
+        number, old = row["category_number"], known[row["instance_id"]]
+        is_proposal = old.state == "open"
+        if number == old.category_number and not (is_trusted and is_proposal):
+            continue
+        if is_trusted or is_proposal:
+            wanted[row["instance_id"]] = number
+        else:
+            report.kept[COUNTING] = report.kept.get(COUNTING, 0) + 1
+    changed = imported.revise_instances(conn, campaign_id, wanted, is_trusted=is_trusted) if wanted else 0
+    report.changed += changed
+    if changed < len(wanted):
+        report.kept[HELD] = report.kept.get(HELD, 0) + len(wanted) - changed
 
 
 def _checked(batch: Sequence[Found | Dropped], campaign_id: str, report: ImportReport) -> list[dict[str, Any]]:

@@ -19,13 +19,15 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
-from pipeline.imports.found import NO_IMAGE
 from pipeline.imports.label_studio import decode_brush
+from pipeline.imports.names import NO_IMAGE
+from pipeline.imports.store import COUNTING, HELD
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import count_proposals, current_masks, proposed_masks
+from pipeline.storage.tallies import recount
 from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
@@ -285,6 +287,95 @@ def test_a_label_that_is_text_is_the_whole_name(tmp_path: Path) -> None:
     assert [mask.category for mask in found(tmp_path)[0]] == ["cat"]
 
 
+def label_studio_task(data: dict[str, str], *results: dict[str, Any]) -> dict[str, Any]:
+    """With a polygon of no label, unless there are other results."""
+    size = {"original_width": WIDTH, "original_height": HEIGHT}
+    points = [[1, 1], [90, 1], [50, 90]]
+    given = results or ({"type": "polygon", "value": {"points": points}},)
+    return {"data": data, "annotations": [{"result": [{**size, **result} for result in given]}]}
+
+
+def test_a_column_of_text_is_not_taken_for_the_image(tmp_path: Path) -> None:
+    upload = "/data/upload/1/abcdef12-one.jpg"
+    polygon = {"type": "polygon", "to_name": "photo", "value": {"points": [[1, 1], [90, 1], [50, 90]]}}
+    other = "b/two, 'odd'.jpg"
+    tasks = [
+        label_studio_task({"case": "two, 'odd'", "image": upload}),
+        label_studio_task({"case": "one", "image": "/data/upload/1/abcdef12-gone.jpg"}),
+        label_studio_task({"overview": other, "photo": upload}),
+        label_studio_task({"overview": other, "photo": upload}, polygon),
+    ]
+    (tmp_path / "x.json").write_text(json.dumps(tasks))
+    masks, dropped = found(tmp_path)
+    assert [mask.image.file_name for mask in masks] == ["a/one.jpg"] * 2
+    assert [(item.reason, item.where) for item in dropped] == [
+        (NO_IMAGE, "task 1"),
+        ("its data names several images of the campaign", "task 2"),
+    ]
+
+
+def test_labels_apart_from_their_masks_are_theirs(tmp_path: Path) -> None:
+    value = {"points": [[1, 1], [90, 1], [50, 90]]}
+    results = [
+        {"id": "r1", "type": "polygon", "value": value},
+        {"id": "r1", "type": "labels", "value": {**value, "labels": ["Cat"]}},
+        {"id": "r2", "type": "labels", "value": {"start": 0, "labels": ["Text"]}},
+        {"id": "r3", "type": "polygon", "value": value},
+    ]
+    (tmp_path / "x.json").write_text(json.dumps([label_studio_task({"image": "a/one.jpg"}, *results)]))
+    masks, dropped = found(tmp_path)
+    assert [mask.category for mask in masks] == ["Cat", "object"]
+    assert [item.reason for item in dropped] == ["a labels is no mask"]
+
+
+def test_no_format_takes_an_image_for_its_namesake(tmp_path: Path) -> None:
+    document = coco_document()
+    document["images"].append({**document["images"][0], "id": 8, "file_name": "elsewhere/one.jpg"})
+    document["annotations"][1]["image_id"] = 8
+    lines = "0 0.1 0.1 0.5 0.1 0.5 0.5"
+    shapes = '<polygon label="cat" points="1,1;20,1;20,20"/>'
+    (tmp_path / "coco.json").write_text(json.dumps(document))
+    (tmp_path / "cvat.xml").write_text(cvat_document(shapes).replace("a/one", "a\\one"))
+    (tmp_path / "other.xml").write_text(cvat_document(shapes).replace("a/one", "elsewhere\\one"))
+    for folder in ("a", "elsewhere"):
+        (tmp_path / "yolo" / folder).mkdir(parents=True)
+        (tmp_path / "yolo" / folder / "one.txt").write_text(lines)
+        (tmp_path / "maps" / folder).mkdir(parents=True)
+        Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)).save(tmp_path / "maps" / folder / "one.png")
+    tasks = [label_studio_task({"image": f"{folder}/one.jpg"}) for folder in ("a", "elsewhere")]
+    (tmp_path / "studio.json").write_text(json.dumps(tasks))
+    for name, format_ in (("coco.json", "coco"), ("yolo", "yolo-seg"), ("maps", "label-map"), ("studio.json", None)):
+        masks, dropped = found(tmp_path / name, given=format_)
+        assert ([mask.image.number for mask in masks], [item.reason for item in dropped]) == ([1], [NO_IMAGE]), name
+    assert [mask.image.number for mask in found(tmp_path / "cvat.xml")[0]] == [1]
+    assert [item.reason for item in found(tmp_path / "other.xml")[1]] == [NO_IMAGE]
+
+
+def test_lines_of_our_own_export_are_outlines_by_pixels(tmp_path: Path) -> None:
+    corners = [(2, 3), (8, 3), (8, 9), (2, 9)]
+    line = " ".join(["0", *(f"{(x + 0.5) / WIDTH:.6f} {(y + 0.5) / HEIGHT:.6f}" for x, y in corners)])
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    (tmp_path / "sources.jsonl").write_text(json.dumps({"labels": "labels/7.txt", "file_name": "a/one.jpg"}) + "\n")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "7.txt").write_text(
+        f"{line}\n0 0.5 0.5 1.5 0.5 0.5 0.6\n0 nan 0.5 0.5 0.5 0.5 0.6\n0 1 1 1\n"
+    )
+    (tmp_path / "labels" / "one.txt").write_text(line)
+    masks, dropped = found(tmp_path)
+    truth = np.zeros((HEIGHT, WIDTH), np.bool_)
+    truth[3:10, 2:9] = True
+    assert [mask.image.number for mask in masks] == [1] and np.array_equal(rle_to_mask(masks[0].rle), truth)
+    assert [item.reason for item in dropped] == [*["the line is malformed"] * 3, NO_IMAGE]
+
+
+@pytest.mark.parametrize("line", ["{", "3", "null", '{"labels": 3}', '{"labels": 3, "file_name": "x"}', "[" * 100_000])
+def test_a_foreign_list_of_sources_is_refused_in_words(tmp_path: Path, line: str) -> None:
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    (tmp_path / "sources.jsonl").write_text('{"labels": "labels/1.txt", "file_name": "a/one.jpg"}\n' + line)
+    with pytest.raises(BadAnnotationsError, match=r"sources\.jsonl, line 2"):
+        found(tmp_path)
+
+
 def test_paths_that_were_written_on_windows_are_found() -> None:
     for name in ("C:\\photos\\one.jpg", "images\\one.jpg"):
         assert (image := NAMES.find(name)) is not None and image.file_name.endswith("one.jpg")
@@ -369,6 +460,61 @@ def test_masks_are_stored_once_as_proposals_or_as_truth(database: Database) -> N
     assert import_masks(database, campaign, truth(), is_trusted=True).stored == 1
     with database.connect() as conn:
         assert len(current_masks(conn, campaign.id)) == 1 and count_proposals(conn, campaign.id) == 3
+
+
+def test_a_second_import_lets_proposals_count_and_takes_over_categories(database: Database) -> None:
+    catalogue = Catalogue(database, images=2)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    read = of_campaign(catalogue, [np.eye(4, dtype=np.bool_), np.ones((4, 4), np.bool_)])
+
+    def again(category: str | None, *, is_trusted: bool) -> tuple[int, int, dict[str, int]]:
+        items = (replace(item, category=category) if isinstance(item, Found) else item for item in read())
+        report = import_masks(database, campaign, items, is_trusted=is_trusted)
+        return report.stored, report.changed, report.kept
+
+    def there() -> tuple[list[str], list[str]]:
+        """The categories of what is proposed and of what counts."""
+        with database.connect() as conn:
+            image = images_of(conn, campaign.id)[0]
+            found = proposed_masks(conn, campaign.id, image.id), current_masks(conn, campaign.id)
+            names = {record.number: record.name for record in list_categories(conn, campaign.id)}
+            assert count_proposals(conn, campaign.id) == len(found[0])
+        proposed, current = ([names.get(mask.category_number or 0, "") for mask in masks] for masks in found)
+        return proposed, current
+
+    assert again("calf", is_trusted=False) == (2, 0, {})
+    assert again("cow", is_trusted=False) == (0, 2, {}) and there() == (["cow"] * 2, [])
+    assert again("cow", is_trusted=False) == (0, 0, {}) and there() == (["cow"] * 2, [])
+    assert again("cow", is_trusted=True) == (0, 2, {}) and there() == ([], ["cow"] * 2)
+    assert again("calf", is_trusted=False) == (0, 0, {COUNTING: 2}) and there() == ([], ["cow"] * 2)
+    assert again("calf", is_trusted=True) == (0, 2, {}) and there() == ([], ["calf"] * 2)
+    assert again(None, is_trusted=True) == (0, 2, {}) and there() == ([], [""] * 2)
+    with database.connect() as conn:
+        assert {mask.version for mask in current_masks(conn, campaign.id)} == {4}
+    with database.begin() as conn:
+        recount(conn)
+    assert there() == ([], [""] * 2)
+
+
+def test_a_second_import_leaves_alone_what_people_work_on(database: Database) -> None:
+    catalogue = Catalogue(database, images=2)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+        first = images_of(conn, campaign.id)[0]
+    read = of_campaign(catalogue, [np.eye(4, dtype=np.bool_), np.ones((4, 4), np.bool_)])
+    assert import_masks(database, campaign, read(), is_trusted=False).stored == 2
+    with database.connect() as conn:
+        corrected, other = proposed_masks(conn, campaign.id, first.id)
+    claim = catalogue.claim(image_id=first.id)
+    report = import_masks(database, campaign, read(), is_trusted=True)  # somebody has just claimed the image
+    assert (report.stored, report.changed, report.kept) == (0, 0, {HELD: 2})
+    made = catalogue.label(claim, opened=corrected.id)
+    report = import_masks(database, campaign, read(), is_trusted=True)
+    assert (report.stored, report.changed, report.kept) == (0, 1, {HELD: 1})
+    with database.connect() as conn:
+        assert {mask.id for mask in current_masks(conn, campaign.id)} == {made.mask_id, other.id}
+        assert count_proposals(conn, campaign.id) == 0
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:

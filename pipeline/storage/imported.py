@@ -1,0 +1,93 @@
+"""Imported masks that an import finds again: what it may still change of them, as long as nobody has worked on them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, insert, select, update
+from sqlalchemy.orm import aliased
+
+from pipeline.storage.numbers import next_number
+from pipeline.storage.sql import new_id
+from pipeline.storage.tallies import counted
+from schemas.columns import db_now
+from schemas.tables import Instance, MaskRow, Session, Task
+
+
+def known_instances(conn: Connection, campaign_id: str, instance_ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """State and category number of the imported instances among these, by their id."""
+    query = _imported(campaign_id, instance_ids, Instance.id, Instance.state, Instance.category_number)
+    return {row.id: row for row in conn.execute(query)}
+
+
+def revise_instances(
+    conn: Connection, campaign_id: str, categories: Mapping[str, int | None], *, is_trusted: bool
+) -> int:
+    """Give imported instances their categories, and if they are trusted let those count that are proposals.
+
+    A mask is never changed: one of another category is the instance's next version. Instances on whose image somebody
+    works, or which somebody accepted, corrected or deleted, are left as they are.
+
+    Args:
+        conn: Write transaction that holds no lock of the campaign yet.
+        campaign_id: The campaign.
+        categories: Number, or None, by instance id.
+        is_trusted: See above.
+
+    Returns:
+        How many instances were free to be revised.
+    """
+    free = _imported(campaign_id, list(categories), Instance.id, Instance.image_id, Instance.mask_id).where(~_is_held())
+    tasks = select(Task.id).where(
+        Task.campaign_id == campaign_id, Task.image_id.in_(_imported(campaign_id, list(categories), Instance.image_id))
+    )
+    # The tasks are locked before the campaign, in the order in which an accept locks them.
+    conn.execute(tasks.order_by(Task.id).with_for_update(key_share=True)).all()
+    rows = conn.execute(free).all()
+    if not rows:
+        return 0
+    with counted(conn, campaign_id, [row.image_id for row in rows]):
+        for row in rows:
+            mask_id = _categorised(conn, row.mask_id, categories[row.id])
+            values = {"mask_id": mask_id, "category_number": categories[row.id]}
+            accepted = {"state": "accepted"} if is_trusted else {}
+            conn.execute(update(Instance).where(Instance.id == row.id).values(**values, **accepted))
+    return len(rows)
+
+
+def _imported(campaign_id: str, instance_ids: Sequence[str], *columns: Any) -> Select[Any]:
+    mine = Instance.campaign_id == campaign_id, Instance.id.in_(instance_ids), Instance.session_id.is_(None)
+    return select(*columns).where(*mine)
+
+
+def _is_held() -> ColumnElement[bool]:
+    later, its_session = aliased(Instance), aliased(Session)
+    corrected = (
+        select(later.id)
+        .join(its_session, its_session.id == later.session_id)
+        .where(
+            later.opened_mask_id == Instance.mask_id,
+            later.state.in_(("accepted", "deleted")),
+            its_session.state.not_in(("released", "skipped")),
+        )
+    )
+    leased = select(Task.id).where(
+        Task.campaign_id == Instance.campaign_id, Task.image_id == Instance.image_id, Task.state == "leased"
+    )
+    return exists(corrected) | exists(leased)
+
+
+def _categorised(conn: Connection, mask_id: str, category_number: int | None) -> str:
+    """The mask if it has this category, else the next version of it that has."""
+    mask = conn.execute(select(MaskRow.__table__).where(MaskRow.id == mask_id)).one()
+    if mask.category_number == category_number:
+        return mask_id
+    made = {
+        "id": new_id(),
+        "number": next_number(conn, MaskRow, mask.campaign_id),
+        "version": mask.version + 1,
+        "parent_id": mask.id,
+        "category_number": category_number,
+        "created_at": db_now(),
+    }
+    conn.execute(insert(MaskRow).values({**mask._mapping, **made}))
+    return str(made["id"])
