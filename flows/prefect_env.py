@@ -8,6 +8,7 @@ it outlives a killed parent, so a watcher ends it.
 import logging
 import os
 import secrets
+import signal
 import subprocess
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -59,7 +60,12 @@ def start_ephemeral_server() -> None:
     server = SubprocessASGIServer()
     if server.running:
         return
-    server.start()
+    # Deaf to Ctrl-C, which a terminal sends to all: flows tell it how they ended, and try long where it is dead.
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        server.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     process = server.server_process
     assert process is not None
     _end_with_parent(process.pid)
