@@ -22,7 +22,6 @@ import orjson
 from pipeline.export.manifest import MANIFEST
 from pipeline.storage.files import (
     as_space_error,
-    exists,
     is_local,
     join,
     open_storage,
@@ -207,14 +206,27 @@ class SnapshotDirectory:
         return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
 
     def _require_empty(self, url: str) -> None:
-        """A snapshot is never written over another, nor locally over anything."""
-        target = Path(self.root)
-        if self._local and target.is_dir() and not any(target.iterdir()):
-            return
-        if self._local and (target.exists() or target.is_symlink()):
+        """A snapshot is never written over anything; on an object store an unfinished one may be there."""
+        if not self._local:
+            there = self._listed()
+            if MANIFEST in there:
+                raise BadInputError(f"{url!r} holds a snapshot already. Give another URL to export to.")
+            is_free = not there or NOTE in there
+        else:
+            target = Path(self.root)
+            is_free = not any(target.iterdir()) if target.is_dir() else not os.path.lexists(target)
+        if not is_free:
             raise BadInputError(f"{url!r} is there already and not empty. Give a new or empty folder to export to.")
-        if not self._local and exists(self.fs, join(self.root, MANIFEST)):
-            raise BadInputError(f"{url!r} holds a snapshot already. Give another URL to export to.")
+
+    def _listed(self) -> set[str]:
+        """The names right below the URL on an object store; not the empty object that stands for a folder there."""
+        self.fs.invalidate_cache()
+        try:
+            found = with_retry(self.fs, lambda: self.fs.ls(self.root, detail=False))
+        except FileNotFoundError:
+            return set()
+        start = len(self.root.rstrip("/")) + 1
+        return {path[start:] for path in found} - {""}
 
     def _is_there(self, name: str, path: Path) -> bool:
         """Whether the object of an unfinished export is this file."""

@@ -311,6 +311,29 @@ def test_nothing_is_written_over(world: Labelled, tmp_path: Path) -> None:
         export_snapshot(world.database, world.campaign, str(tmp_path / "file"), ["coco"])
 
 
+def test_what_others_put_there_stays(world: Labelled, storage_url: str) -> None:
+    files = {f"{storage_url}/coco/instances.json": b"mine", f"{storage_url}/notes.txt": b"mine, too"}
+    for url, data in files.items():
+        fs, path = fsspec.core.url_to_fs(url)
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(path, data)
+        with pytest.raises(BadInputError, match="not empty"):
+            export_snapshot(world.database, world.campaign, storage_url, FORMATS)
+    fs, root = fsspec.core.url_to_fs(storage_url)
+    fs.invalidate_cache()
+    assert {f"{storage_url}/{path[len(root) + 1 :]}": fs.cat_file(path) for path in fs.find(root)} == files
+    with world.database.connect() as conn:
+        assert snapshots.list_snapshots(conn, world.campaign_id) == []
+
+
+@pytest.mark.s3
+def test_an_object_that_stands_for_a_folder_is_nothing(world: Labelled, s3_bucket: str) -> None:
+    s3 = fsspec.filesystem("s3")
+    s3.call_s3("put_object", Bucket=s3_bucket.removeprefix("s3://"), Key="prefix/", Body=b"")
+    export_snapshot(world.database, world.campaign, f"{s3_bucket}/prefix", ["coco"])
+    assert verify_snapshot(f"{s3_bucket}/prefix").ok
+
+
 def test_a_changed_image_is_not_embedded(sqlite_database: Database, tmp_path: Path) -> None:
     world = Labelled(sqlite_database, tmp_path / "images", 1)
     world.label(world.images[0], [(1, blob(0))])
