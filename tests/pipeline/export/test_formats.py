@@ -233,6 +233,21 @@ def test_a_second_import_gives_the_same_masks_bit_for_bit(world: Labelled, tmp_p
     assert {(row["source"], row["session_id"], row["annotator"]) for row in rows} == {("import", None, None)}
 
 
+def test_polygons_can_be_stopped_between_masks(sqlite_database: Database, tmp_path: Path) -> None:
+    world = Labelled(sqlite_database, tmp_path / "images", 1)
+    asked: list[int] = []
+
+    def should_stop() -> bool:
+        asked.append(1)
+        return False
+
+    for out, count in (("few", 1), ("many", 20)):
+        world.label(world.images[0], [(1, blob(seed)) for seed in range(count)])
+        asked.clear()
+        export_snapshot(world.database, world.campaign, str(tmp_path / out), ["yolo-seg"], should_stop=should_stop)
+    assert len(asked) > 20
+
+
 def test_hostile_names_stay_names(sqlite_database: Database, tmp_path: Path) -> None:
     folder, places = tmp_path / "images", ["a, 'b' \"c\" <i>.png", "x{}\n--- #.png", "up..%2f..\\.png", "s/d../ü.png"]
     for seed, name in enumerate(places):
