@@ -126,6 +126,8 @@ def _ingested(report: dict[str, Any]) -> list[str]:
         f"{report['registered']} images registered, {report['duplicates']} duplicates, "
         f"{report['unchanged']} unchanged, {report['quarantined']} quarantined{purged}."
     ]
+    if report["moved"]:
+        lines.append(f"{report['moved']} images moved: they are read from where their files are now.")
     if report["gone"]:
         lines.append(f"{report['gone']} files are not there any more; their images and labels stay:")
         lines += [f"  {uri}" for uri in report["gone_files"]]
