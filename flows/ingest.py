@@ -17,7 +17,7 @@ def ingest_flow(campaign: str, images: str | None = None, readmit: bool = False)
         readmit: Take images again that were purged.
 
     Returns:
-        Counts: registered, duplicates, unchanged, quarantined, purged, gone; see `IngestReport`.
+        Counts: registered, duplicates, unchanged, quarantined, purged, moved, gone; see `IngestReport`.
     """
     with job_scope("ingest", campaign, {"images": images, "readmit": readmit}) as job:
         return job.done(register_images(campaign, images, readmit))

@@ -521,7 +521,8 @@ class Snapshot(Base):
 
 
 class SnapshotItem(Base):
-    """One mask version of a snapshot, or (mask_id None) one image verified to be empty.
+    """One mask version of a snapshot, or (mask_id None) one image verified to be empty; beside masks of an image, that
+    others without a category were left out.
 
     Image and mask are no foreign keys: one statement copies them from rows that name them, on SQLite while clicks wait,
     and looking each up once more took half of its time. Whatever removes images or masks removes these first.

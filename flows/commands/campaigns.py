@@ -130,6 +130,8 @@ def _ingested(report: dict[str, Any]) -> list[str]:
         lines.append("No image was found there. Put some there and run `clickloop campaign ingest`.")
     if report["ignored"]:
         lines.append(f"{report['ignored']} files are no images by their names, and were left out.")
+    if report["moved"]:
+        lines.append(f"{report['moved']} images moved: they are read from where their files are now.")
     if report["gone"]:
         lines.append(f"{report['gone']} files are not there any more; their images and labels stay:")
         lines += [f"  {uri}" for uri in report["gone_files"]]

@@ -1,9 +1,10 @@
 """A snapshot directory while it is written: nothing is visible as a snapshot before its manifest is.
 
-Locally everything is written into a hidden folder beside the target, which is renamed at the end. On an object store
-each file is staged locally and put whole, the manifest last. What was put is removed again when the export fails,
-unless the store itself failed or the process died: then a note of what was being written is left with it, and the same
-export to the same place goes on, putting only what is not there.
+Locally everything is written into a hidden folder beside the target, which is renamed at the end; or in the target, if
+that is an empty folder (it may be a mount point, a link, or the only place where one may write), and moved up at the
+end, the manifest last. On an object store each file is staged locally and put whole, the manifest last. What was put is
+removed again when the export fails, unless the store itself failed or the process died: then a note of what was being
+written is left with it, and the same export to the same place goes on, putting only what is not there.
 """
 
 import contextlib
@@ -22,7 +23,6 @@ import orjson
 from pipeline.export.manifest import MANIFEST
 from pipeline.storage.files import (
     as_space_error,
-    exists,
     is_local,
     join,
     open_storage,
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 NOTE = "unfinished.json"
 """Beside the files of an export to an object store until its manifest is there."""
+_STAGE = ".part"
 
 
 class SnapshotDirectory:
@@ -65,9 +66,10 @@ class SnapshotDirectory:
         self._url = url
         self._local = is_local(self.fs)
         self._there: dict[str, tuple[int, str]] = {}  # of an export that is gone on with: bytes and MD5 by name
+        self._is_inside = self._local and Path(self.root).is_dir()
         self._cleans_up = False
         with self._translating():
-            self._require_empty(url)
+            self._require_empty()
         require_free_space(self.fs, self.root, min_free_bytes)
         try:
             self._stage = self._make_stage()
@@ -189,9 +191,8 @@ class SnapshotDirectory:
             path = self._stage / MANIFEST
             path.write_bytes(content)
             _sync(path)
-            self._stage.chmod(0o755)
-            os.rename(self._stage, self.root)  # onto nothing or an empty folder; fails on any other
-            _sync(Path(self.root).parent)
+            self._put_in_place()
+            _sync(self._stage.parent)
         else:
             write_atomic(self.fs, join(self.root, MANIFEST), content)
             remove(self.fs, join(self.root, NOTE))
@@ -203,18 +204,45 @@ class SnapshotDirectory:
         if not self._local:
             return Path(tempfile.mkdtemp(prefix="clickloop-export-"))
         target = Path(self.root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        folder = target if self._is_inside else target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_STAGE, dir=folder))
 
-    def _require_empty(self, url: str) -> None:
-        """A snapshot is never written over another, nor locally over anything."""
+    def _put_in_place(self) -> None:
+        """Out of the stage."""
         target = Path(self.root)
-        if self._local and target.is_dir() and not any(target.iterdir()):
-            return
-        if self._local and (target.exists() or target.is_symlink()):
-            raise BadInputError(f"{url!r} is there already and not empty. Give a new or empty folder to export to.")
-        if not self._local and exists(self.fs, join(self.root, MANIFEST)):
-            raise BadInputError(f"{url!r} holds a snapshot already. Give another URL to export to.")
+        if self._is_inside:
+            self._require_empty()
+            for name in sorted(os.listdir(self._stage), key=lambda name: name == MANIFEST):
+                os.rename(self._stage / name, target / name)
+        else:
+            self._stage.chmod(0o755)
+            os.rename(self._stage, target)  # onto nothing or an empty folder; fails on any other
+
+    def _require_empty(self) -> None:
+        """A snapshot is never written over anything; on an object store an unfinished one may be there."""
+        if not self._local:
+            there = self._listed()
+            if MANIFEST in there:
+                raise BadInputError(f"{self._url!r} holds a snapshot already. Give another URL to export to.")
+            is_free = not there or NOTE in there
+        else:
+            target = Path(self.root)
+            is_free = _holds_nothing(target) if target.is_dir() else not os.path.lexists(target)
+        if not is_free:
+            raise BadInputError(
+                f"{self._url!r} is there already and not empty. Give a new or empty folder to export to."
+            )
+
+    def _listed(self) -> set[str]:
+        """The names right below the URL on an object store; not the empty object that stands for a folder there."""
+        self.fs.invalidate_cache()
+        try:
+            found = with_retry(self.fs, lambda: self.fs.ls(self.root, detail=False))
+        except FileNotFoundError:
+            return set()
+        start = len(self.root.rstrip("/")) + 1
+        return {path[start:] for path in found} - {""}
 
     def _is_there(self, name: str, path: Path) -> bool:
         """Whether the object of an unfinished export is this file."""
@@ -244,6 +272,11 @@ class SnapshotDirectory:
             if self._local:
                 raise
             raise storage_error(error, f"Exporting to {self._url!r}") from error
+
+
+def _holds_nothing(folder: Path) -> bool:
+    """But stages, of this export or of one that was killed."""
+    return all(name.startswith(".") and name.endswith(_STAGE) for name in os.listdir(folder))
 
 
 def _sync(path: Path) -> None:

@@ -21,8 +21,8 @@ class LvisFormat(CocoFormat):
 
     An image that an annotator submitted was searched for every category of the snapshot (of its filter, if it has
     one): those without a mask are in `neg_category_ids`. Nothing is known to be absent, and what is present may not be
-    complete (`not_exhaustive_category_ids`), where masks were only imported, where a mask has no category, and where
-    the snapshot leaves masks of an image out by date or annotator.
+    complete (`not_exhaustive_category_ids`), where masks were only imported, where a mask has no category (also if
+    the filter leaves it out), and where the snapshot leaves masks of an image out by date or annotator.
     """
 
     file_name = "lvis/instances.json"
@@ -42,10 +42,11 @@ class LvisFormat(CocoFormat):
         categories = annotations["category_id"].to_numpy()
         imported = annotations["session_id"].is_null().to_numpy()
         negative, open_ended = [], []
-        for first, last in pairwise(starts):
+        for image, (first, last) in zip(labels.sources, pairwise(starts), strict=True):
             present = self._count(categories[first:last])
             submitted = first == last or not imported[first:last].all()
-            complete = submitted and not self._partial and 0 not in present
+            is_named = 0 not in present and image.items <= max(last - first, 1)
+            complete = submitted and not self._partial and is_named
             negative.append([number for number in self._searched if number not in present] if complete else [])
             open_ended.append([] if complete else sorted(present - {0}))
         return super().image_fields(labels) | {

@@ -7,6 +7,7 @@ by parity with its border, as OpenCV fills, such an outline is the mask again bu
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -25,9 +26,7 @@ def mask_outline(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
         (N, 2) border pixels as (x, y), N >= 3; thin masks repeat pixels.
     """
     found, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    outline = found[0].reshape(-1, 2)
-    for ring in found[1:]:
-        outline = _bridged(outline, ring.reshape(-1, 2))
+    outline = _joined([ring.reshape(-1, 2) for ring in found])
     missing = max(0, 3 - len(outline))
     return np.concatenate([outline, np.repeat(outline[-1:], missing, 0)]).astype(np.int32)
 
@@ -70,10 +69,46 @@ class PolygonLoss:
         ]  # fmt: skip
 
 
-def _bridged(outline: NDArray[np.int32], ring: NDArray[np.int32]) -> NDArray[np.int32]:
-    """An outline with another ring put in where their corners are nearest."""
-    distances, nearest = cKDTree(outline).query(ring)
-    start = int(distances.argmin())
-    at = int(nearest[start])
-    there = np.roll(ring, -start, 0)
-    return np.concatenate([outline[: at + 1], there, there[:1], outline[at:]])
+def _joined(rings: list[NDArray[np.int32]]) -> NDArray[np.int32]:
+    """One outline of closed rings: each is put into what the rings before it make where their corners are nearest."""
+    corners, starts = np.concatenate(rings), np.cumsum([0, *map(len, rings)])
+    distances, nearest = _nearest_before(corners, starts)
+    following = list(range(1, len(corners) + 1))  # the outline as a linked list of visits to corners
+    for first, end in pairwise(starts.tolist()):
+        following[end - 1] = first
+    visited = list(range(len(corners)))
+    for first, end in pairwise(starts[1:].tolist()):
+        here = first + int(distances[first:end].argmin())
+        there = int(nearest[here])
+        back = len(visited)
+        visited += [here, there]
+        following[here - 1 if here > first else end - 1] = back
+        following += [back + 1, following[there]]
+        following[there] = here
+    walk, visit = [], 0
+    for _ in visited:
+        walk.append(visited[visit])
+        visit = following[visit]
+    return corners[walk]
+
+
+def _nearest_before(corners: NDArray[np.int32], starts: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Distance and place of the corner of earlier rings that is nearest to each corner; none has the first ring.
+
+    Each half of the rings looks into the half before it, then both are halved: every corner looks into as many trees
+    as the number of rings can be halved.
+    """
+    distances, nearest = np.full(len(corners), np.inf), np.zeros(len(corners), np.intp)
+    waiting = [(0, len(starts) - 1)]
+    while waiting:
+        first, end = waiting.pop()
+        if end - first < 2:
+            continue
+        middle = (first + end) // 2
+        waiting += [(first, middle), (middle, end)]
+        earlier, later = slice(starts[first], starts[middle]), slice(starts[middle], starts[end])
+        found, place = cKDTree(corners[earlier]).query(corners[later])
+        nearer = found < distances[later]
+        distances[later] = np.where(nearer, found, distances[later])
+        nearest[later] = np.where(nearer, place + earlier.start, nearest[later])
+    return distances, nearest

@@ -22,7 +22,7 @@ class Target:
         categories: (number, name) of every category, by number.
         filters: What the snapshot was limited to.
         embed: Whether image files are part of it.
-        tick: Called between images; raises when the export is to stop.
+        tick: Called between images, and between masks that take time; raises when the export is to stop.
     """
 
     directory: SnapshotDirectory

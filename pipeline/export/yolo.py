@@ -71,6 +71,7 @@ class YoloFormat(Format):
         self._sources.close()
 
     def _line(self, mask: ExportMask) -> str:
+        self._target.tick()
         pixels = rle_to_mask(mask.rle)
         outline = mask_outline(pixels)
         self._loss.add(mask.category_id, pixels, outline)

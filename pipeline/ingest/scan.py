@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from pipeline.ingest.decode import MAX_PIXELS, decode_image
 from pipeline.ingest.dedupe import GroupIndex, perceptual_hash
+from pipeline.ingest.moved import move_images
 from pipeline.ingest.sources import Listing, SourceFile, list_files
 from pipeline.memory import keep_freed_memory
 from pipeline.storage import images
@@ -53,6 +54,8 @@ class IngestReport(BaseModel):
         unchanged: Files known from an earlier pass, not read again.
         purged: Files whose image was purged from the campaign; they are skipped.
         vanished: Files that were listed and gone when they were to be read.
+        moved: Images that are read from another file with the same bytes now, since their own was not there any more;
+            that file is among the duplicates or the unchanged.
         gone: Files of an earlier pass that are not there any more; their images stay, with what was labelled on them.
         gone_files: The first of them.
         ignored: Files that are no images by their names.
@@ -66,6 +69,7 @@ class IngestReport(BaseModel):
     unchanged: int = 0
     purged: int = 0
     vanished: int = 0
+    moved: int = 0
     gone: int = 0
     gone_files: list[str] = []
     ignored: int = 0
@@ -140,8 +144,6 @@ def ingest(
         ignored=listing.ignored,
         unchanged=len(listing.files) - len(todo) - purged,
         purged=purged,
-        gone=len(gone),
-        gone_files=gone[:GONE_NAMED],
     )
     stop = should_stop or (lambda: False)
     batch: list[_Read] = []
@@ -164,6 +166,11 @@ def ingest(
     finally:
         commit()
     report.stopped = stop() and report.files > _handled(report)
+    if not report.stopped:
+        moved = move_images(database, campaign.id, listing, {file.uri for file in todo})
+        gone = [uri for uri in gone if uri not in moved]
+        report.moved = len(moved)
+    report.gone, report.gone_files = len(gone), gone[:GONE_NAMED]
     report.seconds = round(time.monotonic() - began, 3)
     logger.info("ingested campaign_id=%s url=%s %s", campaign.id, url, report)
     return report

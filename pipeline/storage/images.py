@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
+from sqlalchemy.orm import aliased
 
 from pipeline.storage.columns import read_columns
 from pipeline.storage.numbers import next_number
@@ -25,6 +26,23 @@ class Added:
 
     image_id: str | None
     duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A file with the bytes of an image that is read from another one.
+
+    Attributes:
+        uri: Of the file.
+        image_id: The image.
+        image_uri: Of the file that the image is read from.
+        is_replaced: Other bytes were found there since.
+    """
+
+    uri: str
+    image_id: str
+    image_uri: str
+    is_replaced: bool
 
 
 def settled_sources(conn: Connection, campaign_id: str) -> pa.Table:
@@ -116,9 +134,8 @@ def add_image(
     ).one_or_none()
     if found is not None:  # the same file listed again under a new version is no duplicate of itself
         state = "registered" if found.uri == uri else "duplicate"
-        if found.uri == uri:  # it was read: whatever kept it from being encoded gets another chance
-            fresh = update(Image).where(Image.id == found.id, Image.quarantine_reason.is_not(None))
-            conn.execute(fresh.values(quarantine_reason=None, encode_attempts=0))
+        if found.uri == uri:
+            _give_another_chance(conn, found.id)
         _put_source(conn, campaign_id, **source, state=state, image_id=found.id, reason=None)
         return Added(found.id, True)
     settings = conn.execute(select(Campaign.settings).where(Campaign.id == campaign_id)).scalar_one()
@@ -157,6 +174,41 @@ def add_image(
     )
     _put_source(conn, campaign_id, **source, state="registered", image_id=image_id, reason=None)
     return Added(image_id, False)
+
+
+def duplicate_files(conn: Connection, campaign_id: str) -> list[Duplicate]:
+    """The files with the bytes of an image that is read from another one, by URI."""
+    own = aliased(Source)
+    query = (
+        select(Source.uri, Source.image_id, Image.uri.label("image_uri"), own.id.is_(None).label("is_replaced"))
+        .join(Image, Image.id == Source.image_id)
+        .outerjoin(own, and_(own.image_id == Image.id, own.uri == Image.uri))
+        .where(Source.campaign_id == campaign_id, Source.state == "duplicate")
+    )
+    return [Duplicate(**row._mapping) for row in conn.execute(query.order_by(Source.uri))]
+
+
+def move_image(conn: Connection, campaign_id: str, file: Duplicate, file_name: str | None) -> bool:
+    """Read an image from another file with its bytes from now on; the file that it had is forgotten.
+
+    Args:
+        conn: Write transaction.
+        campaign_id: The campaign.
+        file: As `duplicate_files` says.
+        file_name: Relative POSIX path below the campaign's source; None: the image keeps its own.
+
+    Returns:
+        Whether the image was still there and read from the file that it had.
+    """
+    image = update(Image).where(Image.id == file.image_id, Image.uri == file.image_uri)
+    values = {"uri": file.uri} if file_name is None else {"uri": file.uri, "file_name": file_name}
+    if not conn.execute(image.values(values)).rowcount:
+        return False
+    _give_another_chance(conn, file.image_id)
+    of_image = Source.campaign_id == campaign_id, Source.image_id == file.image_id
+    conn.execute(delete(Source).where(*of_image, Source.uri == file.image_uri))
+    conn.execute(update(Source).where(*of_image, Source.uri == file.uri).values(state="registered"))
+    return True
 
 
 def add_quarantined(
@@ -290,6 +342,12 @@ def quarantine_image(conn: Connection, image_id: str, reason: str) -> None:
 def image_record(row: Row[Any]) -> ImageRecord:
     """The record of a row with the columns of `images`."""
     return ImageRecord(**fields(row, ImageRecord))
+
+
+def _give_another_chance(conn: Connection, image_id: str) -> None:
+    """To an image whose file was read: whatever kept it from being encoded."""
+    bad = update(Image).where(Image.id == image_id, Image.quarantine_reason.is_not(None))
+    conn.execute(bad.values(quarantine_reason=None, encode_attempts=0))
 
 
 def _clean(reason: str) -> str:

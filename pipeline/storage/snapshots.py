@@ -78,8 +78,9 @@ def create_snapshot(
 
     Returns:
         The snapshot. Images of submitted sessions without any such mask are in it as verified to be empty. A mask that
-        only `since`, `until` or `annotators` leave out still says that its image is not empty; these also choose
-        whose and which submissions count.
+        only `since`, `until` or `annotators` leave out still says that its image is not empty, and so does one without
+        a category that `categories` leaves out: it may be of any. The former also choose whose and which submissions
+        count.
 
     Raises:
         BadInputError: A filter is unknown, or its value means nothing.
@@ -167,7 +168,10 @@ def snapshot_masks(conn: Connection, snapshot_id: str, after: int = 0, limit: in
 
 @dataclass(frozen=True)
 class SnapshotImage:
-    """An image of a snapshot, as exports need it; `items` is how many masks it has there, 1 if it has none."""
+    """An image of a snapshot, as exports need it.
+
+    `items` is how many masks it has there, 1 if it has none; one more if masks without a category were left out.
+    """
 
     id: str
     number: int
@@ -295,7 +299,8 @@ def _time(name: str, text: str) -> datetime:
 
 
 def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Select[Any]:
-    """Masks that are current, and images that a submitted session left without one."""
+    """Masks that are current, and images that a submitted session left without one, or that hold more than was asked
+    for without saying of which category."""
     images: list[ColumnElement[bool]] = []
     if "holdout" in filters:
         images.append(Image.holdout.is_(filters["holdout"]))
@@ -309,6 +314,7 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     )
     if images:
         masks = masks.join(Image, Image.id == Instance.image_id).where(*images)
+    unnamed = masks.where(Instance.category_number.is_(None)).cte("masks_without_category")
     if "categories" in filters:
         masks = masks.where(Instance.category_number.in_(filters["categories"]))
     full = masks.cte("current_masks")
@@ -324,10 +330,16 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
     if filters.keys() & {"since", "until"}:
         submit = and_(EventRow.session_id == Session.id, EventRow.kind == "submit")
         submitted = submitted.join(EventRow, submit).where(*_made_within(EventRow.server_time, filters))
-    empty = select(Image.id, null().label("mask_id"), null().label("category_number")).where(
-        Image.campaign_id == campaign_id, exists(submitted), Image.id.not_in(select(full.c.image_id)), *images
+    of_campaign = select(Image.id, null().label("mask_id"), null().label("category_number")).where(
+        Image.campaign_id == campaign_id
     )
-    both = union_all(chosen, empty).subquery()
+    empty = of_campaign.where(exists(submitted), Image.id.not_in(select(full.c.image_id)), *images)
+    parts = [chosen, empty]
+    if "categories" in filters:
+        is_open = Image.id.in_(select(unnamed.c.image_id))
+        of_chosen = Image.id.in_(select(chosen.subquery().c.image_id))
+        parts = [chosen, empty.where(~is_open), of_campaign.where(is_open, of_chosen)]
+    both = union_all(*parts).subquery()
     entries = select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
     return entries.order_by(both.c.image_id, both.c.mask_id)  # as their index has them: it grows at its end
 

@@ -12,6 +12,7 @@ import pytest
 from fsspec.registry import _registry
 
 from flows.cli import build_parser, main
+from flows.commands.campaigns import _ingested
 from pipeline.ingest.scan import ingest
 from pipeline.storage.database import Database
 from pipeline.storage.lock import WorkspaceLock
@@ -265,6 +266,18 @@ def test_status_names_every_quarantined_file_with_its_reason(
         cv2.imwrite(str(folder / f"bad-{number:02d}.tif"), cv2.imread(str(folder / "1.png")) // (number + 2))
     assert ingest(database, campaign, campaign.source_url).registered == 25
     assert "0 quarantined" in run(capsys, "campaign", "status", "discs", *workspace)[1]
+
+
+def test_ingest_says_how_many_images_moved(campaign: CampaignRecord, database: Database) -> None:
+    (Path(campaign.source_url) / "1.png").rename(Path(campaign.source_url) / "one.png")
+    told = [_ingested(ingest(database, campaign, campaign.source_url).model_dump(mode="json")) for _ in range(2)]
+    assert told == [
+        [
+            "0 images registered, 1 duplicates, 3 unchanged, 0 quarantined.",
+            "1 images moved: they are read from where their files are now.",
+        ],
+        ["0 images registered, 0 duplicates, 4 unchanged, 0 quarantined."],
+    ]
 
 
 def test_status_and_pause_say_the_same_as_json_and_as_text(

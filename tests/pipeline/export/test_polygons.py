@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from pipeline.export import polygons
 from pipeline.export.polygons import PolygonLoss, fill_outline, mask_outline
 
 
@@ -40,6 +42,28 @@ def test_two_parts_lose_the_bridge() -> None:
     filled = fill_outline(mask_outline(mask), mask.shape)
     assert (mask & ~filled).sum() == 0
     assert (filled & ~mask).sum() == 5  # the gap is five columns wide
+
+
+def test_many_parts_take_little_more_work_than_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_into: list[int] = []
+
+    def counted(corners: NDArray[np.int32]) -> cKDTree:
+        looked_into.append(len(corners))
+        return cKDTree(corners)
+
+    monkeypatch.setattr(polygons, "cKDTree", counted)
+    rows, columns = np.nonzero(np.ones((32, 32)))
+    mask = np.zeros((32 * 10, 32 * 10), np.bool_)
+    for y, x in zip(rows * 10, columns * 10, strict=True):
+        mask[y + 2 : y + 7, x + 2 : x + 6] = True
+        mask[y + 4, x + 4] = False
+    outline = mask_outline(mask)
+    parts = 2 * 32 * 32  # a border and a hole each
+    assert len(outline) == 32 * 32 * (4 + 4) + 2 * (parts - 1)
+    assert sum(looked_into) < len(outline) * np.log2(parts)
+    filled = fill_outline(outline, mask.shape)
+    assert (mask & ~filled).sum() == 0
+    assert (filled & ~mask).sum() <= 32 * 32 * 6  # a gap is five or six pixels wide
 
 
 @given(arrays(np.bool_, (12, 15)).filter(lambda mask: bool(mask.any())))

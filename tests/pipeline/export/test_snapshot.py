@@ -311,6 +311,70 @@ def test_nothing_is_written_over(world: Labelled, tmp_path: Path) -> None:
         export_snapshot(world.database, world.campaign, str(tmp_path / "file"), ["coco"])
 
 
+def test_into_an_empty_folder_behind_a_link(world: Labelled, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o750)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / ".real.killed.part").mkdir()  # what a killed export leaves
+    report = export_snapshot(world.database, world.campaign, str(tmp_path / "link"), FORMATS)
+    assert report.manifest_uri == f"{tmp_path}/link/manifest.json"
+    assert verify_snapshot(str(tmp_path / "real")).ok
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").stat().st_mode & 0o777 == 0o750
+    assert len([path for path in tmp_path.rglob("*") if path.name.endswith(".part")]) == 1
+
+
+def test_an_empty_folder_is_written_into_and_not_replaced(world: Labelled, tmp_path: Path) -> None:
+    (tmp_path / "storage").mkdir()
+    before = (tmp_path / "storage").stat()  # a mount point could not be replaced
+    asked: list[int] = []
+
+    def should_stop() -> bool:
+        asked.append(len(list(tmp_path.glob("storage/*.part"))))
+        return len(asked) > 5
+
+    url = str(tmp_path / "storage")
+    assert export_snapshot(world.database, world.campaign, url, FORMATS, should_stop=should_stop).stopped
+    assert set(asked) == {1} and list((tmp_path / "storage").iterdir()) == []
+    export_snapshot(world.database, world.campaign, url, FORMATS)
+    check, after = verify_snapshot(url), (tmp_path / "storage").stat()
+    assert check.ok and check.unlisted == []
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_what_came_into_an_empty_folder_meanwhile_stays(world: Labelled, tmp_path: Path) -> None:
+    target = tmp_path / "storage"
+    target.mkdir()
+
+    def come(facts: dict[str, Any]) -> None:
+        (target / "README.md").write_text("mine")
+
+    with pytest.raises(BadInputError, match="not empty"):
+        export_snapshot(world.database, world.campaign, str(target), FORMATS, progress=come)
+    assert tree(target) == {"README.md": b"mine"}
+
+
+def test_what_others_put_there_stays(world: Labelled, storage_url: str) -> None:
+    files = {f"{storage_url}/coco/instances.json": b"mine", f"{storage_url}/notes.txt": b"mine, too"}
+    for url, data in files.items():
+        fs, path = fsspec.core.url_to_fs(url)
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(path, data)
+        with pytest.raises(BadInputError, match="not empty"):
+            export_snapshot(world.database, world.campaign, storage_url, FORMATS)
+    fs, root = fsspec.core.url_to_fs(storage_url)
+    fs.invalidate_cache()
+    assert {f"{storage_url}/{path[len(root) + 1 :]}": fs.cat_file(path) for path in fs.find(root)} == files
+    with world.database.connect() as conn:
+        assert snapshots.list_snapshots(conn, world.campaign_id) == []
+
+
+@pytest.mark.s3
+def test_an_object_that_stands_for_a_folder_is_nothing(world: Labelled, s3_bucket: str) -> None:
+    s3 = fsspec.filesystem("s3")
+    s3.call_s3("put_object", Bucket=s3_bucket.removeprefix("s3://"), Key="prefix/", Body=b"")
+    export_snapshot(world.database, world.campaign, f"{s3_bucket}/prefix", ["coco"])
+    assert verify_snapshot(f"{s3_bucket}/prefix").ok
+
+
 def test_a_changed_image_is_not_embedded(sqlite_database: Database, tmp_path: Path) -> None:
     world = Labelled(sqlite_database, tmp_path / "images", 1)
     world.label(world.images[0], [(1, blob(0))])

@@ -104,3 +104,19 @@ def test_unchanged_objects_are_listed_and_none_is_read(
     faulty_s3.served.clear()
     assert counts(ingest(sqlite_database, campaign, source)) == (0, 0, 0, COUNT)
     assert faulty_s3.reads() == [] and 0 < len(faulty_s3.served) <= 4
+
+
+def test_a_bucket_that_does_not_answer_is_not_taken_for_empty(
+    sqlite_database: Database, source: str, faulty_s3: FaultyS3, tmp_path: Path
+) -> None:
+    campaign, copies = new_campaign(sqlite_database), tmp_path / "copies"
+    ingest(sqlite_database, campaign, source)
+    write_scenes(copies, range(COUNT))
+    for fault in ("ServiceUnavailable", "AccessDenied"):
+        faulty_s3.go_away(fault)
+        assert ingest(sqlite_database, campaign, str(copies)).moved == 0
+    faulty_s3.come_back()
+    assert ingest(sqlite_database, campaign, str(copies)).moved == 0
+    fs = fsspec.filesystem("s3")
+    fs.rm(source, recursive=True)
+    assert ingest(sqlite_database, campaign, str(copies)).moved == COUNT

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from pipeline.ingest import scan
-from pipeline.ingest.decode import decode_image, read_image
+from pipeline.ingest import moved, scan
+from pipeline.ingest.decode import decode_image, read_image, read_image_bytes
 from pipeline.ingest.dedupe import GroupIndex
 from pipeline.ingest.scan import IngestReport, ingest
-from pipeline.storage import purge
+from pipeline.storage import files, purge
 from pipeline.storage.campaigns import campaign_status, create_campaign
 from pipeline.storage.database import Database
 from pipeline.storage.files import read_bytes
@@ -364,3 +365,141 @@ def test_files_that_are_gone_are_told_and_their_images_stay(database: Database, 
         assert (report.gone, report.gone_files) == (gone, [str(removed)] * gone), source
         assert report.registered == 0
     assert len(catalogue(database, campaign)) == 6
+
+
+def kept(database: Database, campaign: CampaignRecord) -> list[tuple[int, str, str, bool]]:
+    """What stays of an image wherever its file goes; each can be read there."""
+    found = catalogue(database, campaign)
+    for image in found:
+        assert hashlib.sha256(read_image_bytes(image.ref)).hexdigest() == image.sha256
+    return [(image.number, image.id, image.sha256, image.holdout) for image in found]
+
+
+def test_a_source_that_was_moved_is_read_where_it_is(database: Database, tmp_path: Path) -> None:
+    campaign, old, new = new_campaign(database), tmp_path / "old", tmp_path / "new"
+    write_scenes(old, range(4))
+    ingest(database, campaign, str(old))
+    before = kept(database, campaign)
+    old.rename(new)
+    report = ingest(database, campaign, str(new))
+    assert (counts(report), report.moved, report.gone) == ((0, 4, 0, 0), 4, 0)
+    assert kept(database, campaign) == before
+    assert [Path(image.uri) for image in catalogue(database, campaign)] == sorted(new.iterdir())
+    with database.connect() as conn:
+        assert campaign_status(conn, campaign.id).duplicates == 0
+    again = ingest(database, campaign, str(new))
+    assert (counts(again), again.moved, again.gone) == ((0, 0, 0, 4), 0, 0)
+
+
+def test_files_may_be_renamed_and_change_places(sqlite_database: Database, tmp_path: Path) -> None:
+    campaign, folder = new_campaign(sqlite_database), tmp_path / "images"
+    for seed in range(5):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{seed}.png").write_bytes(encoded(scene(seed)))
+    ingest(sqlite_database, campaign, str(folder))
+    before = kept(sqlite_database, campaign)
+    for old, new in (("4", "6"), ("3", "4"), ("2", "3"), ("0", "x"), ("1", "0"), ("x", "1")):
+        (folder / f"{old}.png").rename(folder / f"{new}.png")
+    report = ingest(sqlite_database, campaign, str(folder))
+    assert (report.registered, report.moved, report.gone) == (0, 5, 0)
+    assert kept(sqlite_database, campaign) == before
+    names = ["1.png", "0.png", "3.png", "4.png", "6.png"]
+    assert [image.file_name for image in catalogue(sqlite_database, campaign)] == names
+    again = ingest(sqlite_database, campaign, str(folder))
+    assert (again.unchanged, again.moved, again.gone) == (5, 0, 0)
+
+
+@pytest.mark.parametrize("copies", ["images", "copies"], ids=["in the source", "elsewhere"])
+@pytest.mark.parametrize("is_replaced", [False, True], ids=["removed", "replaced"])
+def test_a_copy_takes_over(sqlite_database: Database, tmp_path: Path, copies: str, is_replaced: bool) -> None:
+    campaign, first = new_campaign(sqlite_database), tmp_path / "images" / "1.png"
+    write_scenes(tmp_path / "images", range(2))
+    first.write_bytes(encoded(scene(5)))
+    copy = tmp_path / copies / "2.png"
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(first.read_bytes())
+    for folder in dict.fromkeys((first.parent, copy.parent)):
+        ingest(sqlite_database, campaign, str(folder))
+    before = kept(sqlite_database, campaign)
+    if is_replaced:
+        first.write_bytes(encoded(scene(6)))
+    else:
+        first.unlink()
+    report = ingest(sqlite_database, campaign, str(first.parent))
+    assert (report.registered, report.moved, report.gone) == (int(is_replaced), 1, 0)
+    assert kept(sqlite_database, campaign)[:3] == before
+    assert catalogue(sqlite_database, campaign)[0].uri == str(copy)
+
+
+def test_a_source_that_was_copied_first_and_removed_later(sqlite_database: Database, tmp_path: Path) -> None:
+    campaign, old, new = new_campaign(sqlite_database), tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        write_scenes(folder, range(3))
+        assert ingest(sqlite_database, campaign, str(folder)).moved == 0
+    before = kept(sqlite_database, campaign)
+    assert all(image.uri.startswith(str(old)) for image in catalogue(sqlite_database, campaign))
+    shutil.rmtree(old)
+    report = ingest(sqlite_database, campaign, str(new))
+    assert (counts(report), report.moved) == ((0, 0, 0, 3), 3)
+    assert kept(sqlite_database, campaign) == before
+
+
+def test_one_file_of_another_source_was_moved_here(sqlite_database: Database, tmp_path: Path) -> None:
+    campaign, old, new = new_campaign(sqlite_database), tmp_path / "old", tmp_path / "new"
+    write_scenes(old, range(3))
+    ingest(sqlite_database, campaign, str(old))
+    before = kept(sqlite_database, campaign)
+    new.mkdir()
+    (old / "scene-001.jpg").rename(new / "here.jpg")
+    assert ingest(sqlite_database, campaign, str(new)).moved == 1
+    assert kept(sqlite_database, campaign) == before
+
+
+def test_a_moved_image_that_could_not_be_encoded_gets_another_chance(sqlite_database: Database, tmp_path: Path) -> None:
+    campaign, folder = new_campaign(sqlite_database), tmp_path / "images"
+    write_scenes(folder, range(1))
+    ingest(sqlite_database, campaign, str(folder))
+    (folder / "scene-000.png").rename(folder / "new.png")
+    with sqlite_database.begin() as conn:
+        quarantine_image(conn, catalogue(sqlite_database, campaign)[0].id, "gone when it was to be encoded")
+    assert ingest(sqlite_database, campaign, str(folder)).moved == 1
+    assert quarantined(sqlite_database, campaign) == {}
+    assert ingest(sqlite_database, campaign, str(folder)).unchanged == 1
+
+
+def test_a_pass_that_changes_nothing_looks_at_no_file(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = new_campaign(sqlite_database)
+    for folder in ("a", "b"):
+        write_scenes(tmp_path / folder, range(6))
+        ingest(sqlite_database, campaign, str(tmp_path / folder))
+    asked: list[str] = []
+
+    def exists(fs: Any, path: str) -> bool:
+        asked.append(path)
+        return files.exists(fs, path)
+
+    monkeypatch.setattr(moved, "exists", exists)
+    for folder, expected in (("a", []), ("b", [str(tmp_path / "a")]), ("", [])):
+        report = ingest(sqlite_database, campaign, str(tmp_path / folder))
+        assert (report.unchanged, report.moved) == (12 if folder == "" else 6, 0)
+        assert asked == expected
+        asked.clear()
+
+
+@pytest.mark.s3
+def test_objects_that_were_moved_are_read_where_they_are(
+    sqlite_database: Database, s3_bucket: str, tmp_path: Path
+) -> None:
+    write_scenes(tmp_path, range(3))
+    fs = fsspec.filesystem("s3")
+    for path in tmp_path.glob("scene-*"):
+        fs.put_file(str(path), f"{s3_bucket}/old/{path.name}")
+    campaign = new_campaign(sqlite_database)
+    ingest(sqlite_database, campaign, f"{s3_bucket}/old")
+    before = kept(sqlite_database, campaign)
+    for path in tmp_path.glob("scene-*"):
+        fs.mv(f"{s3_bucket}/old/{path.name}", f"{s3_bucket}/new/{path.name}")
+    assert ingest(sqlite_database, campaign, f"{s3_bucket}/new").moved == 3
+    assert kept(sqlite_database, campaign) == before
