@@ -150,7 +150,10 @@ SCOPES = ("label", "review", "train", "export", "admin")
 
 
 class CampaignStatus(BaseModel):
-    """The figures of `campaign status`."""
+    """The figures of `campaign status`.
+
+    `masks` of annotators count; `imported` ones count as they came; `proposals` wait to be accepted.
+    """
 
     campaign: CampaignRecord
     images: int
@@ -160,6 +163,7 @@ class CampaignStatus(BaseModel):
     tasks: dict[str, int]
     embeddings: int
     masks: int
+    imported: int
     proposals: int
     masks_by_category: dict[str, int]
     clicks: int

@@ -58,7 +58,7 @@ def count_all(dialect: str) -> list[str]:
 
 
 def count_masks(dialect: str, sign: int, images: str = "") -> list[str]:
-    """The SQL that counts current masks of annotators by category, their clicks, and proposals.
+    """The SQL that counts current masks of annotators by category, their clicks, imported masks that count, proposals.
 
     Args:
         dialect: sqlite or postgresql.
@@ -75,14 +75,15 @@ def count_masks(dialect: str, sign: int, images: str = "") -> list[str]:
         "FROM instances i JOIN masks m ON m.id = i.mask_id JOIN sessions s ON s.id = i.session_id "
         f"WHERE i.state = 'accepted' AND s.state = 'submitted' AND m.source = 'annotator' AND NOT {replaced}{some}"
     )
-    waiting = (
+    of_no_session = (
         "FROM instances i JOIN masks m ON m.id = i.mask_id "
-        f"WHERE i.state = 'open' AND i.session_id IS NULL AND NOT {replaced}{some}"
+        f"WHERE i.state = '{{state}}' AND i.session_id IS NULL AND NOT {replaced}{some}"
     )
     kinds = (
         ("mask", category, "count(*)", current),
         ("mask_click", category, "sum(m.num_clicks)", current),
-        ("proposal", "''", "count(*)", waiting),
+        ("imported", "''", "count(*)", of_no_session.format(state="accepted")),
+        ("proposal", "''", "count(*)", of_no_session.format(state="open")),
     )
     statements = []
     for kind, key, amount, rows in kinds:

@@ -163,7 +163,8 @@ def status(args: argparse.Namespace) -> int:
     with reading(settings_of(args)) as database, database.connect() as conn:
         figures = campaigns.campaign_status(conn, campaigns.get_campaign(conn, args.name).id)
     record = figures.campaign
-    proposals = f" (and {figures.proposals} proposals)" if figures.proposals else ""
+    besides = [f"{n} {what}" for n, what in ((figures.imported, "imported"), (figures.proposals, "proposals")) if n]
+    others = f" (and {', '.join(besides)})" if besides else ""
     lines = [
         f"{record.name}: {record.state}, model {record.model_id}, adapter {(record.live_adapter or 'none')[:12]} "
         f"(version {record.live_version})",
@@ -171,7 +172,7 @@ def status(args: argparse.Namespace) -> int:
         f"{len(figures.quarantined)} quarantined",
         f"embeddings  {figures.embeddings}",
         "tasks       " + (", ".join(f"{n} {state}" for state, n in figures.tasks.items()) or "none"),
-        f"masks       {figures.masks}{proposals}"
+        f"masks       {figures.masks}{others}"
         + "".join(f", {n} {name}" for name, n in figures.masks_by_category.items()),
         f"clicks      {figures.clicks}"
         + (f" ({figures.clicks_per_mask:.2f} per mask)" if figures.clicks_per_mask is not None else ""),

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, exists, func, insert, or_, select, updat
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.adapters import list_adapters
-from pipeline.storage.masks import count_proposals
+from pipeline.storage.masks import count_imported, count_proposals
 from pipeline.storage.numbers import next_number
 from pipeline.storage.requests import list_requests
 from pipeline.storage.sql import database_now, one, require_id
@@ -181,6 +181,7 @@ def campaign_status(conn: Connection, campaign_id: str) -> CampaignStatus:
         tasks=dict.fromkeys(get_args(TaskState), 0) | tallies(conn, campaign.id, "task"),
         embeddings=tallies(conn, campaign.id, "embedding").get("", 0),
         masks=masks,
+        imported=count_imported(conn, campaign.id),
         proposals=count_proposals(conn, campaign.id),
         masks_by_category=by_category,
         clicks=tallies(conn, campaign.id, "click").get("", 0),

@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import fields, one, require_id
-from pipeline.storage.tallies import add_proposal, tallies
+from pipeline.storage.tallies import add_imported, tallies
 from schemas.catalogue import MaskRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError
@@ -73,6 +73,11 @@ def proposed_masks(
     """Proposals for an image numbered above `after`, by number: they count once somebody has accepted them."""
     query = _with_instance(campaign_id).where(MaskRow.image_id == image_id, MaskRow.number > after, is_proposed())
     return [mask_record(row) for row in conn.execute(query.order_by(MaskRow.number).limit(limit))]
+
+
+def count_imported(conn: Connection, campaign_id: str) -> int:
+    """How many imported masks of a campaign count and were neither corrected nor deleted."""
+    return tallies(conn, campaign_id, "imported").get("", 0)
 
 
 def count_proposals(conn: Connection, campaign_id: str) -> int:
@@ -172,8 +177,7 @@ def import_mask(
             image_number=image.number,
         )
     )
-    if not is_trusted:
-        add_proposal(conn, campaign_id)
+    add_imported(conn, campaign_id, is_trusted=is_trusted)
     return get_mask(conn, mask_id)
 
 

@@ -35,10 +35,11 @@ def counted(conn: Connection, campaign_id: str, image_ids: Sequence[str]) -> Ite
         conn.execute(statement, {"images": image_ids})
 
 
-def add_proposal(conn: Connection, campaign_id: str) -> None:
-    """Count a proposal that was just stored, by whom the campaign is locked."""
+def add_imported(conn: Connection, campaign_id: str, *, is_trusted: bool) -> None:
+    """Count an imported mask (a proposal, if not trusted) that was just stored, by whom the campaign is locked."""
+    kind = "imported" if is_trusted else "proposal"
     shard = 0 if conn.dialect.name == "sqlite" else func.pg_backend_pid()
-    one = insert_into(conn, Tally).values(campaign_id=campaign_id, kind="proposal", key="", shard=shard, amount=1)
+    one = insert_into(conn, Tally).values(campaign_id=campaign_id, kind=kind, key="", shard=shard, amount=1)
     keys = ["campaign_id", "kind", "key", "shard"]
     conn.execute(one.on_conflict_do_update(index_elements=keys, set_={"amount": Tally.amount + 1}))
 

@@ -70,6 +70,8 @@ def there(conn: Connection) -> Counts:
         key = "" if row.category_number is None else str(row.category_number)
         tallies[(row.campaign_id, "mask", key)] += 1
         tallies[(row.campaign_id, "mask_click", key)] += row.num_clicks
+    for row in conn.execute(instances.where(is_current(), MaskRow.source == "import")):
+        tallies[(row.campaign_id, "imported", "")] += 1
     for row in conn.execute(instances.where(is_proposed())):
         tallies[(row.campaign_id, "proposal", "")] += 1
     sessions = {row.id: row.campaign_id for row in conn.execute(select(Session.__table__))}

@@ -29,7 +29,7 @@ export function overview(status, statistics) {
   const figures = make("dl", { className: "figures" },
     tile("Images", number(status.images), `${number(status.holdout_images)} held out`),
     tile("Labeled", status.images ? `${number((100 * done) / status.images)} %` : "–", `${number(done)} of ${counted(status.images, "image")}`),
-    tile("Masks", number(status.masks), "current"),
+    tile("Masks", number(status.masks), status.imported ? `current, and ${number(status.imported)} imported` : "current"),
     tile("Masks per hour", number(hours ? total.masks / hours : null), "and person"),
     tile("Clicks per mask", number(total.clicks_per_mask, 1), `${counted(status.clicks, "click")} in all`),
     tile("Time per mask", duration(total.seconds_per_mask), "open to accept"),
