@@ -342,6 +342,21 @@ def test_zoom_keeps_the_point_under_the_pointer_and_clicks_stay_in_image_pixels(
     assert (fitted["x"], fitted["y"]) == pytest.approx(INSIDE, abs=0.5)
 
 
+def test_clicks_stay_where_the_image_is_drawn_on_a_screen_with_other_pixels(desk: Desk) -> None:
+    desk.begin()
+    inside = desk.pixel(INSIDE)
+    finer = {"width": 1000, "height": 640, "deviceScaleFactor": 2, "mobile": False}
+    desk.page.context.new_cdp_session(desk.page).send("Emulation.setDeviceMetricsOverride", finer)
+    desk.wait(lambda: desk.page.evaluate("devicePixelRatio === 2"))
+    desk.page.keyboard.press("h")
+    desk.wait(lambda: desk.page.evaluate("canvas.width === 2 * canvas.clientWidth"))
+    desk.wait(lambda: desk.pixel(INSIDE) == inside and desk.pixel(BESIDE)[0] < 100 < inside[0])
+    desk.click(CENTRE)
+    desk.wait(lambda: desk.kinds() == ["open", "click"])
+    click = desk.events()[1].payload
+    assert (click["x"], click["y"]) == pytest.approx(CENTRE, abs=0.5)
+
+
 def test_unacknowledged_events_outlive_a_reload(desk: Desk) -> None:
     offline = [True]
 

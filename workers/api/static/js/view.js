@@ -234,9 +234,6 @@ export class View {
   }
 
   #resize() {
-    const ratio = devicePixelRatio || 1;
-    this.canvas.width = Math.round(this.canvas.clientWidth * ratio);
-    this.canvas.height = Math.round(this.canvas.clientHeight * ratio);
     if (this.#fitted) this.fit();
     if (this.#frame) cancelAnimationFrame(this.#frame);
     this.#frame = 0;
@@ -246,6 +243,8 @@ export class View {
   #paint() {
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     const ratio = devicePixelRatio || 1;
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight].map((side) => Math.round(side * ratio));
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     const image = this.#image;
