@@ -357,6 +357,37 @@ def test_clicks_stay_where_the_image_is_drawn_on_a_screen_with_other_pixels(desk
     assert (click["x"], click["y"]) == pytest.approx(CENTRE, abs=0.5)
 
 
+def test_each_button_that_goes_up_ends_what_it_began(desk: Desk) -> None:
+    desk.begin()
+    mouse = desk.page.mouse
+    box = desk.page.locator("#canvas").bounding_box()
+
+    def move(point: tuple[float, float]) -> None:
+        x, y = desk.at(point)
+        mouse.move(box["x"] + x, box["y"] + y, steps=4)
+
+    def press_both() -> None:
+        mouse.down(button="left")
+        mouse.down(button="right")
+        mouse.up(button="left")
+        mouse.up(button="right")
+
+    move(CENTRE)
+    press_both()
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.click(INSIDE)
+    desk.page.locator("#objects").get_by_text("2 clicks").wait_for()
+    desk.page.keyboard.press("b")
+    move((40.0, 100.0))
+    press_both()
+    move((20.0, 20.0))  # with no button down
+    desk.click((140.0, 100.0))
+    desk.page.locator("#objects").get_by_text("2 clicks, 2 strokes").wait_for()
+    desk.wait_saved()
+    assert [event.payload["is_positive"] for event in desk.events()[1:]] == [True] * 4
+    assert [len(event.payload["polyline"]) for event in desk.events()[3:]] == [1, 1]
+
+
 def test_unacknowledged_events_outlive_a_reload(desk: Desk) -> None:
     offline = [True]
 
