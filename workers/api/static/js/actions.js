@@ -4,6 +4,7 @@ import { uuid4 } from "./bytes.js";
 import { candidates, chosen, chosenEarlier, desk, isLive, isWaiting, objectAt, shownMask } from "./desk.js";
 import { askSkip, showKeys } from "./dialogs.js";
 import { $ } from "./dom.js";
+import { TOO_LARGE, isTooLarge } from "./limits.js";
 import { showNote } from "./panel.js";
 import { Polygon } from "./polygon.js";
 import { settings } from "./settings.js";
@@ -11,6 +12,12 @@ import { fillHoles, keepLargest, paint, reshape } from "./tools.js";
 import { view } from "./view.js";
 
 const NOT_HERE = "The mask of your last edit is not here yet.";
+
+/** Whether this page may write now; says so where it may only in a moment, or no more. */
+function mayWrite() {
+  if (desk.session?.obstacle) showNote("info", desk.session.obstacle);
+  return isLive();
+}
 
 /**
  * A click on the image: one on a mask chooses its object where none is chosen; Ctrl begins a new one all the same.
@@ -29,7 +36,7 @@ export function click({ x, y, is_positive }, isNew) {
 
 /** @param {import("./view.js").Stroke} stroke */
 export function stroke(stroke) {
-  if (!desk.session || !isLive()) return;
+  if (!desk.session || !mayWrite()) return;
   const payload = paint(stroke, desk.session.record.image.width, desk.session.record.image.height);
   if (desk.current === null && !stroke.is_positive) showNote("info", "Begin an object by painting with the left button.");
   else if (payload) prompt("brush", payload);
@@ -38,12 +45,18 @@ export function stroke(stroke) {
 /**
  * Add to the chosen object, or begin one with it.
  * @param {string} kind @param {Record<string, any>} payload
+ * @returns {boolean} Whether it was taken.
  */
 export function prompt(kind, payload) {
-  if (!desk.session || !isLive()) return;
+  if (!desk.session || !mayWrite()) return false;
+  if (isTooLarge(payload)) {
+    showNote("error", TOO_LARGE);
+    return false;
+  }
   desk.confirming = "";
   showNote("info", "");
   desk.session.add(kind, begin(desk.session), payload);
+  return true;
 }
 
 /**
@@ -62,7 +75,7 @@ function begin(session) {
 
 /** @param {number} index */
 export function chooseCandidate(index) {
-  if (index < candidates().length && index !== chosen()?.candidate) desk.session?.add("candidate", desk.current, { index });
+  if (index < candidates().length && index !== chosen()?.candidate && mayWrite()) desk.session?.add("candidate", desk.current, { index });
 }
 
 /** @param {number} number Of a category. */
@@ -76,7 +89,7 @@ export function chooseCategory(number) {
 
 /** @param {string} id Of an object. */
 export function remove(id) {
-  if (!desk.session || !isLive()) return;
+  if (!desk.session || !mayWrite()) return;
   const kept = desk.current;
   desk.current = id;
   desk.session.add("delete", begin(desk.session));
@@ -131,7 +144,7 @@ function step(kind) {
   const top = kind === "undo" ? "top" : "redoTop";
   const recent = session?.fold.instances.get(session.fold.recent ?? "");
   const target = [chosen(), recent].find((instance) => instance?.[top]);
-  if (!session || !target) return;
+  if (!session || !target || !mayWrite()) return;
   desk.confirming = "";
   session.add(kind, target.id, { event_id: target[top] });
   desk.current = !target.deleted && target.dirty ? target.id : null;
@@ -158,7 +171,7 @@ function take(tool) {
 export function applyPolygon() {
   const { session } = desk;
   const polygon = view.polygon;
-  if (!session || !isLive() || !polygon) return;
+  if (!session || !polygon || !mayWrite()) return;
   polygon.close();
   const { width, height } = session.record.image;
   const nothing = { x: 0, y: 0, width: 0, height: 0, pixels: new Uint8Array(0) };
@@ -167,7 +180,7 @@ export function applyPolygon() {
     return;
   }
   const payload = reshape(shownMask() ?? nothing, polygon.mask(width, height), polygon.rings);
-  if (payload) prompt("mask_edit", { tool: "polygon", ...payload });
+  if (payload && !prompt("mask_edit", { tool: "polygon", ...payload })) return;
   view.take("click", desk.radius);
   desk.changed();
 }
@@ -188,7 +201,7 @@ export const actions = {
     const instance = chosen();
     const { session } = desk;
     const earlier = chosenEarlier();
-    if (!session || !isLive()) return;
+    if (!session || !mayWrite()) return;
     if (earlier) acceptAsItIs(session, earlier);
     if (!instance || instance.empty) return;
     const shown = session.masks.get(instance.id);
@@ -206,11 +219,11 @@ export const actions = {
   /** Accept every proposal that nobody has touched. */
   all() {
     const { session } = desk;
-    if (!session || !isLive()) return;
+    if (!session || !mayWrite()) return;
     for (const mask of session.standing) if (mask.isProposal) acceptAsItIs(session, mask);
   },
   submit() {
-    if (!desk.session || !isLive()) return;
+    if (!desk.session || !mayWrite()) return;
     const proposals = desk.session.standing.filter(({ isProposal }) => isProposal).length;
     const open = desk.session.fold.shown.find((instance) => instance.dirty);
     if (open) {
@@ -225,12 +238,12 @@ export const actions = {
     }
   },
   async skip() {
-    if (!isLive()) return;
+    if (!mayWrite()) return;
     const reason = await askSkip(desk.session?.fold.shown.length ?? 0);
-    if (reason !== null && isLive()) desk.session?.add("skip", null, { reason });
+    if (reason !== null && mayWrite()) desk.session?.add("skip", null, { reason });
   },
   release() {
-    if (isLive()) desk.session?.add("release", null);
+    if (mayWrite()) desk.session?.add("release", null);
   },
   undo: () => step("undo"),
   redo: () => step("redo"),

@@ -182,7 +182,7 @@ function draw() {
 
 desk.changed = draw;
 view.pointing = {
-  onClick: click, onBox: (box) => prompt("box", box), onStroke: stroke, onOutline: draw, onClosed: polygonClosed, isShiftNegative,
+  onClick: click, onBox: (box) => { prompt("box", box); }, onStroke: stroke, onOutline: draw, onClosed: polygonClosed, isShiftNegative,
 };
 for (const [name, action] of Object.entries(actions)) if ($(name) instanceof HTMLButtonElement) $(name).onclick = () => action(0);
 $("apply").onclick = applyPolygon;

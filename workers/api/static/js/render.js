@@ -127,6 +127,7 @@ function buttons() {
   $("all").hidden = proposals === 0;
   $("all").disabled = !live;
   $("all").textContent = `Accept ${proposals} ${proposals === 1 ? "proposal" : "proposals"}`;
+  for (const button of $("draft").querySelectorAll("button")) button.disabled = !live;
   $("hide").ariaPressed = String(desk.isHidden);
   $("sign").ariaPressed = String(desk.isNegative);
   $("unsure").ariaPressed = String(instance?.unsure ?? false);
