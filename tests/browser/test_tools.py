@@ -122,6 +122,41 @@ def test_outline_of_a_mask_is_simplified_dragged_applied_and_undone(desk: Desk) 
     assert desk.page.locator("#outline").is_hidden() and desk.page.locator("#objects li").count() == 1
 
 
+def test_an_outline_goes_with_its_object_and_redo_takes_no_corner(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    desk.page.keyboard.press("p")
+    set_corners(desk, [*CORNERS, CORNERS[0]])
+    desk.page.locator("#objects").get_by_text("1 outline").wait_for()
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    picks, outline = desk.page.locator("#objects .pick"), desk.page.locator("#outline")
+    desk.page.locator("#objects li", has_text="accepted").nth(1).wait_for()
+    picks.nth(0).click()
+    desk.page.keyboard.press("p")
+    outline.wait_for()
+    picks.nth(1).click()
+    outline.wait_for(state="hidden")
+    desk.page.keyboard.press("p")
+    outline.wait_for()
+    desk.page.keyboard.press("Delete")
+    outline.wait_for(state="hidden")
+    desk.page.keyboard.press("Enter")
+    desk.page.keyboard.press("p")
+    set_corners(desk, CORNERS)
+    desk.page.keyboard.press("Control+z")
+    desk.page.keyboard.press("Control+y")
+    assert desk.page.locator("#corners").inner_text() == "3 corners"
+    desk.page.keyboard.press(".")  # a click of an object, at the last corner
+    outline.wait_for(state="hidden")
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.wait_saved()
+    made = ["open", "click", "accept", "open", "mask_edit", "accept", "delete", "open", "click"]
+    assert desk.kinds() == made
+
+
 def drag(desk: Desk, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Drag with no key held."""
     box = desk.page.locator("#canvas").bounding_box()

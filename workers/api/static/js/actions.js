@@ -13,6 +13,15 @@ import { view } from "./view.js";
 
 const NOT_HERE = "The mask of your last edit is not here yet.";
 
+/**
+ * Choose what edits go to. An outline in the making is of what was chosen before, and is dropped.
+ * @param {string | null} id See `desk.current`.
+ */
+export function select(id) {
+  if (view.polygon && id !== desk.current) view.take("click", desk.radius);
+  desk.current = id;
+}
+
 /** Whether this page may write now; says so where it may only in a moment, or no more. */
 function mayWrite() {
   if (desk.session?.obstacle) showNote("info", desk.session.obstacle);
@@ -27,7 +36,7 @@ export function click({ x, y, is_positive }, isNew) {
   const sign = desk.isNegative ? !is_positive : is_positive;
   const hit = desk.current === null && !isNew && !desk.isHidden ? objectAt(x, y) : null;
   if (hit) {
-    desk.current = hit;
+    select(hit);
     showNote("info", "This object is chosen: click to correct it. Esc leaves it as it is.");
     desk.changed();
   } else if (desk.current === null && !sign) showNote("info", "Begin an object with a left click on it.");
@@ -55,19 +64,22 @@ export function prompt(kind, payload) {
   }
   desk.confirming = "";
   showNote("info", "");
-  desk.session.add(kind, begin(desk.session), payload);
+  const id = begin(desk.session, desk.current);
+  if (desk.current === null) select(id);
+  else desk.current = id;  // an earlier mask goes on as the object that was opened from it
+  desk.session.add(kind, id, payload);
   return true;
 }
 
 /**
- * The object that edits go to: the chosen one, one opened from the earlier mask that is chosen, or a new one.
- * @param {import("./session.js").Session} session
+ * The object that an edit goes to: this one, one opened from this earlier mask, or a new one.
+ * @param {import("./session.js").Session} session @param {string | null} from
  * @returns {string} Its id.
  */
-function begin(session) {
-  const earlier = chosenEarlier();
-  if (desk.current !== null && !earlier) return desk.current;
-  const id = desk.current = uuid4();
+function begin(session, from) {
+  const earlier = session.earlier.get(from ?? "");
+  if (from !== null && !earlier) return from;
+  const id = uuid4();
   session.add("open", id, earlier ? { mask_id: earlier.id } : {});
   if (earlier && earlier.category !== null) session.add("category", id, { category: earlier.category });
   return id;
@@ -90,16 +102,14 @@ export function chooseCategory(number) {
 /** @param {string} id Of an object. */
 export function remove(id) {
   if (!desk.session || !mayWrite()) return;
-  const kept = desk.current;
-  desk.current = id;
-  desk.session.add("delete", begin(desk.session));
-  desk.current = kept === id ? null : kept;
+  desk.session.add("delete", begin(desk.session, id));
+  if (desk.current === id) select(null);
   desk.changed();
 }
 
 /** @param {string} id Of the object to choose, or to leave where it is chosen. */
 export function choose(id) {
-  desk.current = id === desk.current ? null : id;
+  select(id === desk.current ? null : id);
   desk.changed();
 }
 
@@ -136,7 +146,7 @@ function confirmed(what, question) {
 /** @param {"undo" | "redo"} kind */
 function step(kind) {
   if (view.polygon) {
-    view.polygon.back();
+    if (kind === "undo") view.polygon.back();
     desk.changed();
     return;
   }
@@ -147,7 +157,7 @@ function step(kind) {
   if (!session || !target || !mayWrite()) return;
   desk.confirming = "";
   session.add(kind, target.id, { event_id: target[top] });
-  desk.current = !target.deleted && target.dirty ? target.id : null;
+  select(!target.deleted && target.dirty ? target.id : null);
   desk.changed();
 }
 
@@ -212,7 +222,7 @@ export const actions = {
     } else {
       const payload = { seq: shown.seq, mask_sha256: shown.sha, category: instance.category ?? desk.category };
       session.add("accept", instance.id, payload);
-      desk.current = null;
+      select(null);
       desk.changed();
     }
   },
@@ -227,7 +237,7 @@ export const actions = {
     const proposals = desk.session.standing.filter(({ isProposal }) => isProposal).length;
     const open = desk.session.fold.shown.find((instance) => instance.dirty);
     if (open) {
-      desk.current = open.id;
+      select(open.id);
       desk.changed();
       showNote("info", "This object is not accepted. Accept it (Enter) or delete it (Delete), then submit.");
     } else if (proposals > 0 && !confirmed("submit", `${proposals} ${proposals === 1 ? "proposal is" : "proposals are"} not ` +
@@ -260,7 +270,7 @@ export const actions = {
     const instance = chosen();
     if (instance?.from && !instance.accepted) takeBack(instance);
     else if (instance && !instance.accepted && !instance.empty) remove(instance.id);
-    desk.current = null;
+    select(null);
     desk.changed();
   },
   /**
@@ -317,12 +327,11 @@ export const actions = {
  */
 function acceptAsItIs(session, mask) {
   if (mask.isProposal) {
-    desk.current = mask.id;
-    const id = begin(session);
+    const id = begin(session, mask.id);
     const seq = session.fold.instances.get(id)?.maskSeq;
     session.add("accept", id, { seq, mask_sha256: mask.sha, category: mask.category ?? desk.category });
   }
-  desk.current = null;
+  select(null);
   desk.changed();
 }
 

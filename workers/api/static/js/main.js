@@ -1,6 +1,6 @@
 /** The page: choose a campaign, claim images, open and leave them. Wires the parts together. */
 
-import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, stroke } from "./actions.js";
+import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, select, stroke } from "./actions.js";
 import { ApiError, call, get, getAll, identity, patiently, post } from "./api.js";
 import { uuid4 } from "./bytes.js";
 import { desk, placeOf } from "./desk.js";
@@ -129,7 +129,7 @@ function leave() {
 /** Choose the object that was being worked on. */
 function resume() {
   const recent = desk.session?.fold.instances.get(desk.session.fold.recent ?? "");
-  desk.current = recent && !recent.deleted && (recent.dirty || recent.untouched) ? recent.id : null;
+  select(recent && !recent.deleted && (recent.dirty || recent.untouched) ? recent.id : null);
   draw();
 }
 
