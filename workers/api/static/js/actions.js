@@ -212,7 +212,11 @@ export const actions = {
     const { session } = desk;
     const earlier = chosenEarlier();
     if (!session || !mayWrite()) return;
-    if (earlier) acceptAsItIs(session, earlier);
+    if (earlier) {
+      if (earlier.isProposal) acceptAsItIs(session, { id: earlier.id, mask: earlier });  // another one stands as it is
+      select(null);
+      desk.changed();
+    }
     if (!instance || instance.empty) return;
     const shown = session.masks.get(instance.id);
     if (!shown || session.isBehind(instance)) {
@@ -226,15 +230,17 @@ export const actions = {
       desk.changed();
     }
   },
-  /** Accept every proposal that nobody has touched. */
+  /** Accept every proposal that nobody has decided on. */
   all() {
     const { session } = desk;
     if (!session || !mayWrite()) return;
-    for (const mask of session.standing) if (mask.isProposal) acceptAsItIs(session, mask);
+    for (const proposal of session.proposals) acceptAsItIs(session, proposal);
+    select(null);
+    desk.changed();
   },
   submit() {
     if (!desk.session || !mayWrite()) return;
-    const proposals = desk.session.standing.filter(({ isProposal }) => isProposal).length;
+    const proposals = desk.session.proposals.length;
     const open = desk.session.fold.shown.find((instance) => instance.dirty);
     if (open) {
       select(open.id);
@@ -321,18 +327,15 @@ export const actions = {
 };
 
 /**
- * Accept a mask from before this session without a change. One that counts already only stands.
+ * Accept a proposal without a change.
  * @param {import("./session.js").Session} session
- * @param {import("./session.js").Standing} mask
+ * @param {import("./session.js").Proposal} proposal
  */
-function acceptAsItIs(session, mask) {
-  if (mask.isProposal) {
-    const id = begin(session, mask.id);
-    const seq = session.fold.instances.get(id)?.maskSeq;
-    session.add("accept", id, { seq, mask_sha256: mask.sha, category: mask.category ?? desk.category });
-  }
-  select(null);
-  desk.changed();
+function acceptAsItIs(session, { id, mask }) {
+  const instanceId = begin(session, id);
+  const instance = session.fold.instances.get(instanceId);
+  const category = instance?.category ?? mask.category ?? desk.category;
+  session.add("accept", instanceId, { seq: instance?.maskSeq, mask_sha256: mask.sha, category });
 }
 
 /**

@@ -14,6 +14,7 @@ import * as outbox from "./outbox.js";
 /** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask, scores: number[]}} Shown Scores of the candidates. */
 /** @typedef {{total: number, stages: Record<string, number>}} Latency Milliseconds: from the event to its mask; on the server. */
 /** @typedef {{id: string, category: number | null, isProposal: boolean, sha: string, mask: import("./bytes.js").Mask}} Standing */
+/** @typedef {{id: string, mask: Standing}} Proposal Id of the object that was opened from it, else of the mask. */
 /**
  * What a session tells the page.
  * @typedef {object} Listener
@@ -125,6 +126,18 @@ export class Session {
     if (this.earlier.size === 0) return [];
     const opened = new Set([...this.fold.instances.values()].map((instance) => instance.from));
     return [...this.earlier.values()].filter(({ id }) => !opened.has(id));
+  }
+
+  /**
+   * Proposals that nobody has decided on: those that stand, and objects that were opened from one and taken back.
+   * @returns {Proposal[]}
+   */
+  get proposals() {
+    const opened = this.fold.shown.filter(({ untouched }) => untouched).flatMap(({ id, from }) => {
+      const mask = this.earlier.get(from ?? "");
+      return mask ? [{ id, mask }] : [];
+    });
+    return [...opened, ...this.standing.map((mask) => ({ id: mask.id, mask }))].filter(({ mask }) => mask.isProposal);
   }
 
   /** Leave the session as it is. */
