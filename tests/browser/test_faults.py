@@ -150,6 +150,54 @@ def test_work_on_a_lost_image_can_be_put_back(browser: Any, tmp_path: Path) -> N
         assert desk.page.locator("#draft").is_hidden()
 
 
+def test_work_on_an_image_that_was_lost_while_the_page_was_closed_can_be_put_back(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=1, lease_s=0.5) as gateway, desk_at(browser, gateway) as desk:
+        desk.begin()
+        desk.click(CENTRE)
+        desk.wait_mask()
+        desk.wait_saved()
+        address = desk.page.url
+        desk.page.goto("about:blank")
+        desk.page.wait_for_timeout(800)
+        with gateway.http("somebody") as http:
+            Work(http).do("release")
+        desk.page.goto(address)
+        desk.page.locator("#start-note", has_text="kept as a draft").wait_for()
+        desk.page.get_by_role("button", name="discs").click()
+        desk.page.get_by_text("1 object is kept").wait_for()
+        desk.page.get_by_role("button", name="Put it back").click()
+        desk.page.locator("#objects").get_by_text("1 click").wait_for()
+        desk.wait_saved()
+        assert desk.page.url != address and desk.kinds() == ["open", "click"]
+
+
+def test_a_claimed_image_is_loaded_when_the_server_was_busy(desk: Desk) -> None:
+    refused: list[str] = []
+
+    def busy(route: Any) -> None:
+        if route.request.method != "GET" or refused:
+            route.continue_()
+            return
+        refused.append(route.request.url)
+        route.fulfill(status=503, json={"error": {"code": "busy", "message": "Too many writes are waiting."}})
+
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.page.route(re.compile("/api/sessions/[^/]+$"), busy)
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    assert len(refused) == 1 and refused[0].endswith(desk.session_id)
+    refused.clear()
+    desk.page.reload()
+    desk.page.locator("#start-note", has_text="Too many writes are waiting.").wait_for()
+    desk.wait_image(2)
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
 def test_clicks_show_at_once_while_the_server_is_slow(desk: Desk) -> None:
     held: list[tuple[Any, str]] = []
 
