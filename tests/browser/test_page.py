@@ -477,3 +477,53 @@ def test_wrong_token_is_asked_for_again_and_the_right_one_labels(desk: Desk) -> 
     assert desk.kinds() == ["open", "click"]
     assert all("401" in error for error in desk.errors)  # the browser's own line
     desk.errors.clear()
+
+
+def test_leaving_the_question_who_works_changes_nothing(desk: Desk) -> None:
+    desk.page.goto(desk.gateway.url)
+    dialog = desk.page.locator("#identity")
+    dialog.wait_for()
+    desk.page.keyboard.press("Escape")
+    desk.wait(lambda: desk.page.evaluate("document.activeElement.id") == "name")  # somebody has to be named
+    desk.identify()
+    desk.page.get_by_role("button", name="discs").click()
+    desk.wait_image(1)
+    address = desk.page.url
+    desk.page.locator("#who").click()
+    desk.page.get_by_role("textbox", name="Your name").fill("日本")
+    desk.page.get_by_role("button", name="Go on", exact=True).click()
+    assert desk.page.locator("#name").evaluate("(field) => field.validity.patternMismatch") and dialog.is_visible()
+    desk.page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    assert desk.page.url == address and desk.page.locator("#canvas").is_visible()
+    assert desk.page.evaluate("localStorage['clickloop.name']") == "eve"
+    desk.click(CENTRE)
+    desk.wait(lambda: desk.kinds() == ["open", "click"])
+
+
+def test_a_token_that_cannot_be_sent_is_said_to_be_one(desk: Desk) -> None:
+    desk.page.goto(desk.gateway.url)
+    desk.identify(f"{ADMIN_TOKEN}\u200b")
+    assert desk.page.locator("#token").evaluate("(field) => field.validity.patternMismatch")
+    desk.identify(f" {ADMIN_TOKEN} ")
+    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.evaluate("localStorage['clickloop.token'] += '\u200b'")
+    desk.page.reload()
+    desk.page.locator("#identity-note", has_text="cannot be sent").wait_for()
+    desk.identify(ADMIN_TOKEN)
+    desk.page.get_by_role("button", name="discs").wait_for()
+
+
+def test_links_and_summaries_keep_their_keys(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    is_open = "document.querySelector('details').open"
+    for key in ("Enter", "Space"):
+        before = desk.page.evaluate(is_open)
+        desk.page.locator("summary").press(key)
+        desk.wait(lambda before=before: desk.page.evaluate(is_open) != before)
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click"]
+    desk.page.get_by_role("link", name="Campaigns").press("Enter")
+    desk.page.wait_for_url("**/campaigns")

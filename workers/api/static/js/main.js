@@ -214,8 +214,7 @@ $("find").onkeydown = (/** @type {KeyboardEvent} */ event) => {
 };
 wireSettings(draw);
 $("who").onclick = () => attempt(async () => {
-  await askIdentity("");
-  await toStart();
+  if (await askIdentity("")) await toStart();
 });
 document.addEventListener("click", (event) => {
   // The path as it was: what the click has taken away is in it, too.
