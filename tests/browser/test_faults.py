@@ -1,14 +1,19 @@
 """The page while things break: a killed gateway, broken frames, busy answers, images that do not come, lost leases."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from pipeline.storage.sessions import session_events
+from schemas.events import MAX_BRUSH_BYTES
+from schemas.settings import Settings
 from tests.browser import gateway_process
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
-from tests.workers.api.gateway import Gateway, Work, gateway_in
+from tests.workers.api.gateway import Gateway, Work, gateway_in, put
 
 pytestmark = pytest.mark.browser
 
@@ -145,6 +150,54 @@ def test_work_on_a_lost_image_can_be_put_back(browser: Any, tmp_path: Path) -> N
         assert desk.page.locator("#draft").is_hidden()
 
 
+def test_work_on_an_image_that_was_lost_while_the_page_was_closed_can_be_put_back(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=1, lease_s=0.5) as gateway, desk_at(browser, gateway) as desk:
+        desk.begin()
+        desk.click(CENTRE)
+        desk.wait_mask()
+        desk.wait_saved()
+        address = desk.page.url
+        desk.page.goto("about:blank")
+        desk.page.wait_for_timeout(800)
+        with gateway.http("somebody") as http:
+            Work(http).do("release")
+        desk.page.goto(address)
+        desk.page.locator("#start-note", has_text="kept as a draft").wait_for()
+        desk.page.get_by_role("button", name="discs").click()
+        desk.page.get_by_text("1 object is kept").wait_for()
+        desk.page.get_by_role("button", name="Put it back").click()
+        desk.page.locator("#objects").get_by_text("1 click").wait_for()
+        desk.wait_saved()
+        assert desk.page.url != address and desk.kinds() == ["open", "click"]
+
+
+def test_a_claimed_image_is_loaded_when_the_server_was_busy(desk: Desk) -> None:
+    refused: list[str] = []
+
+    def busy(route: Any) -> None:
+        if route.request.method != "GET" or refused:
+            route.continue_()
+            return
+        refused.append(route.request.url)
+        route.fulfill(status=503, json={"error": {"code": "busy", "message": "Too many writes are waiting."}})
+
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.page.route(re.compile("/api/sessions/[^/]+$"), busy)
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    assert len(refused) == 1 and refused[0].endswith(desk.session_id)
+    refused.clear()
+    desk.page.reload()
+    desk.page.locator("#start-note", has_text="Too many writes are waiting.").wait_for()
+    desk.wait_image(2)
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
 def test_clicks_show_at_once_while_the_server_is_slow(desk: Desk) -> None:
     held: list[tuple[Any, str]] = []
 
@@ -180,3 +233,119 @@ def test_clicks_show_at_once_while_the_server_is_slow(desk: Desk) -> None:
     desk.page.locator("#objects").get_by_text("accepted").wait_for()
     desk.wait_saved()
     assert desk.events()[-1].payload["seq"] == 4
+
+
+def hatch(desk: Desk, lines: int) -> None:
+    """One stroke of the brush from side to side, down the canvas."""
+    box = desk.page.locator("#canvas").bounding_box()
+    left, right, top = box["x"] + 5, box["x"] + box["width"] - 5, box["y"] + 60
+    desk.page.mouse.move(left, top)
+    desk.page.mouse.down()
+    for line in range(lines):
+        desk.page.mouse.move(left if line % 2 else right, top + line * 11, steps=4)
+    desk.page.mouse.up()
+
+
+def test_the_page_knows_the_limits_of_an_event(desk: Desk) -> None:
+    desk.page.goto(desk.gateway.url)
+    limits = desk.page.evaluate("async () => ({ ...(await import('./js/limits.js')) })")
+    assert limits["MOST_RUN_BYTES"] == MAX_BRUSH_BYTES
+    assert limits["MOST_FRAME_BYTES"] == Settings.model_fields["max_frame_bytes"].default
+
+
+def test_a_stroke_with_too_many_runs_is_not_taken(desk: Desk, tmp_path: Path) -> None:
+    large = cv2.imencode(".png", np.full((2900, 4000, 3), 90, np.uint8))[1].tobytes()
+    with desk.gateway.http("eve") as http:
+        session = Work(http, put(desk.gateway, tmp_path, "large.png", large)).session_id
+    desk.open(session)
+    desk.page.locator("#where", has_text="large.png").wait_for()
+    desk.wait(lambda: desk.pixel(CENTRE)[3] == 255)
+    desk.page.keyboard.press("b")
+    hatch(desk, 44)
+    desk.page.locator("#note", has_text="too much for one step").wait_for()
+    assert desk.page.locator("#objects li").count() == 0
+    hatch(desk, 2)
+    desk.page.locator("#objects").get_by_text("1 stroke").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "brush"]
+
+
+def test_an_event_that_is_too_big_for_the_server_is_refused_once(browser: Any, tmp_path: Path) -> None:
+    with (
+        gateway_in(tmp_path, images=1, max_frame_bytes=1000) as gateway,
+        desk_at(browser, gateway) as desk,
+    ):
+        desk.begin()
+        desk.click(CENTRE)
+        desk.wait_saved()
+        desk.page.keyboard.press("b")
+        hatch(desk, 9)
+        desk.page.locator("#note", has_text="too much for one step").wait_for()
+        desk.page.locator("#objects").get_by_text("1 stroke").wait_for(state="detached")
+        desk.page.keyboard.press("Escape")
+        desk.click(BESIDE, button="right")
+        desk.page.locator("#objects").get_by_text("2 clicks").wait_for()
+        desk.wait_saved()
+        assert desk.kinds() == ["open", "click", "click"]
+
+
+def test_nothing_is_taken_behind_a_submit_that_waits(desk: Desk) -> None:
+    held: list[tuple[Any, str]] = []
+
+    def hold(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.on_message(lambda m: held.append((server, m)) if '"kind":"submit"' in m else server.send(m))
+
+    desk.page.route_web_socket("**/ws", hold)
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#objects").get_by_text("accepted").wait_for()
+    desk.wait_saved()
+    first = desk.session_id
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait(lambda: len(held) == 1)
+    desk.click(BESIDE, modifiers=["Control"])
+    desk.page.locator("#note", has_text="You are done with this image").wait_for()
+    assert desk.page.locator("#objects li").count() == 1 and desk.page.locator("#submit").is_disabled()
+    for server, message in held:
+        server.send(message)
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        assert [event.kind for event in session_events(conn, first)] == ["open", "click", "accept", "submit"]
+
+
+def test_nothing_is_taken_while_the_state_is_fetched_anew(desk: Desk) -> None:
+    forged: list[str] = []
+    held: list[Any] = []
+
+    def forge(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            if '"kind":"accept"' in message and not forged:
+                message = re.sub('"mask_sha256":"[0-9a-f]{64}"', f'"mask_sha256":"{"0" * 64}"', message)
+                forged.append(message)
+            server.send(message)
+
+        socket.on_message(pass_on)
+
+    desk.page.route_web_socket("**/ws", forge)
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.wait_saved()
+    desk.page.route("**/api/sessions/*/events", lambda route: held.append(route))
+    desk.page.keyboard.press("Enter")
+    desk.wait(lambda: len(held) == 1)
+    desk.click(BESIDE, modifiers=["Control"])
+    desk.page.locator("#note", has_text="do that again in a moment").wait_for()
+    held[0].continue_()
+    desk.page.unroute("**/api/sessions/*/events")
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.wait(lambda: desk.page.locator("#accept").is_enabled())
+    desk.click(BESIDE, button="right")
+    desk.page.locator("#objects").get_by_text("2 clicks").wait_for()
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "click"]

@@ -342,6 +342,52 @@ def test_zoom_keeps_the_point_under_the_pointer_and_clicks_stay_in_image_pixels(
     assert (fitted["x"], fitted["y"]) == pytest.approx(INSIDE, abs=0.5)
 
 
+def test_clicks_stay_where_the_image_is_drawn_on_a_screen_with_other_pixels(desk: Desk) -> None:
+    desk.begin()
+    inside = desk.pixel(INSIDE)
+    finer = {"width": 1000, "height": 640, "deviceScaleFactor": 2, "mobile": False}
+    desk.page.context.new_cdp_session(desk.page).send("Emulation.setDeviceMetricsOverride", finer)
+    desk.wait(lambda: desk.page.evaluate("devicePixelRatio === 2"))
+    desk.page.keyboard.press("h")
+    desk.wait(lambda: desk.page.evaluate("canvas.width === 2 * canvas.clientWidth"))
+    desk.wait(lambda: desk.pixel(INSIDE) == inside and desk.pixel(BESIDE)[0] < 100 < inside[0])
+    desk.click(CENTRE)
+    desk.wait(lambda: desk.kinds() == ["open", "click"])
+    click = desk.events()[1].payload
+    assert (click["x"], click["y"]) == pytest.approx(CENTRE, abs=0.5)
+
+
+def test_each_button_that_goes_up_ends_what_it_began(desk: Desk) -> None:
+    desk.begin()
+    mouse = desk.page.mouse
+    box = desk.page.locator("#canvas").bounding_box()
+
+    def move(point: tuple[float, float]) -> None:
+        x, y = desk.at(point)
+        mouse.move(box["x"] + x, box["y"] + y, steps=4)
+
+    def press_both() -> None:
+        mouse.down(button="left")
+        mouse.down(button="right")
+        mouse.up(button="left")
+        mouse.up(button="right")
+
+    move(CENTRE)
+    press_both()
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.click(INSIDE)
+    desk.page.locator("#objects").get_by_text("2 clicks").wait_for()
+    desk.page.keyboard.press("b")
+    move((40.0, 100.0))
+    press_both()
+    move((20.0, 20.0))  # with no button down
+    desk.click((140.0, 100.0))
+    desk.page.locator("#objects").get_by_text("2 clicks, 2 strokes").wait_for()
+    desk.wait_saved()
+    assert [event.payload["is_positive"] for event in desk.events()[1:]] == [True] * 4
+    assert [len(event.payload["polyline"]) for event in desk.events()[3:]] == [1, 1]
+
+
 def test_unacknowledged_events_outlive_a_reload(desk: Desk) -> None:
     offline = [True]
 
@@ -431,3 +477,53 @@ def test_wrong_token_is_asked_for_again_and_the_right_one_labels(desk: Desk) -> 
     assert desk.kinds() == ["open", "click"]
     assert all("401" in error for error in desk.errors)  # the browser's own line
     desk.errors.clear()
+
+
+def test_leaving_the_question_who_works_changes_nothing(desk: Desk) -> None:
+    desk.page.goto(desk.gateway.url)
+    dialog = desk.page.locator("#identity")
+    dialog.wait_for()
+    desk.page.keyboard.press("Escape")
+    desk.wait(lambda: desk.page.evaluate("document.activeElement.id") == "name")  # somebody has to be named
+    desk.identify()
+    desk.page.get_by_role("button", name="discs").click()
+    desk.wait_image(1)
+    address = desk.page.url
+    desk.page.locator("#who").click()
+    desk.page.get_by_role("textbox", name="Your name").fill("日本")
+    desk.page.get_by_role("button", name="Go on", exact=True).click()
+    assert desk.page.locator("#name").evaluate("(field) => field.validity.patternMismatch") and dialog.is_visible()
+    desk.page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+    assert desk.page.url == address and desk.page.locator("#canvas").is_visible()
+    assert desk.page.evaluate("localStorage['clickloop.name']") == "eve"
+    desk.click(CENTRE)
+    desk.wait(lambda: desk.kinds() == ["open", "click"])
+
+
+def test_a_token_that_cannot_be_sent_is_said_to_be_one(desk: Desk) -> None:
+    desk.page.goto(desk.gateway.url)
+    desk.identify(f"{ADMIN_TOKEN}\u200b")
+    assert desk.page.locator("#token").evaluate("(field) => field.validity.patternMismatch")
+    desk.identify(f" {ADMIN_TOKEN} ")
+    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.evaluate("localStorage['clickloop.token'] += '\u200b'")
+    desk.page.reload()
+    desk.page.locator("#identity-note", has_text="cannot be sent").wait_for()
+    desk.identify(ADMIN_TOKEN)
+    desk.page.get_by_role("button", name="discs").wait_for()
+
+
+def test_links_and_summaries_keep_their_keys(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    is_open = "document.querySelector('details').open"
+    for key in ("Enter", "Space"):
+        before = desk.page.evaluate(is_open)
+        desk.page.locator("summary").press(key)
+        desk.wait(lambda before=before: desk.page.evaluate(is_open) != before)
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click"]
+    desk.page.get_by_role("link", name="Campaigns").press("Enter")
+    desk.page.wait_for_url("**/campaigns")

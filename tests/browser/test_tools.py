@@ -122,6 +122,41 @@ def test_outline_of_a_mask_is_simplified_dragged_applied_and_undone(desk: Desk) 
     assert desk.page.locator("#outline").is_hidden() and desk.page.locator("#objects li").count() == 1
 
 
+def test_an_outline_goes_with_its_object_and_redo_takes_no_corner(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    desk.page.keyboard.press("p")
+    set_corners(desk, [*CORNERS, CORNERS[0]])
+    desk.page.locator("#objects").get_by_text("1 outline").wait_for()
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    picks, outline = desk.page.locator("#objects .pick"), desk.page.locator("#outline")
+    desk.page.locator("#objects li", has_text="accepted").nth(1).wait_for()
+    picks.nth(0).click()
+    desk.page.keyboard.press("p")
+    outline.wait_for()
+    picks.nth(1).click()
+    outline.wait_for(state="hidden")
+    desk.page.keyboard.press("p")
+    outline.wait_for()
+    desk.page.keyboard.press("Delete")
+    outline.wait_for(state="hidden")
+    desk.page.keyboard.press("Enter")
+    desk.page.keyboard.press("p")
+    set_corners(desk, CORNERS)
+    desk.page.keyboard.press("Control+z")
+    desk.page.keyboard.press("Control+y")
+    assert desk.page.locator("#corners").inner_text() == "3 corners"
+    desk.page.keyboard.press(".")  # a click of an object, at the last corner
+    outline.wait_for(state="hidden")
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.wait_saved()
+    made = ["open", "click", "accept", "open", "mask_edit", "accept", "delete", "open", "click"]
+    assert desk.kinds() == made
+
+
 def drag(desk: Desk, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Drag with no key held."""
     box = desk.page.locator("#canvas").bounding_box()
@@ -198,19 +233,27 @@ def test_masks_of_an_earlier_session_are_corrected_left_or_deleted(desk: Desk) -
     assert [mask.category_number for mask in masks] == [2, 2]
 
 
-def test_proposals_are_accepted_one_by_one_corrected_deleted_or_all_at_once(desk: Desk) -> None:
+def square(row: int, column: int) -> np.ndarray:
+    """A square of 30 pixels, by its place in the grid of them."""
     rows, columns = np.mgrid[:120, :160]
-    boxes = [
-        (rows // 30 == row) & (columns // 30 == column) for row, column in ((0, 0), (0, 4), (3, 0), (3, 4), (0, 2))
-    ]
+    return (rows // 30 == row) & (columns // 30 == column)
+
+
+def propose(desk: Desk, *masks: np.ndarray) -> None:
+    """Store masks of the first image as proposals, of the two categories in turn."""
     with desk.gateway.services.database.begin() as conn:
         (first, *_) = images_of(conn, CAMPAIGN)
-        for index, mask in enumerate(boxes):
+        for index, mask in enumerate(masks):
             import_mask(
                 conn, mask_id=str(uuid4()), instance_id=str(uuid4()), image_id=first.id, category_number=1 + index % 2,
                 rle=mask_to_rle(mask), mask_sha256=mask_digest(mask), area=int(mask.sum()), bbox=mask_box_xywh(mask),
                 is_trusted=False,
             )  # fmt: skip
+
+
+def test_proposals_are_accepted_one_by_one_corrected_deleted_or_all_at_once(desk: Desk) -> None:
+    boxes = [square(row, column) for row, column in ((0, 0), (0, 4), (3, 0), (3, 4), (0, 2))]
+    propose(desk, *boxes)
     desk.begin()
     proposals = desk.page.locator("#objects li", has_text="proposal")
     proposals.nth(4).wait_for()
@@ -240,6 +283,30 @@ def test_proposals_are_accepted_one_by_one_corrected_deleted_or_all_at_once(desk
     assert [stored.get(mask_digest(boxes[index])) for index in range(5)] == [1, None, None, 2, 1]
     (grown,) = [rle_to_mask(m.rle) for m in masks if m.mask_sha256 not in {mask_digest(box) for box in boxes}]
     assert grown[boxes[1]].all() and grown[15, 108] and grown.sum() > boxes[1].sum()
+
+
+def test_proposals_that_were_taken_back_are_still_to_be_decided_on(desk: Desk) -> None:
+    propose(desk, square(0, 0), square(3, 4))
+    desk.begin()
+    proposals = desk.page.locator("#objects li", has_text="proposal")
+    proposals.nth(1).wait_for()
+    desk.click((15.0, 15.0))
+    desk.click((20.0, 20.0))
+    desk.page.locator("#objects").get_by_text("1 click").wait_for()
+    desk.wait_mask()
+    desk.page.keyboard.press("Escape")
+    proposals.nth(1).wait_for()
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.locator("#note", has_text="2 proposals are not accepted").wait_for()
+    desk.page.get_by_role("button", name="Accept 2 proposals").click()
+    desk.page.locator("#objects li", has_text="accepted").nth(1).wait_for()
+    desk.wait_saved()
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    with desk.gateway.services.database.connect() as conn:
+        masks = current_masks(conn, CAMPAIGN)
+    wanted = {(mask_digest(square(0, 0)), 1), (mask_digest(square(3, 4)), 2)}
+    assert {(mask.mask_sha256, mask.category_number) for mask in masks} == wanted
 
 
 def test_unsure_is_flagged_and_taken_back(desk: Desk) -> None:

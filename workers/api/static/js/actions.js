@@ -4,6 +4,7 @@ import { uuid4 } from "./bytes.js";
 import { candidates, chosen, chosenEarlier, desk, isLive, isWaiting, objectAt, shownMask } from "./desk.js";
 import { askSkip, showKeys } from "./dialogs.js";
 import { $ } from "./dom.js";
+import { TOO_LARGE, isTooLarge } from "./limits.js";
 import { showNote } from "./panel.js";
 import { Polygon } from "./polygon.js";
 import { settings } from "./settings.js";
@@ -13,6 +14,21 @@ import { view } from "./view.js";
 const NOT_HERE = "The mask of your last edit is not here yet.";
 
 /**
+ * Choose what edits go to. An outline in the making is of what was chosen before, and is dropped.
+ * @param {string | null} id See `desk.current`.
+ */
+export function select(id) {
+  if (view.polygon && id !== desk.current) view.take("click", desk.radius);
+  desk.current = id;
+}
+
+/** Whether this page may write now; says so where it may only in a moment, or no more. */
+function mayWrite() {
+  if (desk.session?.obstacle) showNote("info", desk.session.obstacle);
+  return isLive();
+}
+
+/**
  * A click on the image: one on a mask chooses its object where none is chosen; Ctrl begins a new one all the same.
  * @param {import("./view.js").Click} click @param {boolean} isNew
  */
@@ -20,7 +36,7 @@ export function click({ x, y, is_positive }, isNew) {
   const sign = desk.isNegative ? !is_positive : is_positive;
   const hit = desk.current === null && !isNew && !desk.isHidden ? objectAt(x, y) : null;
   if (hit) {
-    desk.current = hit;
+    select(hit);
     showNote("info", "This object is chosen: click to correct it. Esc leaves it as it is.");
     desk.changed();
   } else if (desk.current === null && !sign) showNote("info", "Begin an object with a left click on it.");
@@ -29,7 +45,7 @@ export function click({ x, y, is_positive }, isNew) {
 
 /** @param {import("./view.js").Stroke} stroke */
 export function stroke(stroke) {
-  if (!desk.session || !isLive()) return;
+  if (!desk.session || !mayWrite()) return;
   const payload = paint(stroke, desk.session.record.image.width, desk.session.record.image.height);
   if (desk.current === null && !stroke.is_positive) showNote("info", "Begin an object by painting with the left button.");
   else if (payload) prompt("brush", payload);
@@ -38,23 +54,32 @@ export function stroke(stroke) {
 /**
  * Add to the chosen object, or begin one with it.
  * @param {string} kind @param {Record<string, any>} payload
+ * @returns {boolean} Whether it was taken.
  */
 export function prompt(kind, payload) {
-  if (!desk.session || !isLive()) return;
+  if (!desk.session || !mayWrite()) return false;
+  if (isTooLarge(payload)) {
+    showNote("error", TOO_LARGE);
+    return false;
+  }
   desk.confirming = "";
   showNote("info", "");
-  desk.session.add(kind, begin(desk.session), payload);
+  const id = begin(desk.session, desk.current);
+  if (desk.current === null) select(id);
+  else desk.current = id;  // an earlier mask goes on as the object that was opened from it
+  desk.session.add(kind, id, payload);
+  return true;
 }
 
 /**
- * The object that edits go to: the chosen one, one opened from the earlier mask that is chosen, or a new one.
- * @param {import("./session.js").Session} session
+ * The object that an edit goes to: this one, one opened from this earlier mask, or a new one.
+ * @param {import("./session.js").Session} session @param {string | null} from
  * @returns {string} Its id.
  */
-function begin(session) {
-  const earlier = chosenEarlier();
-  if (desk.current !== null && !earlier) return desk.current;
-  const id = desk.current = uuid4();
+function begin(session, from) {
+  const earlier = session.earlier.get(from ?? "");
+  if (from !== null && !earlier) return from;
+  const id = uuid4();
   session.add("open", id, earlier ? { mask_id: earlier.id } : {});
   if (earlier && earlier.category !== null) session.add("category", id, { category: earlier.category });
   return id;
@@ -62,7 +87,7 @@ function begin(session) {
 
 /** @param {number} index */
 export function chooseCandidate(index) {
-  if (index < candidates().length && index !== chosen()?.candidate) desk.session?.add("candidate", desk.current, { index });
+  if (index < candidates().length && index !== chosen()?.candidate && mayWrite()) desk.session?.add("candidate", desk.current, { index });
 }
 
 /** @param {number} number Of a category. */
@@ -76,17 +101,15 @@ export function chooseCategory(number) {
 
 /** @param {string} id Of an object. */
 export function remove(id) {
-  if (!desk.session || !isLive()) return;
-  const kept = desk.current;
-  desk.current = id;
-  desk.session.add("delete", begin(desk.session));
-  desk.current = kept === id ? null : kept;
+  if (!desk.session || !mayWrite()) return;
+  desk.session.add("delete", begin(desk.session, id));
+  if (desk.current === id) select(null);
   desk.changed();
 }
 
 /** @param {string} id Of the object to choose, or to leave where it is chosen. */
 export function choose(id) {
-  desk.current = id === desk.current ? null : id;
+  select(id === desk.current ? null : id);
   desk.changed();
 }
 
@@ -123,7 +146,7 @@ function confirmed(what, question) {
 /** @param {"undo" | "redo"} kind */
 function step(kind) {
   if (view.polygon) {
-    view.polygon.back();
+    if (kind === "undo") view.polygon.back();
     desk.changed();
     return;
   }
@@ -131,10 +154,10 @@ function step(kind) {
   const top = kind === "undo" ? "top" : "redoTop";
   const recent = session?.fold.instances.get(session.fold.recent ?? "");
   const target = [chosen(), recent].find((instance) => instance?.[top]);
-  if (!session || !target) return;
+  if (!session || !target || !mayWrite()) return;
   desk.confirming = "";
   session.add(kind, target.id, { event_id: target[top] });
-  desk.current = !target.deleted && target.dirty ? target.id : null;
+  select(!target.deleted && target.dirty ? target.id : null);
   desk.changed();
 }
 
@@ -158,7 +181,7 @@ function take(tool) {
 export function applyPolygon() {
   const { session } = desk;
   const polygon = view.polygon;
-  if (!session || !isLive() || !polygon) return;
+  if (!session || !polygon || !mayWrite()) return;
   polygon.close();
   const { width, height } = session.record.image;
   const nothing = { x: 0, y: 0, width: 0, height: 0, pixels: new Uint8Array(0) };
@@ -167,7 +190,7 @@ export function applyPolygon() {
     return;
   }
   const payload = reshape(shownMask() ?? nothing, polygon.mask(width, height), polygon.rings);
-  if (payload) prompt("mask_edit", { tool: "polygon", ...payload });
+  if (payload && !prompt("mask_edit", { tool: "polygon", ...payload })) return;
   view.take("click", desk.radius);
   desk.changed();
 }
@@ -188,8 +211,12 @@ export const actions = {
     const instance = chosen();
     const { session } = desk;
     const earlier = chosenEarlier();
-    if (!session || !isLive()) return;
-    if (earlier) acceptAsItIs(session, earlier);
+    if (!session || !mayWrite()) return;
+    if (earlier) {
+      if (earlier.isProposal) acceptAsItIs(session, { id: earlier.id, mask: earlier });  // another one stands as it is
+      select(null);
+      desk.changed();
+    }
     if (!instance || instance.empty) return;
     const shown = session.masks.get(instance.id);
     if (!shown || session.isBehind(instance)) {
@@ -199,22 +226,24 @@ export const actions = {
     } else {
       const payload = { seq: shown.seq, mask_sha256: shown.sha, category: instance.category ?? desk.category };
       session.add("accept", instance.id, payload);
-      desk.current = null;
+      select(null);
       desk.changed();
     }
   },
-  /** Accept every proposal that nobody has touched. */
+  /** Accept every proposal that nobody has decided on. */
   all() {
     const { session } = desk;
-    if (!session || !isLive()) return;
-    for (const mask of session.standing) if (mask.isProposal) acceptAsItIs(session, mask);
+    if (!session || !mayWrite()) return;
+    for (const proposal of session.proposals) acceptAsItIs(session, proposal);
+    select(null);
+    desk.changed();
   },
   submit() {
-    if (!desk.session || !isLive()) return;
-    const proposals = desk.session.standing.filter(({ isProposal }) => isProposal).length;
+    if (!desk.session || !mayWrite()) return;
+    const proposals = desk.session.proposals.length;
     const open = desk.session.fold.shown.find((instance) => instance.dirty);
     if (open) {
-      desk.current = open.id;
+      select(open.id);
       desk.changed();
       showNote("info", "This object is not accepted. Accept it (Enter) or delete it (Delete), then submit.");
     } else if (proposals > 0 && !confirmed("submit", `${proposals} ${proposals === 1 ? "proposal is" : "proposals are"} not ` +
@@ -225,12 +254,12 @@ export const actions = {
     }
   },
   async skip() {
-    if (!isLive()) return;
+    if (!mayWrite()) return;
     const reason = await askSkip(desk.session?.fold.shown.length ?? 0);
-    if (reason !== null && isLive()) desk.session?.add("skip", null, { reason });
+    if (reason !== null && mayWrite()) desk.session?.add("skip", null, { reason });
   },
   release() {
-    if (isLive()) desk.session?.add("release", null);
+    if (mayWrite()) desk.session?.add("release", null);
   },
   undo: () => step("undo"),
   redo: () => step("redo"),
@@ -247,7 +276,7 @@ export const actions = {
     const instance = chosen();
     if (instance?.from && !instance.accepted) takeBack(instance);
     else if (instance && !instance.accepted && !instance.empty) remove(instance.id);
-    desk.current = null;
+    select(null);
     desk.changed();
   },
   /**
@@ -298,19 +327,15 @@ export const actions = {
 };
 
 /**
- * Accept a mask from before this session without a change. One that counts already only stands.
+ * Accept a proposal without a change.
  * @param {import("./session.js").Session} session
- * @param {import("./session.js").Standing} mask
+ * @param {import("./session.js").Proposal} proposal
  */
-function acceptAsItIs(session, mask) {
-  if (mask.isProposal) {
-    desk.current = mask.id;
-    const id = begin(session);
-    const seq = session.fold.instances.get(id)?.maskSeq;
-    session.add("accept", id, { seq, mask_sha256: mask.sha, category: mask.category ?? desk.category });
-  }
-  desk.current = null;
-  desk.changed();
+function acceptAsItIs(session, { id, mask }) {
+  const instanceId = begin(session, id);
+  const instance = session.fold.instances.get(instanceId);
+  const category = instance?.category ?? mask.category ?? desk.category;
+  session.add("accept", instanceId, { seq: instance?.maskSeq, mask_sha256: mask.sha, category });
 }
 
 /**

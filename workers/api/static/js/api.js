@@ -32,6 +32,11 @@ function headers() {
   const found = {};
   if (identity.name) found["X-Annotator"] = identity.name;
   if (identity.token) found.Authorization = `Bearer ${identity.token}`;
+  try {
+    new Headers(found);
+  } catch {
+    throw new ApiError("unauthorized", "Your name or token has signs that cannot be sent. Type the name anew, and copy the token once more.");
+  }
   return found;
 }
 
@@ -41,9 +46,10 @@ function headers() {
  * @returns {Promise<Response>} A good answer.
  */
 export async function call(path, init = {}) {
+  const given = { ...init, headers: { ...headers(), ...init.headers } };
   let answer;
   try {
-    answer = await fetch(path, { ...init, headers: { ...headers(), ...init.headers } });
+    answer = await fetch(path, given);
   } catch {
     throw new ApiError("offline", "The server does not answer.");
   }

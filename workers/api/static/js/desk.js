@@ -31,7 +31,7 @@ export const chosenEarlier = () => (desk.current === null ? undefined : desk.ses
 export const shownMask = () => (desk.session?.masks.get(desk.current ?? "") ?? chosenEarlier())?.mask;
 
 /** Whether this page may write. */
-export const isLive = () => desk.session?.mode === "live";
+export const isLive = () => desk.session?.isLive === true;
 
 /** Whether the mask of the chosen object's last edit has yet to come. */
 export function isWaiting() {

@@ -13,12 +13,13 @@ export const closed = (dialog) => new Promise((done) => {
   };
 });
 
-/** @type {Promise<void> | null} */
+/** @type {Promise<boolean> | null} */
 let asking = null;
 
 /**
+ * Ask who works; again and again while nobody is named.
  * @param {string} why Shown above the fields.
- * @returns {Promise<void>} When they are filled in.
+ * @returns {Promise<boolean>} Whether they were filled in; false: everything stays as it was.
  */
 export function askIdentity(why) {
   asking ??= fillIdentity(why).finally(() => { asking = null; });
@@ -31,11 +32,16 @@ async function fillIdentity(why) {
   $("identity-note").textContent = why;
   $("name").value = identity.name || "local";
   $("token").value = identity.token;
-  dialog.showModal();
-  $("name").select();
-  await closed(dialog);
+  do {
+    dialog.returnValue = "";
+    dialog.showModal();
+    $("name").select();
+    await closed(dialog);
+  } while (!dialog.returnValue && !identity.name);
+  if (!dialog.returnValue) return false;
   identity.set($("name").value || "local", $("token").value);
   showIdentity();
+  return true;
 }
 
 /** Say who works. */

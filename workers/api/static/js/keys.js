@@ -1,4 +1,4 @@
-/** From the keyboard to actions. Fields and dialogs keep their keys, focused buttons keep Enter and Space. */
+/** From the keyboard to actions. Fields and dialogs keep their keys; focused buttons, links and summaries keep Enter and Space. */
 
 import { actions } from "./actions.js";
 import { digitsOf, keysOf } from "./keymap.js";
@@ -57,8 +57,8 @@ function named(event) {
 /** @param {KeyboardEvent} event @returns {(() => void) | undefined} */
 function meaning(event) {
   const typed = chord(event);
-  const onButton = event.target instanceof HTMLButtonElement;
-  if (onButton && (typed === "Enter" || typed === "Space")) return undefined;
+  const onControl = event.target instanceof Element && event.target.closest("a, button, summary") !== null;
+  if (onControl && (typed === "Enter" || typed === "Space")) return undefined;
   const digit = /^(Ctrl\+)?([1-9])$/.exec(typed);
   if (digit && (digit[1] ?? "") === digitsOf()) return () => actions.category(Number(digit[2]) - 1);
   if (typed === "Tab" || typed === "Shift+Tab") return event.target === view.canvas ? nextCandidate(event) : undefined;

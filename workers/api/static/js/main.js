@@ -1,6 +1,6 @@
 /** The page: choose a campaign, claim images, open and leave them. Wires the parts together. */
 
-import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, stroke } from "./actions.js";
+import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, select, stroke } from "./actions.js";
 import { ApiError, call, get, getAll, identity, patiently, post } from "./api.js";
 import { uuid4 } from "./bytes.js";
 import { desk, placeOf } from "./desk.js";
@@ -16,16 +16,25 @@ import { isLarge, Tiles } from "./tiles.js";
 import { view } from "./view.js";
 
 const LAST = "clickloop.last";
+const LOST = "Somebody else has this image now, since it was idle for long. What you did is kept as a draft: " +
+  "you can put it back if you get the image again.";
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
+
+/** @param {string} text Of an error, on the screen that is shown. */
+function tell(text) {
+  if (!$("desk").hidden) {
+    showNote("error", text);
+    return;
+  }
+  showScreen("start");
+  $("start-note").textContent = text;
+}
 
 /**
  * Run something that talks to the server; failures become notes.
  * @param {() => Promise<void>} action
  */
-const attempt = (action) => attemptAs(action, (text) => {
-  if ($("desk").hidden) $("start-note").textContent = text;
-  else showNote("error", text);
-});
+const attempt = (action) => attemptAs(action, tell);
 
 async function toStart() {
   leave();
@@ -45,12 +54,13 @@ async function toStart() {
 async function claim(campaignId) {
   const claimId = uuid4();
   const given = await patiently(() => post(`/api/campaigns/${campaignId}/claim`, { claim_id: claimId }),
-    (error) => showNote("info", error.message));
+    (error) => tell(error.message));
   if (given.task === null) {
     await toStart();
     $("start-note").textContent = "Nothing is left to label in this campaign. Thank you!";
     return;
   }
+  localStorage.setItem(LAST, given.session_id);  // it is leased, whatever happens from here on
   await open(given.session_id, false);
   for (const image of given.look_ahead) fetchImage(image).catch(() => {});
 }
@@ -70,13 +80,17 @@ const fetchImage = (image) => fetchBlob(`/api/images/${image.id}/${isLarge(image
  */
 async function open(id, takeOver) {
   leave();
-  const next = await Session.load(id, takeOver, listener);
+  history.replaceState(null, "", `#session=${id}`);
+  const next = await patiently(() => Session.load(id, takeOver, listener), (error) => tell(error.message));
+  if (linked() !== id) return;  // something else was opened meanwhile
+  if (next.mode === "lost") rememberDraft(next);
   if (next.mode !== "live") {
     await toStart();
+    if (next.mode === "lost") $("start-note").textContent = LOST;
     return;
   }
   desk.session = next;
-  history.replaceState(null, "", `#session=${id}`);
+  showNote("info", "");
   localStorage.setItem(LAST, id);
   showScreen("desk");
   hideGate();
@@ -129,7 +143,7 @@ function leave() {
 /** Choose the object that was being worked on. */
 function resume() {
   const recent = desk.session?.fold.instances.get(desk.session.fold.recent ?? "");
-  desk.current = recent && !recent.deleted && (recent.dirty || recent.untouched) ? recent.id : null;
+  select(recent && !recent.deleted && (recent.dirty || recent.untouched) ? recent.id : null);
   draw();
 }
 
@@ -168,9 +182,7 @@ function gate() {
       }));
   } else if (session?.mode === "lost") {
     rememberDraft(session);
-    showGate("Somebody else has this image now, since it was idle for long. What you did is kept as a draft: " +
-      "you can put it back if you get the image again.", "Next image", () =>
-      attempt(() => claim(campaignId)));
+    showGate(LOST, "Next image", () => attempt(() => claim(campaignId)));
   }
 }
 
@@ -182,7 +194,7 @@ function draw() {
 
 desk.changed = draw;
 view.pointing = {
-  onClick: click, onBox: (box) => prompt("box", box), onStroke: stroke, onOutline: draw, onClosed: polygonClosed, isShiftNegative,
+  onClick: click, onBox: (box) => { prompt("box", box); }, onStroke: stroke, onOutline: draw, onClosed: polygonClosed, isShiftNegative,
 };
 for (const [name, action] of Object.entries(actions)) if ($(name) instanceof HTMLButtonElement) $(name).onclick = () => action(0);
 $("apply").onclick = applyPolygon;
@@ -202,8 +214,7 @@ $("find").onkeydown = (/** @type {KeyboardEvent} */ event) => {
 };
 wireSettings(draw);
 $("who").onclick = () => attempt(async () => {
-  await askIdentity("");
-  await toStart();
+  if (await askIdentity("")) await toStart();
 });
 document.addEventListener("click", (event) => {
   // The path as it was: what the click has taken away is in it, too.

@@ -123,10 +123,11 @@ function buttons() {
   for (const id of ["fill", "largest", "unsure"]) $(id).disabled = !live || !(chosenEarlier() ?? (instance && !instance.empty));
   if (view.polygon) $("accept").disabled = !live;
   for (const id of ["submit", "skip", "release"]) $(id).disabled = !live;
-  const proposals = desk.session?.standing.filter(({ isProposal }) => isProposal).length ?? 0;
+  const proposals = desk.session?.proposals.length ?? 0;
   $("all").hidden = proposals === 0;
   $("all").disabled = !live;
   $("all").textContent = `Accept ${proposals} ${proposals === 1 ? "proposal" : "proposals"}`;
+  for (const button of $("draft").querySelectorAll("button")) button.disabled = !live;
   $("hide").ariaPressed = String(desk.isHidden);
   $("sign").ariaPressed = String(desk.isNegative);
   $("unsure").ariaPressed = String(instance?.unsure ?? false);

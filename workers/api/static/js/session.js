@@ -7,12 +7,14 @@
 import { ApiError, PASSING, get, getAll, identity, patiently, post } from "./api.js";
 import { fromRle, unpack, uuid4 } from "./bytes.js";
 import { Fold } from "./fold.js";
+import { TOO_LARGE } from "./limits.js";
 import * as outbox from "./outbox.js";
 
 /** @typedef {import("./fold.js").LogEvent} LogEvent */
 /** @typedef {{seq: number, sha: string, mask: import("./bytes.js").Mask, scores: number[]}} Shown Scores of the candidates. */
 /** @typedef {{total: number, stages: Record<string, number>}} Latency Milliseconds: from the event to its mask; on the server. */
 /** @typedef {{id: string, category: number | null, isProposal: boolean, sha: string, mask: import("./bytes.js").Mask}} Standing */
+/** @typedef {{id: string, mask: Standing}} Proposal Id of the object that was opened from it, else of the mask. */
 /**
  * What a session tells the page.
  * @typedef {object} Listener
@@ -27,6 +29,8 @@ import * as outbox from "./outbox.js";
 const ACK_MS = 20_000;
 const MASK_KINDS = new Set(["open", "click", "box", "brush", "mask_edit", "candidate", "undo", "redo"]);
 const SESSION_KINDS = new Set(["submit", "skip", "release"]);
+/** With this code the server closes a connection over a frame that is too big. */
+const TOO_BIG = 1009;
 
 /** What the page says where the server's own words would not help. */
 const SAYINGS = /** @type {Record<string, string>} */ ({
@@ -89,7 +93,15 @@ export class Session {
     return new Session(record, events, await outbox.kept(id).catch(() => []), listener);
   }
 
-  get isLive() { return this.mode === "live"; }
+  /** Whether it takes events now. */
+  get isLive() { return this.mode === "live" && !this.#isEnding; }
+  /** Whether its own submit, skip or release is on the way: what came behind that would not count. */
+  get #isEnding() { return this.pending.some(({ kind }) => SESSION_KINDS.has(kind)); }
+  /** In words why it takes no events for the moment; empty where it does, or where it will not again. */
+  get obstacle() {
+    if (this.mode === "loading") return "The server's state is on its way: do that again in a moment.";
+    return this.mode === "live" && this.#isEnding ? "You are done with this image: nothing is added to it while the server has yet to answer." : "";
+  }
   get online() { return this.#ready; }
 
   /**
@@ -116,6 +128,18 @@ export class Session {
     return [...this.earlier.values()].filter(({ id }) => !opened.has(id));
   }
 
+  /**
+   * Proposals that nobody has decided on: those that stand, and objects that were opened from one and taken back.
+   * @returns {Proposal[]}
+   */
+  get proposals() {
+    const opened = this.fold.shown.filter(({ untouched }) => untouched).flatMap(({ id, from }) => {
+      const mask = this.earlier.get(from ?? "");
+      return mask ? [{ id, mask }] : [];
+    });
+    return [...opened, ...this.standing.map((mask) => ({ id: mask.id, mask }))].filter(({ mask }) => mask.isProposal);
+  }
+
   /** Leave the session as it is. */
   close() {
     this.#closed = true;
@@ -131,13 +155,13 @@ export class Session {
   }
 
   /**
-   * Make an event: it holds at once here, and is sent until it is acknowledged.
+   * Make an event: it holds at once here, and is sent until it is acknowledged. Does nothing while it is not live.
    * @param {string} kind
    * @param {string | null} instanceId
    * @param {Record<string, any>} [payload]
    */
   add(kind, instanceId, payload = {}) {
-    if (this.mode !== "live") return;
+    if (!this.isLive) return;
     const event = {
       event_id: uuid4(), seq: this.lastSeq + this.pending.length + 1, lease_no: this.leaseNo,
       instance_id: instanceId, kind, payload, client_time: new Date().toISOString(),
@@ -233,7 +257,18 @@ export class Session {
       if (message) this.#receive(message);
       else this.#broken();
     };
-    socket.onclose = () => this.#broken();
+    socket.onclose = ({ code }) => this.#closedWith(code);
+  }
+
+  /** @param {number} code */
+  #closedWith(code) {
+    const isRefusal = code === TOO_BIG && this.#sent !== null;
+    if (!isRefusal) {
+      this.#broken();
+      return;
+    }
+    this.#drop();
+    this.#refused({ code: "too_large", message: TOO_LARGE });
   }
 
   /** Give a silent connection up: it may be half-open. */
@@ -303,6 +338,7 @@ export class Session {
     this.lastSeq = event.seq;
     outbox.drop(this.id, event.event_id).catch(() => {});
     if (SESSION_KINDS.has(event.kind)) {
+      outbox.clear(this.id).catch(() => {});
       this.mode = "ended";
       this.close();
       this.listener.ended(event.kind);

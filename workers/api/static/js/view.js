@@ -26,6 +26,8 @@ const REACH_PX = { mouse: 8, touch: 20 };
 /** Of a stroke; the log takes 5,000. */
 const MOST_POINTS = 4000;
 const [LEFT, MIDDLE, RIGHT] = [0, 1, 2];
+/** Of a button in the set of those that are down. */
+const BITS = [1, 4, 2];
 const [FARTHEST, NEAREST] = [0.02, 64];
 /** Zoom from which the pixels' borders are drawn. */
 const GRID_ZOOM = 14;
@@ -48,7 +50,7 @@ export class View {
   #left = 0;
   #top = 0;
   #space = false;
-  /** @type {{button: number, x: number, y: number, does: "click" | "pan" | "box" | "paint" | "outline"} | null} */
+  /** @type {{pointer: number, button: number, x: number, y: number, does: "click" | "pan" | "box" | "paint" | "outline"} | null} */
   #press = null;
   /** @type {Box | null} What a drag spans now. */
   #rubber = null;
@@ -234,9 +236,6 @@ export class View {
   }
 
   #resize() {
-    const ratio = devicePixelRatio || 1;
-    this.canvas.width = Math.round(this.canvas.clientWidth * ratio);
-    this.canvas.height = Math.round(this.canvas.clientHeight * ratio);
     if (this.#fitted) this.fit();
     if (this.#frame) cancelAnimationFrame(this.#frame);
     this.#frame = 0;
@@ -246,6 +245,8 @@ export class View {
   #paint() {
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     const ratio = devicePixelRatio || 1;
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight].map((side) => Math.round(side * ratio));
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
     const image = this.#image;
@@ -349,7 +350,7 @@ export class View {
     if (this.#press || ![LEFT, MIDDLE, RIGHT].includes(event.button)) return;
     if (event.button === MIDDLE) event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
-    this.#press = { button: event.button, ...at, does: this.#meant(event) };
+    this.#press = { pointer: event.pointerId, button: event.button, ...at, does: this.#meant(event) };
     if (this.#press.does === "paint") {
       const is_positive = event.button === LEFT && !event.altKey && this.tool !== "eraser";
       this.#stroke = { points: [this.#inImage(at.x, at.y)], radius: this.radius, is_positive };
@@ -377,7 +378,8 @@ export class View {
     this.#pointer = { x: event.offsetX, y: event.offsetY };
     this.#byKeys = false;
     if (this.tool !== "click" || this.crosshair) this.draw();
-    if (this.#stroke) this.#extend(this.#stroke, event);
+    if (this.#press && !(event.buttons & BITS[this.#press.button])) this.#up(event);  // another button is still down
+    else if (this.#stroke) this.#extend(this.#stroke, event);
     else if (this.#press?.does === "outline" && this.polygon) this.polygon.move(this.#inImage(event.offsetX, event.offsetY));
     else if (this.#press?.does === "pan") {
       this.pan(event.offsetX - this.#press.x, event.offsetY - this.#press.y);
@@ -424,7 +426,7 @@ export class View {
   #up(event) {
     this.#touches.delete(event.pointerId);
     const press = this.#press;
-    if (!press || event.button !== press.button) return;
+    if (!press || event.pointerId !== press.pointer) return;
     const stroke = this.#stroke;
     this.cancel();
     if (stroke) this.pointing?.onStroke(stroke);

@@ -197,8 +197,7 @@ async function campaignPage(id, params) {
 }
 
 $("who").onclick = () => attempt(async () => {
-  await askIdentity("");
-  await showPatiently();
+  if (await askIdentity("")) await showPatiently();
 });
 document.querySelector(".jump")?.addEventListener("click", (event) => {
   event.preventDefault();
