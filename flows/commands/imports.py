@@ -58,6 +58,8 @@ def propose(args: argparse.Namespace) -> int:
 def imported(report: dict[str, Any]) -> list[str]:
     """What an import found, as lines."""
     total = sum(report["masks"].values())
+    if not total and not report["dropped"]:
+        return ["Nothing was found there: no object of any class."]
     lines = [
         f"{total} masks on {report['images']} images, {report['stored']} of them new; "
         f"least IoU with what is stored {report['round_trip_iou']:.4f}."

@@ -48,7 +48,7 @@ def read_instances(source: Source, names: Names, category: str) -> Items:
 
 def _maps(source: Source, names: Names) -> Any:
     """(file, image, map or Dropped) of every PNG; bounded by the size of the campaign's image."""
-    for name, image in names.find_all({name: [name] for name in source.of_type(".png")}).items():
+    for name, image in names.find_all({name: [name] for name in source.some_of_type(".png")}).items():
         if isinstance(image, str):
             yield name, None, Dropped(image, name)
             continue

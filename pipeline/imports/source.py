@@ -38,6 +38,17 @@ class Source:
         """Its files with one of these endings, such as ".png"."""
         return [name for name in self.files if PurePosixPath(name).suffix.lower() in suffixes]
 
+    def some_of_type(self, suffix: str) -> list[str]:
+        """Likewise, at least one.
+
+        Raises:
+            BadAnnotationsError: There is none.
+        """
+        found = self.of_type(suffix)
+        if not found:
+            raise BadAnnotationsError(f"There is no {suffix} file at {self.url!r}. Is --format right?")
+        return found
+
     def read(self, name: str) -> bytes:
         """A file.
 

@@ -27,11 +27,11 @@ def read(source: Source, names: Names) -> Items:
     """The objects of all label files; categories are named by the folder's `data.yaml`, or "class N".
 
     Raises:
-        BadAnnotationsError: `data.yaml` or `sources.jsonl` is malformed.
+        BadAnnotationsError: There is no label file; `data.yaml` or `sources.jsonl` is malformed.
         TooLargeError: `data.yaml` is too large.
     """
     classes, exported = _classes(source), _exported(source)
-    files = [file for file in source.of_type(".txt") if PurePosixPath(file).name not in _NO_LABELS]
+    files = [file for file in source.some_of_type(".txt") if PurePosixPath(file).name not in _NO_LABELS]
     images = names.find_all({file: exported.get(file, ()) if exported else (file,) for file in files})
     for file, image in images.items():
         if isinstance(image, str):

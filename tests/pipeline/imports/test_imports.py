@@ -31,6 +31,7 @@ from pipeline.storage.tallies import recount
 from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
+from schemas.requests import ImportFormat
 from tests.pipeline.storage.catalogues import Catalogue
 
 HEIGHT, WIDTH = 40, 60
@@ -422,6 +423,13 @@ def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}")
     with pytest.raises(BadAnnotationsError, match=r"2 \.json files"):
         found(tmp_path)
+
+
+@pytest.mark.parametrize("format_", ["yolo-seg", "label-map", "instance-map"])
+def test_a_folder_without_a_file_of_the_format_is_refused(tmp_path: Path, format_: ImportFormat) -> None:
+    (tmp_path / "coco.json").write_text("{}")
+    with pytest.raises(BadAnnotationsError, match="--format"):
+        found(tmp_path, given=format_)
 
 
 def of_campaign(catalogue: Catalogue, masks: list[Mask]) -> Callable[[], Any]:
