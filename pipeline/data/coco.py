@@ -244,7 +244,9 @@ def _read_sample(
         raise BadAnnotationsError(f"{where}: there is no image with id {image_id}.")
     if category_id not in categories:
         raise BadAnnotationsError(f"{where}: there is no category with id {category_id}.")
-    mask, ignore = entry.get("segmentation", None if needs_mask else []), entry.get("ignore_segmentation")
+    mask, ignore = entry.get("segmentation"), entry.get("ignore_segmentation")
+    if mask is None and not needs_mask:
+        mask = []
     for name, segmentation in (("segmentation", mask), ("ignore_segmentation", ignore)):
         if not isinstance(segmentation, list | dict) and not (name == "ignore_segmentation" and segmentation is None):
             raise BadAnnotationsError(f"{where}: {name} must be a list of polygons or an RLE object.")

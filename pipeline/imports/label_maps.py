@@ -67,6 +67,7 @@ def _labels(data: bytes, name: str, image: ImageRecord) -> NDArray[Any] | Droppe
                 stated = f"{height}x{width}, the image has {image.height}x{image.width} (height x width)"
                 return Dropped("it is for an image of another size", f"{name}: {stated}")
             labels = np.asarray(picture)  # of a palette the indices; its colours mean nothing here
+            depth, is_grey = data[24], data[25] == 0  # of the header, which a PNG begins with
     except UnidentifiedImageError as error:
         raise BadAnnotationsError(f"{name} is no PNG, or its header is broken.") from error
     except BROKEN as error:
@@ -75,4 +76,6 @@ def _labels(data: bytes, name: str, image: ImageRecord) -> NDArray[Any] | Droppe
         raise BadAnnotationsError(f"{name} is damaged: it cannot be decoded.")
     if labels.ndim == 3:
         raise BadAnnotationsError(f"{name} has {labels.shape[2]} channels. A label map has one, or a palette.")
+    if is_grey and depth in (2, 4):  # Pillow spreads the values over 0 to 255
+        labels = labels // (255 // (2**depth - 1))
     return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels

@@ -2,6 +2,8 @@
 
 import json
 import math
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,7 +109,8 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
         {**first, "id": 7, "segmentation": [[1, 2, 3]]},
         {**first, "id": 8, "segmentation": [[1e9, 0, 0, 1e9, 5, 5]]},
         {**first, "id": 9, "segmentation": []},
-        {"id": 10, "image_id": 7, "category_id": 1, "bbox": [1, 1, 9, 9]},
+        {**first, "id": 10, "segmentation": None},
+        {"id": 11, "image_id": 7, "category_id": 1, "bbox": [1, 1, 9, 9]},
     ]
     path = tmp_path / "any name.json"
     path.write_text(json.dumps(document))
@@ -118,7 +121,7 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
         NO_IMAGE: 1,
         "it is for an image of another size": 1,
         "the segmentation is malformed": 3,
-        "it has no mask, a box at most": 2,
+        "it has no mask, a box at most": 3,
     }
 
 
@@ -186,6 +189,27 @@ def test_label_maps_give_a_mask_per_class_or_per_instance(tmp_path: Path) -> Non
     (deep / "one.png").write_bytes(b"no png")
     with pytest.raises(BadAnnotationsError, match=r"one\.png"):
         found(deep, given="instance-map")
+
+
+def test_label_maps_of_few_bits_keep_their_values(tmp_path: Path) -> None:
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[2:5, 2:6], labels[7:9, 2:6] = 1, 3
+    for bits in (2, 4):
+        folder = tmp_path / str(bits)
+        folder.mkdir()
+        shares = 8 // bits
+        padded = np.pad(labels, ((0, 0), (0, -WIDTH % shares))).reshape(HEIGHT, -1, shares)
+        packed = (padded << np.arange(8 - bits, -1, -bits, np.uint8)).sum(2).astype(np.uint8)
+        rows = b"".join(b"\0" + row.tobytes() for row in packed)
+        header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, 0, 0, 0, 0)
+        parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        chunks = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts]
+        (folder / "one.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+        masks, _ = found(folder, given="label-map")
+        assert [(item.category, int(rle_to_mask(item.rle).sum())) for item in masks] == [
+            ("class 1", 12),
+            ("class 3", 8),
+        ]
 
 
 def cvat_document(shapes: str) -> str:
