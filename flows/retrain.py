@@ -153,7 +153,7 @@ def conclude(
     decision = decide(live.objects, candidate.objects, GateConfig(seed=record.settings.seed))
     state = "candidate" if decision.promote else "rejected"
     with services.database.begin() as conn:
-        adapters.set_gate(conn, digest, state, decision.to_json())
+        adapters.set_gate(conn, digest, state, decision.to_json() | {"against": record.live_adapter})
     facts: dict[str, Any] = {"reasons": list(decision.reasons), "gate": decision.figures}
     if not decision.promote:
         return facts | {"outcome": "rejected"}

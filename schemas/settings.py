@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.engines import EngineSetting
@@ -70,8 +70,13 @@ class Settings(BaseSettings):
     """Seconds for which a job waits for an object store that does not answer; then it fails, and can be run again."""
     min_free_bytes: int = Field(default=500_000_000, ge=0)
     """Precompute and export stop before the disk has less than this."""
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """Level of the structured logs: DEBUG, INFO, WARNING or ERROR."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    """Level of the structured logs: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_capitals(cls, level: object) -> object:
+        return level.upper() if isinstance(level, str) else level
 
     @classmethod
     def settings_customise_sources(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class GateConfig:
         min_masks: Held-out masks below which nothing is promoted.
         min_groups: Held-out images (near-duplicates count as one) below which nothing is promoted: an interval over
             fewer says nothing.
-        min_category_masks: Held-out masks from which a category is judged by itself.
+        min_category_masks: Held-out masks, on `min_groups` images, from which a category is judged by itself.
         confidence: Of the bootstrap intervals, in (0, 1).
         num_resamples: Bootstrap resamples.
         max_violation_share: Share of clicks whose promise the candidate may break (or the live one's share, where that
@@ -31,7 +32,7 @@ class GateConfig:
 
     margin: float = 0.05
     min_masks: int = 30
-    min_groups: int = 4
+    min_groups: int = 6
     min_category_masks: int = 10
     confidence: float = 0.95
     num_resamples: int = 4000
@@ -92,9 +93,10 @@ class GateDecision:
 def paired_bootstrap(
     saved: NDArray[np.float64], groups: Sequence[str], config: GateConfig, rng: np.random.Generator
 ) -> Improvement:
-    """Mean of paired differences with a percentile interval, resampling whole groups.
+    """Mean of paired differences with an expanded percentile interval, resampling whole groups.
 
-    Objects of one image are not independent, so images are drawn with replacement and bring all their objects.
+    Objects of one image are not independent, so images are drawn with replacement and bring all their objects. The
+    percentiles lie further out the fewer groups there are: plain ones are too narrow then.
 
     Args:
         saved: Clicks saved per object, shape (N,), N >= 1.
@@ -102,13 +104,16 @@ def paired_bootstrap(
         config: Confidence and number of resamples.
         rng: Source of chance.
 
-    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, sections 8 and 13 (percentile interval).
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, sections 8 and 13 (percentile interval);
+    Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015 (expanded).
     """
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     sums, counts = np.bincount(index, weights=saved), np.bincount(index).astype(float)
     drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=config.num_resamples)
     means = (drawn @ sums) / (drawn @ counts)
-    tail = (1 - config.confidence) / 2
+    tail, count = (1 - config.confidence) / 2, len(sums)
+    if count > 1:
+        tail = float(norm.cdf(t.ppf(tail, count - 1) * (count / (count - 1)) ** 0.5))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Improvement(len(saved), float(saved.mean()), float(low), float(high))
 
@@ -117,7 +122,7 @@ def decide(live: Sequence[ObjectResult], candidate: Sequence[ObjectResult], conf
     """Compare two adapters on the same held-out objects.
 
     Promoted only if all hold: enough masks; mean NoC better by the margin; the interval of the improvement above zero;
-    no category with enough masks worse by more than its interval; clicks keep their promises.
+    no category with enough masks on enough images worse by more than its interval; clicks keep their promises.
 
     Args:
         live: Results of what is live now.
@@ -153,11 +158,10 @@ def decide(live: Sequence[ObjectResult], candidate: Sequence[ObjectResult], conf
     figures["categories"] = {}
     for category in sorted({r.category for r in live if r.category is not None}):
         chosen = np.array([r.category == category for r in live])
-        if chosen.sum() < config.min_category_masks:
+        own_groups = [group for group, is_own in zip(groups, chosen, strict=True) if is_own]
+        if chosen.sum() < config.min_category_masks or len(set(own_groups)) < config.min_groups:
             continue
-        part = paired_bootstrap(
-            (live_noc - candidate_noc)[chosen], [g for g, c in zip(groups, chosen, strict=True) if c], config, rng
-        )
+        part = paired_bootstrap((live_noc - candidate_noc)[chosen], own_groups, config, rng)
         figures["categories"][str(category)] = asdict(part)
         if part.high < 0:
             reasons.append(

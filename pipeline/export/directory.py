@@ -213,6 +213,9 @@ class SnapshotDirectory:
         target = Path(self.root)
         if self._is_inside:
             self._require_empty()
+            for left in _stages(target):  # of exports that were killed, or come too late for this folder
+                if target / left != self._stage:
+                    shutil.rmtree(target / left, ignore_errors=True)
             for name in sorted(os.listdir(self._stage), key=lambda name: name == MANIFEST):
                 os.rename(self._stage / name, target / name)
         else:
@@ -276,7 +279,11 @@ class SnapshotDirectory:
 
 def _holds_nothing(folder: Path) -> bool:
     """But stages, of this export or of one that was killed."""
-    return all(name.startswith(".") and name.endswith(_STAGE) for name in os.listdir(folder))
+    return len(_stages(folder)) == len(os.listdir(folder))
+
+
+def _stages(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith(".") and name.endswith(_STAGE)]
 
 
 def _sync(path: Path) -> None:

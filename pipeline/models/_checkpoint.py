@@ -111,7 +111,12 @@ def load_model(
     if adapter is not None:
         from pipeline.adapters.files import load_adapted  # here, as adapters know models, not the other way round
 
-        model, _ = load_adapted(model, Path(adapter))
+        model, meta = load_adapted(model, Path(adapter))
+        if meta.model_digest and not _looks_pickled(path) and meta.model_digest != (own := weights_digest(path)):
+            raise BadCheckpointError(
+                f"{adapter} was trained on weights {meta.model_digest[:12]}, and {path} is {own[:12]}. "
+                "Name the checkpoint that it belongs to."
+            )
     return model.to(device).eval()
 
 

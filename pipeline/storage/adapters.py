@@ -237,6 +237,14 @@ def _check_promotable(adapter: AdapterRecord, campaign: Row[Any]) -> None:
         raise StateError(
             f"Adapter {adapter.number} has not passed the gate ({adapter.state}); it cannot go live.", gate=adapter.gate
         )
+    against = adapter.gate.get("against", campaign.live_adapter)
+    if adapter.state == "candidate" and against != campaign.live_adapter:
+        then = f"adapter {against[:12]}" if against else "the bare model"
+        raise StateError(
+            f"Adapter {adapter.number} was found better than {then}, which is not live any more. Retrain, to compare "
+            "with what is.",
+            gate=adapter.gate,
+        )
     _require_file(adapter)
 
 

@@ -169,6 +169,11 @@ def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch:
         assert told in err and (name in err or name == "CLICKLOOP_DATABASE_URL")
 
 
+def test_a_log_level_may_be_written_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKLOOP_LOG_LEVEL", "warning")
+    assert Settings().log_level == "WARNING"
+
+
 @pytest.mark.parametrize("content", [None, "x = [", "workspce = '/tmp/x'", b"\xff"])
 def test_a_file_of_settings_that_would_be_passed_over_is_refused(
     content: str | bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from pipeline.adapters.files import AdapterMeta, adapter_digest, load_adapted, read_adapter, save_adapter
 from pipeline.adapters.kinds import adapted, adapter_tensors
-from pipeline.models import create_model, list_models
+from pipeline.models import create_model, default_weights_path, list_models, load_model, weights_digest
 from pipeline.models._base import InteractiveModel
 from schemas.errors import BadCheckpointError, BadInputError
 
@@ -83,6 +83,17 @@ def test_foreign_files_are_refused(toy: InteractiveModel, tmp_path: Path) -> Non
     save_file(adapter_tensors(toy, "head"), file, {"clickloop": '{"format": "clickloop-adapter-9"}'})
     with pytest.raises(BadCheckpointError, match="another format"):
         load_adapted(toy, file)
+
+
+def test_an_adapter_of_other_weights_is_refused(tmp_path: Path) -> None:
+    model, path = load_model("toy-color"), tmp_path / "a.safetensors"
+    own = weights_digest(default_weights_path("toy-color"))
+    for digest in (own, ""):
+        save_adapter(path, adapter_tensors(model, "head"), AdapterMeta("head", "toy-color", model_digest=digest))
+        load_model("toy-color", adapter=path)
+    save_adapter(path, adapter_tensors(model, "head"), AdapterMeta("head", "toy-color", model_digest="0" * 64))
+    with pytest.raises(BadCheckpointError, match="trained on weights 0000"):
+        load_model("toy-color", adapter=path)
 
 
 def test_truncated_file_is_refused(toy: InteractiveModel, tmp_path: Path) -> None:

@@ -82,6 +82,27 @@ def test_a_category_with_few_masks_does_not_block() -> None:
     assert decide(results(live, categories), results(candidate, categories), CONFIG).promote
 
 
+def test_a_category_on_one_image_does_not_block() -> None:
+    categories: list[int | None] = [1] * 60 + [2] * 12
+    live = results([10.0] * 72, categories)
+    candidate = results([6.0] * 60 + [11.0] * 12, categories)
+    on_one = [dataclasses.replace(r, group="same") if r.category == 2 else r for r in live]
+    assert decide(on_one, candidate, CONFIG).promote
+
+
+@pytest.mark.parametrize("sizes", [[5] * 6, [25, 1, 1, 1, 1, 1], [3] * 10])
+def test_what_is_no_better_is_seldom_promoted_however_few_the_images(sizes: list[int]) -> None:
+    """One in forty, says the interval."""
+    rng, promoted = np.random.default_rng(5), 0
+    groups = [str(image) for image, size in enumerate(sizes) for _ in range(size)]
+    for _ in range(400):
+        saved = np.concatenate([rng.normal(0, 1) + rng.normal(0, 1.5, size) for size in sizes])
+        live = [dataclasses.replace(r, group=g) for r, g in zip(results([10.0] * len(saved)), groups, strict=True)]
+        candidate = [dataclasses.replace(r, noc=10.0 - one) for r, one in zip(live, saved, strict=True)]
+        promoted += decide(live, candidate, dataclasses.replace(CONFIG, num_resamples=400)).promote
+    assert promoted <= 24
+
+
 def test_noise_in_a_category_does_not_block() -> None:
     categories: list[int | None] = [1] * 100 + [2] * 20
     live = [10.0] * 120

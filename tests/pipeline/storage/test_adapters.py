@@ -96,6 +96,19 @@ def test_what_has_not_passed_the_gate_never_goes_live(catalogue: Catalogue, pass
     assert _live(catalogue) == (None, 0)
 
 
+def test_what_was_compared_with_another_one_does_not_go_live_until_that_is_live_again(catalogue: Catalogue) -> None:
+    first, second = _register(catalogue, "a"), _register(catalogue, "b")
+    with catalogue.database.begin() as conn:
+        for digest in (first, second):
+            set_gate(conn, digest, "candidate", {"promote": True, "against": None})
+    assert _promote(catalogue, first, 0) == 1
+    with pytest.raises(StateError, match="better than the bare model"):
+        _promote(catalogue, second, 1)
+    with catalogue.database.begin() as conn:
+        rollback(conn, catalogue.campaign_id)
+    assert _promote(catalogue, second, 2) == 3
+
+
 def test_adapter_of_another_model_never_goes_live(catalogue: Catalogue) -> None:
     digest = _register(catalogue, "a", model_key="another key")
     with pytest.raises(StateError, match="another model"):

@@ -63,8 +63,8 @@ export async function attempt(action, tell) {
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     if (error.code === "unauthorized") {
-      await askIdentity(error.message);
-      await attempt(action, tell);
+      if (await askIdentity(error.message)) await attempt(action, tell);
+      else tell(error.message);
     } else tell(error.message);
   }
 }

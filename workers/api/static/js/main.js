@@ -163,10 +163,12 @@ const listener = {
     const campaignId = desk.session?.record.campaign_id;
     attempt(() => (kind === "release" ? toStart() : claim(campaignId)));
   },
-  unauthorized: () => attempt(async () => {
-    await askIdentity("The server does not accept this token.");
-    if (desk.session) await open(desk.session.id, true);
-  }),
+  async unauthorized() {
+    const why = "The server does not accept this token.";
+    const id = desk.session?.id;
+    if (!await askIdentity(why)) showNote("warning", `${why} Nothing is saved until it has another: press your name.`);
+    else if (id) await attempt(() => open(id, true));
+  },
 };
 
 /** Cover the image where this page may not write. */
