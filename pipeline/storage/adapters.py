@@ -136,9 +136,9 @@ def promote(conn: Connection, campaign_id: str, digest: str | None, expected_ver
         ConflictError: What is live has changed; `details["live_version"]` is the current one.
     """
     campaign = _locked(conn, campaign_id)
+    _require_version(campaign, expected_version)
     if digest is not None:
         _check_promotable(get_adapter(conn, digest), campaign)
-    _require_version(campaign, expected_version)
     return _make_live(conn, campaign, digest, "promote")
 
 
