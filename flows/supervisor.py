@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.storage.annotators import require_tokens
 from pipeline.storage.database import open_database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.engines import check_available
@@ -93,14 +94,18 @@ def serve(
     Raises:
         WorkspaceLockedError: Another process owns the workspace.
         DatabaseVersionError: The database is of another version.
-        BadInputError: The port is taken, or the engine of the settings is not installed.
+        BadInputError: The port is taken, the engine of the settings is not installed, or the gateway would listen off
+            loopback without any token.
     """
     check_available(settings.engine)
     stop = threading.Event()
     settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
     settings.workspace.mkdir(parents=True, exist_ok=True)
     with WorkspaceLock(settings.workspace), _stopped_by_signals(stop):
-        open_database(settings.resolved_database_url).close()  # made or upgraded before anybody uses it
+        with contextlib.closing(open_database(settings.resolved_database_url)) as database:  # made or upgraded first
+            if not settings.is_loopback:
+                with database.connect() as conn:
+                    require_tokens(conn, settings.host)
         settings = settings.model_copy(update={"port": _usable_port(settings)})
         with _serve_file(settings) as url:
             return supervise(children, _environment(settings), stop, url, on_ready)
@@ -155,6 +160,8 @@ def _tend(running: _Running, environment: dict[str, str]) -> int | None:
         return None
     _kill_group(running.process)
     running.process = None
+    if status == CANNOT_START:
+        return status
     is_steady = now - running.started >= STEADY_S
     running.pause = 0.0 if is_steady else min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * running.pause))
     running.due = now + running.pause

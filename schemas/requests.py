@@ -87,11 +87,11 @@ class Export(_Payload):
 
     to: Place | None = None
     formats: list[Format] = Field(default=["coco", "parquet"], min_length=1)
-    categories: list[str] | None = None
+    categories: list[str] | None = Field(default=None, min_length=1)
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
-    annotators: list[str] | None = None
-    states: list[TaskState] | None = None
+    annotators: list[str] | None = Field(default=None, min_length=1)
+    states: list[TaskState] | None = Field(default=None, min_length=1)
     val: float = Field(default=0.0, ge=0, lt=1)
     test: float = Field(default=0.0, ge=0, lt=1)
     images: Literal["embedded", "uri"] = "embedded"

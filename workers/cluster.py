@@ -142,6 +142,7 @@ def start_ray(settings: Settings) -> str:
         logging_level=logging.WARNING,
         _temp_dir=str(folder),
     )
+    folder.chmod(0o700)  # Ray opens it to everybody
     return str(context.address_info["gcs_address"])
 
 

@@ -37,7 +37,7 @@ def import_(args: argparse.Namespace) -> int:
         "look": args.dry_run,
     }
     result = run_job(settings, terminal, "import", args.name, payload)
-    lines = imported(result)
+    lines = imported(result, stores=not args.dry_run)
     if args.dry_run:
         lines.append("Nothing was stored: leave --dry-run out to store them.")
     terminal.result(result, lines)
@@ -55,13 +55,14 @@ def propose(args: argparse.Namespace) -> int:
     return 0
 
 
-def imported(report: dict[str, Any]) -> list[str]:
-    """What an import found, as lines."""
+def imported(report: dict[str, Any], *, stores: bool = True) -> list[str]:
+    """What an import found, as lines; how many are new is known only of one that stores them."""
     total = sum(report["masks"].values())
     if not total and not report["dropped"]:
         return ["Nothing was found there: no object of any class."]
+    new = f", {report['stored']} of them new" if stores else ""
     lines = [
-        f"{total} masks on {report['images']} images, {report['stored']} of them new; "
+        f"{total} masks on {report['images']} images{new}; "
         f"least IoU with what is stored {report['round_trip_iou']:.4f}."
     ]
     if report["masks"]:

@@ -86,7 +86,8 @@ def export(args: argparse.Namespace) -> int:
     }
     payload = {name: value for name, value in chosen.items() if value is not None}
     result = run_job(settings, terminal, "export", args.name, payload)
-    counts = ", ".join(f"{value} {name}" for name, value in result["counts"].items())
+    named = {"clicks": "events of the click log"}
+    counts = ", ".join(f"{value} {named.get(name, name)}" for name, value in result["counts"].items())
     what = f"Snapshot {result['snapshot']}"
     lines = [f"{what}: {counts}.", f"Manifest: {result['manifest_uri']}"]
     if (since := result.get("since_snapshot")) is not None:

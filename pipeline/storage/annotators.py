@@ -129,6 +129,20 @@ def list_tokens(conn: Connection) -> list[TokenRecord]:
     return [TokenRecord(**{name: row._mapping[name] for name in TokenRecord.model_fields}) for row in rows]
 
 
+def require_tokens(conn: Connection, host: str) -> None:
+    """Refuse to listen where others can reach it while no token is there: nobody could call.
+
+    Args:
+        conn: Any transaction.
+        host: Address that is listened on, off loopback.
+
+    Raises:
+        BadInputError: Says how to make one.
+    """
+    if all(token.revoked_at is not None for token in list_tokens(conn)):
+        raise BadInputError(f"Refusing to listen on {host} without any token: run `clickloop token create NAME` first.")
+
+
 def revoke_token(conn: Connection, token_id: str) -> None:
     """Make a token invalid at once; harmless when it is already.
 

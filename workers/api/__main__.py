@@ -3,8 +3,8 @@
 import logging
 import sys
 
-from pipeline.storage.annotators import list_tokens
-from pipeline.storage.database import Database, open_database
+from pipeline.storage.annotators import require_tokens
+from pipeline.storage.database import open_database
 from schemas.errors import ClickloopError, DatabaseUnavailableError
 from schemas.settings import Settings
 from workers.api.app import build_services, create_app
@@ -21,12 +21,6 @@ def read_admin_token(settings: Settings) -> str:
     return path.read_text().strip() if path.is_file() else ""
 
 
-def has_tokens(database: Database) -> bool:
-    """Whether anybody could call a gateway that demands tokens."""
-    with database.connect() as conn:
-        return any(token.revoked_at is None for token in list_tokens(conn))
-
-
 def main() -> int:
     """Serve until SIGTERM.
 
@@ -38,11 +32,9 @@ def main() -> int:
     configure(settings.log_level)
     try:
         database = open_database(settings.resolved_database_url)
-        if not settings.is_loopback and not has_tokens(database):
-            logger.error(
-                "refusing to listen on %s without any token: run `clickloop token create NAME` first", settings.host
-            )
-            return 2
+        if not settings.is_loopback:
+            with database.connect() as conn:
+                require_tokens(conn, settings.host)
     except DatabaseUnavailableError as error:
         logger.error("cannot start yet: %s", error.message)
         return 1

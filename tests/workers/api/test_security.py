@@ -15,8 +15,9 @@ from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from pipeline.storage.annotators import create_token, revoke_token
+from pipeline.storage.annotators import create_token, require_tokens, revoke_token
 from pipeline.storage.database import open_database
+from schemas.errors import BadInputError
 from schemas.tables import Token
 from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Gateway, Work, code_of, gateway_in
 from workers.api import __main__ as entry
@@ -488,13 +489,14 @@ def test_listening_abroad_without_any_token_is_refused(
         root.setLevel(level)
     assert "clickloop token create" in capsys.readouterr().err
     database = open_database(f"sqlite:///{tmp_path / 'clickloop.db'}")
-    assert not entry.has_tokens(database)
     with database.begin() as conn:
+        with pytest.raises(BadInputError, match="token create"):
+            require_tokens(conn, "0.0.0.0")
         token_id, _ = create_token(conn, "ann", ["label"])
-    assert entry.has_tokens(database)
-    with database.begin() as conn:
+        require_tokens(conn, "0.0.0.0")
         revoke_token(conn, token_id)
-    assert not entry.has_tokens(database)
+        with pytest.raises(BadInputError, match="token create"):
+            require_tokens(conn, "0.0.0.0")
     database.close()
 
 

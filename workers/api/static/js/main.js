@@ -166,7 +166,7 @@ const listener = {
   async unauthorized() {
     const why = "The server does not accept this token.";
     const id = desk.session?.id;
-    if (!await askIdentity(why)) showNote("warning", `${why} Nothing is saved until it has another: press your name.`);
+    if (!await askIdentity(why)) showNote("error", `${why} Nothing is saved until it has another: press your name.`);
     else if (id) await attempt(() => open(id, true));
   },
 };
