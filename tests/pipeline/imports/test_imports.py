@@ -22,7 +22,7 @@ from pycocotools import mask as coco
 
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
 from pipeline.imports.label_studio import decode_brush
-from pipeline.imports.names import NO_IMAGE
+from pipeline.imports.names import CONTESTED, NO_IMAGE
 from pipeline.imports.store import COUNTING, HELD
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
@@ -337,6 +337,14 @@ def test_a_column_of_text_is_not_taken_for_the_image(tmp_path: Path) -> None:
         (NO_IMAGE, "task 1"),
         ("its data names several images of the campaign", "task 2"),
     ]
+
+
+def test_local_files_are_judged_by_the_path_that_their_url_names(tmp_path: Path) -> None:
+    names = Names([image(1, "one.jpg").model_copy(update={"uri": "/x/dir/one.jpg"}), image(2, "odd?d=1.jpg")])
+    urls = ["/data/local-files/?d=other/one.jpg", "/data/local-files/?d=dir/one.jpg", "odd?d=1.jpg"]
+    (tmp_path / "x.json").write_text(json.dumps([label_studio_task({"image": url}) for url in urls]))
+    items = list(read_source(str(tmp_path), names))
+    assert [item.image.number if isinstance(item, Found) else item.reason for item in items] == [CONTESTED, 1, 2]
 
 
 def test_labels_apart_from_their_masks_are_theirs(tmp_path: Path) -> None:
