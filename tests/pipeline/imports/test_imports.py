@@ -28,13 +28,13 @@ from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
-from pipeline.storage.masks import count_proposals, current_masks, proposed_masks
-from pipeline.storage.tallies import recount
+from pipeline.storage.masks import count_imported, count_proposals, current_masks, proposed_masks
+from pipeline.storage.tallies import recount, tallies
 from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.requests import ImportFormat
-from tests.pipeline.storage.catalogues import Catalogue
+from tests.pipeline.storage.catalogues import Catalogue, event
 
 HEIGHT, WIDTH = 40, 60
 Mask = NDArray[np.bool_]
@@ -555,6 +555,43 @@ def test_a_second_import_leaves_alone_what_people_work_on(database: Database) ->
     with database.connect() as conn:
         assert {mask.id for mask in current_masks(conn, campaign.id)} == {made.mask_id, other.id}
         assert count_proposals(conn, campaign.id) == 0
+
+
+def test_a_correction_of_an_older_version_replaces_the_mask_that_counts(database: Database) -> None:
+    catalogue = Catalogue(database, images=1)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    read = of_campaign(catalogue, [np.eye(4, dtype=np.bool_)])
+
+    def again(category: str) -> int:
+        items = (replace(item, category=category) for item in read() if isinstance(item, Found))
+        return import_masks(database, campaign, items, is_trusted=True).changed
+
+    again("calf")
+    with database.connect() as conn:
+        [first] = current_masks(conn, campaign.id)
+    lost = catalogue.claim()
+    catalogue.append(lost, event(lost, 1, "open", payload={"mask_id": first.id}))
+    catalogue.expire(lost)
+    other = catalogue.claim(catalogue.other_id)
+    catalogue.append(other, event(other, 1, "release"), catalogue.other_id)
+    assert again("cow") == 1
+    with database.connect() as conn:
+        [second] = current_masks(conn, campaign.id)
+    made = catalogue.label(catalogue.claim(), opened=first.id)  # the lost work is put back
+    with database.connect() as conn:
+        [current] = current_masks(conn, campaign.id)
+        assert (current.id, current.parent_id) == (made.mask_id, second.id)
+    assert again("calf") == 0
+
+    def counts() -> tuple[int, dict[str, int]]:
+        with database.connect() as conn:
+            return count_imported(conn, campaign.id), tallies(conn, campaign.id, "mask")
+
+    before = counts()
+    with database.begin() as conn:
+        recount(conn)
+    assert before == counts() == (0, {"1": 1})
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
