@@ -28,13 +28,15 @@ from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
+from pipeline.storage.imported import revise_instances
 from pipeline.storage.masks import count_imported, count_proposals, current_masks, proposed_masks
 from pipeline.storage.tallies import recount, tallies
+from pipeline.storage.tasks import claim_task
 from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.requests import ImportFormat
-from tests.pipeline.storage.catalogues import Catalogue, event
+from tests.pipeline.storage.catalogues import Catalogue, event, new_uuid
 
 HEIGHT, WIDTH = 40, 60
 Mask = NDArray[np.bool_]
@@ -555,6 +557,29 @@ def test_a_second_import_leaves_alone_what_people_work_on(database: Database) ->
     with database.connect() as conn:
         assert {mask.id for mask in current_masks(conn, campaign.id)} == {made.mask_id, other.id}
         assert count_proposals(conn, campaign.id) == 0
+
+
+def test_a_second_import_and_people_do_not_wait_for_each_other(postgres_database: Database) -> None:
+    catalogue = Catalogue(postgres_database, images=3)
+    with postgres_database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    mask = mask_to_rle(np.eye(4, dtype=np.bool_))
+
+    def again(category: str) -> tuple[int, dict[str, int]]:
+        items = iter([Found(image, category, "k", mask) for image in catalogue.images])
+        report = import_masks(postgres_database, campaign, items, is_trusted=False)
+        return report.changed, report.kept
+
+    again("calf")
+    held = catalogue.claim()
+    with postgres_database.begin() as conn:
+        claim_task(conn, campaign.id, catalogue.other_id, claim_id=new_uuid(), lease_s=60.0)
+        assert again("cow") == (1, {HELD: 2})
+    with postgres_database.begin() as conn:
+        proposed = [found for image in catalogue.images for found in proposed_masks(conn, campaign.id, image.id)]
+        categories = dict.fromkeys((found.instance_id for found in proposed), 1)
+        assert revise_instances(conn, campaign.id, categories, is_trusted=False) == 1
+        assert not catalogue.append(held, event(held, 1)).duplicate
 
 
 def test_a_correction_of_an_older_version_replaces_the_mask_that_counts(database: Database) -> None:
