@@ -123,7 +123,9 @@ def _names(value: str) -> tuple[str, ...]:
         return ()
     path = unquote(parts.path)
     uploaded = _UPLOADED.fullmatch(path)
-    return (value, *parse_qs(parts.query).get("d", []), path, *(uploaded.groups() if uploaded else ()))
+    rest = path, *(uploaded.groups() if uploaded else ())
+    # Read as a path, a URL with a query has other folders than the file that the query names.
+    return (*parse_qs(parts.query).get("d", []), *rest, value) if parts.query else (value, *rest)
 
 
 def _item(result: dict[str, Any], labels: Any, image: ImageRecord, where: str) -> Item:

@@ -5,9 +5,9 @@ the wrong image is worse than one that is left out.
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,6 +44,22 @@ class _Folders(NamedTuple):
         return self.shared(other) == least
 
 
+class _Place(NamedTuple):
+    """Where an image is.
+
+    Attributes:
+        image: The image.
+        path: Its file name.
+        folders: That file name's.
+        located: Its URI's.
+    """
+
+    image: ImageRecord
+    path: PurePosixPath
+    folders: _Folders
+    located: _Folders
+
+
 class _Fit(NamedTuple):
     """An image that a path fits.
 
@@ -70,8 +86,8 @@ class Names:
     def __init__(self, images: Iterable[ImageRecord]) -> None:
         self._sure: dict[str, ImageRecord] = {}
         """By sha256 and URI."""
-        self._images: dict[str, dict[str, list[ImageRecord]]] = defaultdict(lambda: defaultdict(list))
-        """By file name without ending, then by the innermost folder that is stated."""
+        self._places: dict[str, list[_Place]] = defaultdict(list)
+        """By file name without ending, each list in the order of the folders' names."""
         newest: dict[str, ImageRecord] = {}
         for image in images:
             self._sure[image.sha256] = image
@@ -79,8 +95,10 @@ class Names:
         self._sure |= newest
         for image in newest.values():
             path = _path(image.file_name)
-            folder = next(iter(_folders(str(path.parent)).names), "")
-            self._images[path.stem][folder].append(image)
+            place = _Place(image, path, _folders(path.parent), _folders(PurePosixPath(_folder_of(image))))
+            self._places[path.stem].append(place)
+        for places in self._places.values():
+            places.sort(key=_names)
 
     def find(self, *names: str) -> ImageRecord | None:
         """The image that has one of these names, each a sha256, a URI or a path, the surest first; None: not one."""
@@ -126,38 +144,45 @@ class Names:
 
     def _of_path(self, path: PurePosixPath) -> _Fit | None:
         """The image that the path fits best, if that is one."""
-        fits = {image.id: fit for image in self._namesakes(path) if (fit := _fitting(path, image)) is not None}
+        stated = _folders(path.parent)
+        near = self._namesakes(path, stated.names)
+        fits = {place.image.id: fit for place in near if (fit := _fitting(path, stated, place)) is not None}
         best = max((fit.rank for fit in fits.values()), default=None)
         winners = [fit for fit in fits.values() if fit.rank == best]
         return winners[0] if len(winners) == 1 else None
 
-    def _namesakes(self, path: PurePosixPath) -> Iterator[ImageRecord]:
-        """Images of this name, unless their innermost folder is another."""
-        stated = _folders(str(path.parent)).names
+    def _namesakes(self, path: PurePosixPath, names: tuple[str, ...]) -> Iterator[_Place]:
+        """Images of this name whose folders are these as far as both are stated."""
         for stem in {path.name, path.stem}:  # without an ending a name may still hold a dot
-            places = self._images.get(stem, {})
-            for folder in (stated[0], "") if stated else places:
-                yield from places.get(folder, [])
+            places = self._places.get(stem, [])
+            for depth in range(len(names) + 1):
+                for at in range(bisect_left(places, names[:depth], key=_names), len(places)):
+                    # Just these folders, or all that are stated and further ones.
+                    if places[at].folders.names[: len(names)] != names[:depth]:
+                        break
+                    yield places[at]
 
 
-def _fitting(path: PurePosixPath, image: ImageRecord) -> _Fit | None:
-    """How well a path fits an image of its name; None: their folders differ."""
-    own = _path(image.file_name)
-    stated, here = _folders(str(path.parent)), _folders(str(own.parent))
-    if not stated.agrees(here):
+def _names(place: _Place) -> tuple[str, ...]:
+    return place.folders.names
+
+
+def _fitting(path: PurePosixPath, stated: _Folders, place: _Place) -> _Fit | None:
+    """How well a path that states these folders fits an image of its name; None: their folders differ."""
+    if not stated.agrees(place.folders):
         return None
-    shared = stated.shared(_folders(_folder_of(image)))
+    own = place.path
+    shared = stated.shared(place.located)
     is_whole_path = own.with_suffix("") in (path, path.with_suffix(""))
     ending = 2 if path.name == own.name else int(path.name == own.stem)
-    rank = (False, stated == here, shared, is_whole_path, ending)
-    return _Fit(image, rank, shared, shared == len(stated.names) + len(stated.parts))
+    rank = (False, stated == place.folders, shared, is_whole_path, ending)
+    return _Fit(place.image, rank, shared, shared == len(stated.names) + len(stated.parts))
 
 
-@lru_cache(maxsize=10_000)
-def _folders(path: str) -> _Folders:
+def _folders(path: PurePosixPath) -> _Folders:
     names: list[str] = []
     parts: list[str] = []
-    for name in reversed(PurePosixPath(path).parts):
+    for name in reversed(path.parts):
         if part := _PART.fullmatch(name):
             parts.append(part[1].lower() + part[2])
         elif not _HOLDERS.fullmatch(name):

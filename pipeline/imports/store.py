@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from pydantic import BaseModel
-from sqlalchemy import Connection
 
 from pipeline.imports.found import EMPTY, Dropped, Found, Items
 from pipeline.imports.names import Names
@@ -26,6 +25,8 @@ from schemas.requests import ImportFormat
 
 EXAMPLES = 5
 """Entries named for each reason."""
+REVISED_AT_ONCE = 10
+"""Masks in one transaction, during which their images are not given to anybody."""
 COUNTING = "they count already, and have another category: to change it, give --trusted"
 HELD = "somebody works on the image or has worked on the mask: import again later, or correct it on the page"
 
@@ -129,7 +130,7 @@ def _store(
     report: ImportReport,
     on_batch: Callable[[int], None],
 ) -> None:
-    """One transaction for each batch of rows that was written down."""
+    """One transaction for the new masks of each batch of rows that was written down, further ones for the others."""
     with database.begin() as conn:
         records = campaigns.add_categories(conn, campaign_id, names)
     numbers: dict[str | None, int | None] = {record.name: record.number for record in records} | {None: None}
@@ -140,17 +141,17 @@ def _store(
             known = imported.known_instances(conn, campaign_id, [row["instance_id"] for row in rows])
             for row in rows:
                 row["category_number"] = numbers[row.pop("category")]
-            _revise(conn, campaign_id, [row for row in rows if row["instance_id"] in known], known, is_trusted, report)
             for row in rows:
                 if row["instance_id"] not in known:
                     masks.import_mask(conn, is_trusted=is_trusted, **row)
                     report.stored += 1
+        _revise(database, campaign_id, [row for row in rows if row["instance_id"] in known], known, is_trusted, report)
         done += len(rows)
         on_batch(done)
 
 
 def _revise(
-    conn: Connection,
+    database: Database,
     campaign_id: str,
     rows: Sequence[dict[str, Any]],
     known: Mapping[str, Any],
@@ -168,7 +169,10 @@ def _revise(
             wanted[row["instance_id"]] = number
         else:
             report.kept[COUNTING] = report.kept.get(COUNTING, 0) + 1
-    changed = imported.revise_instances(conn, campaign_id, wanted, is_trusted=is_trusted) if wanted else 0
+    changed = 0
+    for some in batches(wanted.items(), REVISED_AT_ONCE):
+        with database.begin() as conn:
+            changed += imported.revise_instances(conn, campaign_id, dict(some), is_trusted=is_trusted)
     report.changed += changed
     if changed < len(wanted):
         report.kept[HELD] = report.kept.get(HELD, 0) + len(wanted) - changed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, func, insert, select, update
 
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import insert_into
@@ -104,7 +104,7 @@ def apply_effects(
     instance_id = None if event.instance_id is None else str(event.instance_id)
     opened = payload["mask_id"] if event.kind == "open" else None
     if opened is not None:
-        _check_opened(conn, session, opened)
+        opened = _newest(conn, session, opened)
     if effects.new_mask is not None:
         _write_mask(conn, session, str(event.event_id), effects.new_mask)
     for change in effects.instances:
@@ -125,10 +125,14 @@ def apply_effects(
         end_lease(conn, session.task_id, session.lease_no, task_state, reason=session_state or task_state)
 
 
-def _check_opened(conn: Connection, session: Row[Any], mask_id: str) -> None:
-    query = select(MaskRow.id).where(MaskRow.id == mask_id, MaskRow.image_id == session.image_id)
-    if conn.execute(query).one_or_none() is None:
+def _newest(conn: Connection, session: Row[Any], mask_id: str) -> str:
+    """The opened mask, or the version that an import has made of it since: that one is replaced."""
+    imported = and_(Instance.id == MaskRow.instance_id, Instance.session_id.is_(None))
+    query = select(func.coalesce(Instance.mask_id, MaskRow.id)).select_from(MaskRow).outerjoin(Instance, imported)
+    newest = conn.execute(query.where(MaskRow.id == mask_id, MaskRow.image_id == session.image_id)).scalar_one_or_none()
+    if newest is None:
         raise NotFoundError(f"There is no mask {mask_id!r} of this image.")
+    return str(newest)
 
 
 def _put_instance(conn: Connection, session: Row[Any], change: InstanceChange, opened_mask_id: str | None) -> None:

@@ -25,24 +25,26 @@ def revise_instances(
     """Give imported instances their categories, and if they are trusted let those count that are proposals.
 
     A mask is never changed: one of another category is the instance's next version. Instances on whose image somebody
-    works, or which somebody accepted, corrected or deleted, are left as they are.
+    works, or which somebody accepted, corrected or deleted, are left as they are. Waits for nobody's work.
 
     Args:
-        conn: Write transaction that holds no lock of the campaign yet.
+        conn: Write transaction that holds no lock of the campaign yet; nobody can claim the images until it ends.
         campaign_id: The campaign.
-        categories: Number, or None, by instance id.
+        categories: Number, or None, by instance id: few.
         is_trusted: See above.
 
     Returns:
         How many instances were free to be revised.
     """
-    free = _imported(campaign_id, list(categories), Instance.id, Instance.image_id, Instance.mask_id).where(~_is_held())
-    tasks = select(Task.id).where(
-        Task.campaign_id == campaign_id, Task.image_id.in_(_imported(campaign_id, list(categories), Instance.image_id))
+    imported = _imported(campaign_id, list(categories), Instance.id, Instance.image_id, Instance.mask_id)
+    tasks = select(Task.image_id).where(
+        Task.campaign_id == campaign_id,
+        Task.image_id.in_(_imported(campaign_id, list(categories), Instance.image_id)),
+        Task.state != "leased",
     )
-    # The tasks are locked before the campaign, in the order in which an accept locks them.
-    conn.execute(tasks.order_by(Task.id).with_for_update(key_share=True)).all()
-    rows = conn.execute(free).all()
+    # The tasks are locked before the campaign, as an accept locks them.
+    images = conn.execute(tasks.with_for_update(key_share=True, skip_locked=True)).scalars().all()
+    rows = conn.execute(imported.where(Instance.image_id.in_(images), ~_is_corrected())).all()
     if not rows:
         return 0
     with counted(conn, campaign_id, [row.image_id for row in rows]):
@@ -59,9 +61,9 @@ def _imported(campaign_id: str, instance_ids: Sequence[str], *columns: Any) -> S
     return select(*columns).where(*mine)
 
 
-def _is_held() -> ColumnElement[bool]:
+def _is_corrected() -> ColumnElement[bool]:
     later, its_session = aliased(Instance), aliased(Session)
-    corrected = (
+    return exists(
         select(later.id)
         .join(its_session, its_session.id == later.session_id)
         .where(
@@ -70,10 +72,6 @@ def _is_held() -> ColumnElement[bool]:
             its_session.state.not_in(("released", "skipped")),
         )
     )
-    leased = select(Task.id).where(
-        Task.campaign_id == Instance.campaign_id, Task.image_id == Instance.image_id, Task.state == "leased"
-    )
-    return exists(corrected) | exists(leased)
 
 
 def _categorised(conn: Connection, mask_id: str, category_number: int | None) -> str:

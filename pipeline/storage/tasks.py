@@ -133,17 +133,16 @@ def _queue(campaign_id: str, *columns: Any) -> Select[Any]:
 
 
 def _next_free(conn: Connection, campaign_id: str, now: datetime) -> Row[Any] | None:
-    """Lock and return the next task; those that others are just locking are passed over."""
-    free = (
-        _queue(campaign_id, Task.__table__)
-        .limit(1)
-        .with_for_update(skip_locked=True, key_share=True, of=Task.__table__)
-    )
-    task = conn.execute(free.where(Task.state == "new")).one_or_none()
-    if task is None:
-        expired = free.where(Task.state == "leased", Task.lease_expires_at < now)
-        task = conn.execute(expired).one_or_none()
-    return task
+    """Lock and return the next task; those that others are just locking are waited for only if there is no other."""
+    first = _queue(campaign_id, Task.__table__).limit(1)
+    new, expired = first.where(Task.state == "new"), first.where(Task.state == "leased", Task.lease_expires_at < now)
+    for skip_locked in (True, False):
+        for query in (new, expired):
+            locking = query.with_for_update(skip_locked=skip_locked, key_share=True, of=Task.__table__)
+            task = conn.execute(locking).one_or_none()
+            if task is not None:
+                return task
+    return None
 
 
 def _of_image(conn: Connection, campaign_id: str, image_id: str) -> Row[Any]:

@@ -22,19 +22,21 @@ from pycocotools import mask as coco
 
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
 from pipeline.imports.label_studio import decode_brush
-from pipeline.imports.names import NO_IMAGE
+from pipeline.imports.names import CONTESTED, NO_IMAGE
 from pipeline.imports.store import COUNTING, HELD
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
-from pipeline.storage.masks import count_proposals, current_masks, proposed_masks
-from pipeline.storage.tallies import recount
+from pipeline.storage.imported import revise_instances
+from pipeline.storage.masks import count_imported, count_proposals, current_masks, proposed_masks
+from pipeline.storage.tallies import recount, tallies
+from pipeline.storage.tasks import claim_task
 from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.requests import ImportFormat
-from tests.pipeline.storage.catalogues import Catalogue
+from tests.pipeline.storage.catalogues import Catalogue, event, new_uuid
 
 HEIGHT, WIDTH = 40, 60
 Mask = NDArray[np.bool_]
@@ -339,6 +341,14 @@ def test_a_column_of_text_is_not_taken_for_the_image(tmp_path: Path) -> None:
     ]
 
 
+def test_local_files_are_judged_by_the_path_that_their_url_names(tmp_path: Path) -> None:
+    names = Names([image(1, "one.jpg").model_copy(update={"uri": "/x/dir/one.jpg"}), image(2, "odd?d=1.jpg")])
+    urls = ["/data/local-files/?d=other/one.jpg", "/data/local-files/?d=dir/one.jpg", "odd?d=1.jpg"]
+    (tmp_path / "x.json").write_text(json.dumps([label_studio_task({"image": url}) for url in urls]))
+    items = list(read_source(str(tmp_path), names))
+    assert [item.image.number if isinstance(item, Found) else item.reason for item in items] == [CONTESTED, 1, 2]
+
+
 def test_labels_apart_from_their_masks_are_theirs(tmp_path: Path) -> None:
     value = {"points": [[1, 1], [90, 1], [50, 90]]}
     results = [
@@ -547,6 +557,66 @@ def test_a_second_import_leaves_alone_what_people_work_on(database: Database) ->
     with database.connect() as conn:
         assert {mask.id for mask in current_masks(conn, campaign.id)} == {made.mask_id, other.id}
         assert count_proposals(conn, campaign.id) == 0
+
+
+def test_a_second_import_and_people_do_not_wait_for_each_other(postgres_database: Database) -> None:
+    catalogue = Catalogue(postgres_database, images=3)
+    with postgres_database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    mask = mask_to_rle(np.eye(4, dtype=np.bool_))
+
+    def again(category: str) -> tuple[int, dict[str, int]]:
+        items = iter([Found(image, category, "k", mask) for image in catalogue.images])
+        report = import_masks(postgres_database, campaign, items, is_trusted=False)
+        return report.changed, report.kept
+
+    again("calf")
+    held = catalogue.claim()
+    with postgres_database.begin() as conn:
+        claim_task(conn, campaign.id, catalogue.other_id, claim_id=new_uuid(), lease_s=60.0)
+        assert again("cow") == (1, {HELD: 2})
+    with postgres_database.begin() as conn:
+        proposed = [found for image in catalogue.images for found in proposed_masks(conn, campaign.id, image.id)]
+        categories = dict.fromkeys((found.instance_id for found in proposed), 1)
+        assert revise_instances(conn, campaign.id, categories, is_trusted=False) == 1
+        assert not catalogue.append(held, event(held, 1)).duplicate
+
+
+def test_a_correction_of_an_older_version_replaces_the_mask_that_counts(database: Database) -> None:
+    catalogue = Catalogue(database, images=1)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    read = of_campaign(catalogue, [np.eye(4, dtype=np.bool_)])
+
+    def again(category: str) -> int:
+        items = (replace(item, category=category) for item in read() if isinstance(item, Found))
+        return import_masks(database, campaign, items, is_trusted=True).changed
+
+    again("calf")
+    with database.connect() as conn:
+        [first] = current_masks(conn, campaign.id)
+    lost = catalogue.claim()
+    catalogue.append(lost, event(lost, 1, "open", payload={"mask_id": first.id}))
+    catalogue.expire(lost)
+    other = catalogue.claim(catalogue.other_id)
+    catalogue.append(other, event(other, 1, "release"), catalogue.other_id)
+    assert again("cow") == 1
+    with database.connect() as conn:
+        [second] = current_masks(conn, campaign.id)
+    made = catalogue.label(catalogue.claim(), opened=first.id)  # the lost work is put back
+    with database.connect() as conn:
+        [current] = current_masks(conn, campaign.id)
+        assert (current.id, current.parent_id) == (made.mask_id, second.id)
+    assert again("calf") == 0
+
+    def counts() -> tuple[int, dict[str, int]]:
+        with database.connect() as conn:
+            return count_imported(conn, campaign.id), tallies(conn, campaign.id, "mask")
+
+    before = counts()
+    with database.begin() as conn:
+        recount(conn)
+    assert before == counts() == (0, {"1": 1})
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:

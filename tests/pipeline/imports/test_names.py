@@ -1,5 +1,9 @@
 """A path is the image that it means, or none: no mask comes to another image of the same file name."""
 
+import sys
+from collections import Counter
+from typing import Any
+
 import pytest
 
 from pipeline.imports.names import CONTESTED, NO_IMAGE, Names
@@ -99,3 +103,25 @@ def test_of_a_file_that_changed_the_newest_image_is_meant() -> None:
     old, new = image(1, "a.jpg"), image(2, "a.jpg")
     assert Names([old, new]).find("a.jpg") == new
     assert Names([old, new]).find(old.sha256) == old
+
+
+@pytest.mark.parametrize("layout", ["p{}/CT/slice.jpg", "CT/p{}/slice.jpg", "p{}/CT/a/b/slice.jpg"])
+def test_each_path_is_compared_with_a_few_images_however_many_there_are(layout: str) -> None:
+    def calls(patients: int) -> int:
+        """Of functions, to find all images."""
+        paths = [layout.format(number) for number in range(patients)]
+        of, counted = names(*paths), Counter[str]()
+
+        def count(frame: Any, what: str, argument: Any) -> None:
+            counted[what] += 1
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            images = found(of, *paths)
+        finally:
+            sys.setprofile(before)
+        assert images == paths
+        return counted["call"]
+
+    assert calls(200) < 3 * calls(100)

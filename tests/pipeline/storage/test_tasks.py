@@ -4,7 +4,7 @@ import contextlib
 import threading
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from pipeline.storage.campaigns import set_campaign_state
 from pipeline.storage.database import Database
@@ -188,6 +188,24 @@ def test_holder_and_taker_never_both_write(database: Database) -> None:
             old = get_session(conn, first.session_id)
             assert (old.state, old.last_seq) == ("lost", len(stored))
             assert [found.seq for found in session_events(conn, old.id)] == stored
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_the_last_task_is_not_gone_while_somebody_just_holds_its_row(postgres_database: Database, is_new: bool) -> None:
+    catalogue = Catalogue(postgres_database, images=1)
+    if not is_new:
+        catalogue.expire(catalogue.claim(catalogue.other_id))
+    claims: list[Claim | None] = []
+    thread = threading.Thread(target=lambda: claims.append(_next(catalogue)))
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE "
+                 "datname = current_database())")  # fmt: skip
+    with postgres_database.begin() as conn:
+        conn.execute(select(Task.id).with_for_update(key_share=True)).all()
+        thread.start()
+        while thread.is_alive() and not conn.execute(waits).scalar_one():
+            thread.join(0.01)
+    thread.join()
+    assert [claim and claim.image for claim in claims] == catalogue.images
 
 
 def test_same_claim_twice_at_once_is_one_claim(database: Database) -> None:
