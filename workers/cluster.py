@@ -140,9 +140,8 @@ def start_ray(settings: Settings) -> str:
         namespace=namespace_of(settings),
         log_to_driver=False,
         logging_level=logging.WARNING,
-        _temp_dir=str(folder),
+        _temp_dir=str(folder / "r"),  # which Ray opens to everybody; its sockets' paths are to be short
     )
-    folder.chmod(0o700)  # Ray opens it to everybody
     return str(context.address_info["gcs_address"])
 
 

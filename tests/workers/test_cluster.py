@@ -16,6 +16,7 @@ from schemas.errors import BusyError, WorkspaceLockedError
 from schemas.settings import Settings
 from workers.cluster import (
     ClusterInfo,
+    _temp_dir,
     attach,
     cluster,
     connect,
@@ -99,6 +100,7 @@ print(sorted(pool.refiners | pool.encoders), "torch" in sys.modules)
     token = Path(json.loads(info_path(ray_workers.workspace).read_text())["token_file"])
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert stat.S_IMODE(info_path(ray_workers.workspace).stat().st_mode) == 0o600
+    assert stat.S_IMODE(_temp_dir(ray_workers.workspace).stat().st_mode) == 0o700
     info = read_info(ray_workers.workspace)
     assert info is not None
     owner = psutil.Process(info.owner_pid)
