@@ -18,7 +18,7 @@ from pipeline.adapters.steps import AdapterConfig
 from pipeline.storage import adapters, snapshots
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
-from schemas.errors import ConflictError
+from schemas.errors import BusyError, ConflictError
 from workers.pool import cause_of
 from workers.trainer import EvaluateJob, TrainedAdapter, TrainJob
 
@@ -43,8 +43,8 @@ def retrain_flow(
         steps: Limit of training.
 
     Returns:
-        outcome (promoted, agreed, rejected, no data), reasons, digest, snapshot, and the figures on held-out images
-        before and after.
+        outcome (promoted, agreed, rejected, no data), reasons, digest, snapshot, how many images could not be read, and
+        the figures on held-out images before and after.
     """
     payload = {"adapter": adapter, "promote": promote, "minutes": minutes, "steps": steps}
     with job_scope("retrain", campaign, payload) as job:
@@ -60,7 +60,8 @@ def retrain_flow(
             **{name: limit for name, limit in limits.items() if limit is not None},  # type: ignore[arg-type]
         )
         trained = train(record, snapshot.id, config)
-        assert trained.digest is not None, "not cancelled, so there is one"
+        assert trained.digest is not None, "or the step had failed"
+        facts["unreadable"] = trained.metrics["unreadable"]
         live, candidate = evaluate(record, trained.digest)
         facts |= {"digest": trained.digest, "before": live.summary(), "after": candidate.summary()}
         return job.done(facts | conclude(record, trained.digest, live, candidate, promote))
@@ -87,7 +88,11 @@ def take_snapshot(record: CampaignRecord) -> SnapshotRecord:
 
 @as_step("train adapter")
 def train(record: CampaignRecord, snapshot_id: str, config: AdapterConfig) -> TrainedAdapter:
-    """Train (or go on from the request's checkpoint), publish the file and register it as a candidate."""
+    """Train (or go on from the request's checkpoint), publish the file and register it as a candidate.
+
+    Raises:
+        BusyError: The trainer was told to stop by somebody else.
+    """
     job = current_job()
     services = job.services
     with services.database.connect() as conn:
@@ -109,15 +114,21 @@ def train(record: CampaignRecord, snapshot_id: str, config: AdapterConfig) -> Tr
         work_dir=str(services.settings.workspace.resolve() / "training"),
     )
     trained: TrainedAdapter = _follow(lambda trainer: trainer.train.remote(order))
+    if trained.digest is None:
+        raise _stopped("Training")
     facts: dict[str, Any] = {"uri": trained.uri, "seed": trained.seed, "metrics": trained.metrics}
     with services.database.begin() as conn:
-        adapters.register_adapter(conn, digest=str(trained.digest), **lineage, **facts)
+        adapters.register_adapter(conn, digest=trained.digest, **lineage, **facts)
     return trained
 
 
 @as_step("evaluate adapters")
 def evaluate(record: CampaignRecord, digest: str) -> tuple[AdapterReport, AdapterReport]:
-    """The live adapter (or bare model) and the candidate on the held-out images."""
+    """The live adapter (or bare model) and the candidate on the held-out images.
+
+    Raises:
+        BusyError: The trainer was told to stop by somebody else.
+    """
     job = current_job()
     services = job.services
     with services.database.connect() as conn:
@@ -130,7 +141,10 @@ def evaluate(record: CampaignRecord, digest: str) -> tuple[AdapterReport, Adapte
         adapters=(record.live_adapter, digest),
         images=images,
     )
-    live, candidate = _follow(lambda trainer: trainer.evaluate.remote(order))
+    reports = _follow(lambda trainer: trainer.evaluate.remote(order))
+    if len(reports) < len(order.adapters):
+        raise _stopped("Evaluating")
+    live, candidate = reports
     with services.database.begin() as conn:
         for adapter, report in ((record.live_adapter, live), (digest, candidate)):
             adapters.record_evaluation(
@@ -167,6 +181,10 @@ def conclude(
     except ConflictError as error:
         return facts | {"outcome": "rejected", "reasons": [error.message]}
     return facts | {"outcome": "promoted", "reasons": ["better on the held-out images"], "version": version}
+
+
+def _stopped(what: str) -> BusyError:
+    return BusyError(f"{what} was stopped, though nobody cancelled this request. Ask for the retrain again.")
 
 
 def _follow(start: Callable[[Any], Any]) -> Any:

@@ -138,6 +138,7 @@ class Pool:
             threads=self._settings.encoder_threads,
             cache_dir=self._cache_dir(),
             storage_wait_s=self._settings.storage_wait_s,
+            max_image_pixels=self._settings.max_image_pixels,
         )
 
     def _create(self, role: str, name: str) -> None:

@@ -9,7 +9,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,13 +24,13 @@ from pipeline.adapters.files import AdapterMeta
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
-from pipeline.adapters.stored import publish_adapter, stored_source
+from pipeline.adapters.stored import publish_adapter, stored_source, why_unreadable
 from pipeline.adapters.train import AdapterResult, train_adapter
 from pipeline.memory import keep_freed_memory
 from pipeline.models._base import InteractiveModel
 from pipeline.storage.files import as_space_error, patience, storage_error
 from pipeline.storage.weights import load_model_by_digest, stored_adapter, with_adapter
-from schemas.errors import BadCheckpointError, BusyError
+from schemas.errors import BadCheckpointError, BadInputError, BusyError
 from workers.cores import be_nice, device, heavy_turn, use_threads
 
 logger = logging.getLogger(__name__)
@@ -134,20 +134,28 @@ class Trainer:
         threads: Torch threads.
         cache_dir: Local folder for copies of what is read from an object store.
         storage_wait_s: How long an object store that does not answer is waited for.
+        max_image_pixels: Larger images are left out.
     """
 
-    def __init__(self, threads: int = 1, cache_dir: str | None = None, storage_wait_s: float = 300.0) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        cache_dir: str | None = None,
+        storage_wait_s: float = 300.0,
+        max_image_pixels: int = 120_000_000,
+    ) -> None:
         keep_freed_memory()
         self._threads = threads
         self._cache_dir = cache_dir
         self._storage_wait_s = storage_wait_s
+        self._max_image_pixels = max_image_pixels
         self._progress: dict[str, Any] = {}
         self._cancelled: set[str] = set()
         self._lock = threading.Lock()
 
     @_resumable
     def train(self, job: TrainJob) -> TrainedAdapter:
-        """Train an adapter and publish it.
+        """Train an adapter on the images that can be read and publish it.
 
         Raises:
             BadInputError: There is nothing to train on, or the model has no adapter of that kind.
@@ -164,7 +172,11 @@ class Trainer:
             folder = Path(job.work_dir)
             folder.mkdir(parents=True, exist_ok=True)
             _remove_old(folder)
-            source = stored_source(model, job.storage_url, job.model_key, folder, self._cache_dir, heavy_turn)
+            source = self._source(model, job, folder)
+            images, unreadable = self._readable(job.job_id, job.images)
+            if unreadable and not any(image.targets for image in images):
+                raise BadInputError(f"None of the images with accepted masks can be read. {unreadable[0]}")
+            job = replace(job, images=images)
             checkpoint = folder / f"{job.job_id}.checkpoint"
             try:
                 result = self._train(job, model, source, checkpoint, parent)
@@ -172,11 +184,11 @@ class Trainer:
                 logger.warning("training starts again: %s", error.message)
                 checkpoint.unlink()
                 result = self._train(job, model, source, checkpoint, parent)
-            return self._publish(job, model, result)
+            return self._publish(job, model, result, len(unreadable))
 
     @_resumable
     def evaluate(self, job: EvaluateJob) -> tuple[AdapterReport, ...]:
-        """Click the held-out objects with each adapter in turn.
+        """Click the objects of the held-out images that can be read with each adapter in turn.
 
         Returns:
             One report per adapter; fewer when it was cancelled.
@@ -188,7 +200,8 @@ class Trainer:
         with self._waiting(job.job_id, "Evaluating"):
             config = EvaluationConfig(max_clicks=job.max_clicks, max_masks=job.max_masks)
             base = load_model_by_digest(job.storage_url, job.model_digest, cache_dir=self._cache_dir, device=device())
-            source = stored_source(base, job.storage_url, job.model_key, None, self._cache_dir, heavy_turn)
+            source = self._source(base, job, None)
+            images, _ = self._readable(job.job_id, job.images, job.max_masks)  # an object of each is enough
             reports: list[AdapterReport] = []
             for number, digest in enumerate(job.adapters):
                 model = base
@@ -199,7 +212,7 @@ class Trainer:
                     self._report(job.job_id, "evaluate", state | {"adapter": number + 1, "adapters": len(job.adapters)})
 
                 report = evaluate_adapter(
-                    model, job.images, source, config, tell, lambda: self._is_cancelled(job.job_id), heavy_turn
+                    model, images, source, config, tell, lambda: self._is_cancelled(job.job_id), heavy_turn
                 )
                 if report is None:
                     break
@@ -220,7 +233,10 @@ class Trainer:
 
     @contextmanager
     def _waiting(self, job_id: str, what: str) -> Iterator[None]:
-        """In the block wait for an object store as jobs do, and say so; its last failure is one for the user."""
+        """In the block wait for an object store as jobs do, and say so; its last failure is one for the user.
+
+        A cancellation is over with the block: the same job may be given again.
+        """
 
         def wait(seconds: float, why: str) -> None:
             with self._lock:
@@ -237,6 +253,9 @@ class Trainer:
         except OSError as error:
             full = as_space_error(error, error.filename or "the disk")
             raise (storage_error(error, what) if full is error else full) from error
+        finally:
+            with self._lock:
+                self._cancelled.discard(job_id)
 
     def _begin(self) -> None:
         be_nice()
@@ -251,6 +270,34 @@ class Trainer:
     def _is_cancelled(self, job_id: str) -> bool:
         with self._lock:
             return job_id in self._cancelled
+
+    def _source(self, model: InteractiveModel, job: TrainJob | EvaluateJob, work_dir: Path | None) -> CachedSource:
+        return stored_source(
+            model, job.storage_url, job.model_key, work_dir, self._cache_dir, heavy_turn, self._max_image_pixels
+        )
+
+    def _readable(
+        self, job_id: str, images: Sequence[AdapterImage], most: int | None = None
+    ) -> tuple[tuple[AdapterImage, ...], list[str]]:
+        """The images (at most so many) whose masks can be used, and what is wrong with the others before them.
+
+        Found out at the beginning, since one that fails in mid-training costs all that was done. A cancelled job looks
+        at no more of them.
+        """
+        kept: list[AdapterImage] = []
+        wrong: list[str] = []
+        for image in images:
+            if len(kept) == most:
+                break
+            is_used = image.targets and not self._is_cancelled(job_id)
+            reason = why_unreadable(image, self._max_image_pixels) if is_used else None
+            if reason is None:
+                kept.append(image)
+            else:
+                wrong.append(reason)
+        if wrong:
+            logger.warning("%d of %d images are left out, the first: %s", len(wrong), len(images), wrong[0])
+        return tuple(kept), wrong
 
     def _parent(self, job: TrainJob, model: InteractiveModel) -> dict[str, Tensor] | None:
         """The live adapter's tensors, where it is of the kind to be trained; another kind starts from the bare model,
@@ -284,10 +331,11 @@ class Trainer:
         )
 
     @staticmethod
-    def _publish(job: TrainJob, model: InteractiveModel, result: AdapterResult) -> TrainedAdapter:
+    def _publish(job: TrainJob, model: InteractiveModel, result: AdapterResult, unreadable: int) -> TrainedAdapter:
         seed = job.config.seed
         metrics = result.metrics() | {
             "images": len(job.images),
+            "unreadable": unreadable,
             "masks": sum(len(image.targets) for image in job.images),
             "recorded_clicks": sum(len(target.clicks) for image in job.images for target in image.targets),
         }

@@ -64,6 +64,8 @@ def retrain(args: argparse.Namespace) -> int:
     lines = [f"{result['outcome']}: {'; '.join(result['reasons'])}"]
     if result.get("digest"):
         lines.insert(0, f"Adapter {result['digest'][:12]} from snapshot {result['snapshot']}.")
+    if result.get("unreadable"):
+        lines.append(f"Images left out, since their files are gone or changed: {result['unreadable']}.")
     terminal.result(result, lines)
     return 0
 

@@ -21,7 +21,7 @@ from schemas.predictions import Edit
 def read_retrain_images(conn: Connection, snapshot_id: str) -> list[AdapterImage]:
     """The images of a snapshot that are not held out, with the snapshot's masks and their effective edits.
 
-    Whatever the snapshot's filter says, held-out images never come out of here.
+    Whatever the snapshot's filter says, held-out images never come out of here, and neither do quarantined ones.
 
     Args:
         conn: Open for reading.
@@ -36,7 +36,7 @@ def read_retrain_images(conn: Connection, snapshot_id: str) -> list[AdapterImage
 
 
 def read_holdout_images(conn: Connection, campaign_id: str) -> list[AdapterImage]:
-    """The held-out images of a campaign that have accepted masks, with those masks and their effective edits."""
+    """The held-out images of a campaign with accepted masks, not quarantined, with those and their effective edits."""
     images = images_of(conn, campaign_id, holdout=True)
     found = _assemble(conn, campaign_id, images, current_masks(conn, campaign_id))
     return [image for image in found if image.targets]
@@ -45,7 +45,7 @@ def read_holdout_images(conn: Connection, campaign_id: str) -> list[AdapterImage
 def _assemble(
     conn: Connection, campaign_id: str, images: Iterable[ImageRecord], masks: Iterable[MaskRecord]
 ) -> list[AdapterImage]:
-    by_id = {image.id: image for image in images}
+    by_id = {image.id: image for image in images if image.quarantine_reason is None}
     targets: dict[str, list[AdapterTarget]] = {image_id: [] for image_id in by_id}
     for mask, edits in _with_edits(conn, [mask for mask in masks if mask.image_id in by_id and mask.area > 0]):
         targets[mask.image_id].append(AdapterTarget(mask.id, mask.category_number, mask.rle, edits))

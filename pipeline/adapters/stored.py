@@ -19,11 +19,11 @@ from pipeline.adapters.scenes import AdapterImage, Turn
 from pipeline.adapters.source import CachedSource
 from pipeline.embeddings.codec import decode_bytes, encode_bytes
 from pipeline.embeddings.store import EmbeddingStore
-from pipeline.ingest.decode import read_image
+from pipeline.ingest.decode import MAX_PIXELS, read_image, read_image_bytes
 from pipeline.models._base import Encoding, InteractiveModel
 from pipeline.storage.files import join, open_storage, put_if_absent, write_atomic
 from pipeline.storage.weights import adapter_path
-from schemas.errors import CorruptDataError, EmbeddingMissingError
+from schemas.errors import BadImageError, CorruptDataError, EmbeddingMissingError
 
 
 def stored_source(
@@ -33,6 +33,7 @@ def stored_source(
     work_dir: str | Path | None = None,
     cache_dir: str | None = None,
     turn: Turn = nullcontext,
+    max_image_pixels: int = MAX_PIXELS,
 ) -> CachedSource:
     """Scenes from the catalogue's files and the campaign's stored embeddings.
 
@@ -46,6 +47,7 @@ def stored_source(
         work_dir: Local folder; None: mirrored ones are computed each time.
         cache_dir: Local folder for copies of what is read from an object store.
         turn: See `scenes.Turn`.
+        max_image_pixels: Larger images are refused.
     """
     stores = {False: EmbeddingStore(storage_url, cache_dir)}
     if work_dir is not None:
@@ -65,7 +67,26 @@ def stored_source(
         stores[mirrored].put(model_key, image.ref.sha256, encode_bytes(encoding))
         return find(image, mirrored) or encoding  # whoever stored first is right
 
-    return CachedSource(model, lambda image: read_image(image.ref), find, keep, turn=turn)
+    return CachedSource(model, lambda image: read_image(image.ref, max_image_pixels), find, keep, turn=turn)
+
+
+def why_unreadable(image: AdapterImage, max_image_pixels: int = MAX_PIXELS) -> str | None:
+    """What is wrong with an image, in words; None when its file is the one that was ingested. Decodes nothing.
+
+    Raises:
+        OSError: The storage cannot be reached (worth a retry).
+    """
+    ref = image.ref
+    if ref.width * ref.height > max_image_pixels:
+        return (
+            f"{ref.uri} has {ref.width}x{ref.height} pixels, more than the limit of {max_image_pixels}. "
+            "Raise CLICKLOOP_MAX_IMAGE_PIXELS to use it."
+        )
+    try:
+        read_image_bytes(ref)
+    except (BadImageError, CorruptDataError) as error:
+        return error.message
+    return None
 
 
 def publish_adapter(

@@ -1,26 +1,35 @@
 """How a retrain ends: what the gate says, what the refiners load, what becomes live. (test_loop has a whole one.)"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import pytest
 import ray
+from sqlalchemy import update
 
 from flows.jobs import new_job
-from flows.retrain import conclude
+from flows.retrain import conclude, evaluate, take_snapshot, train
 from flows.services import Services
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig
 from pipeline.adapters.files import AdapterMeta
 from pipeline.adapters.gate import ObjectResult
 from pipeline.adapters.kinds import adapter_tensors
+from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.stored import publish_adapter
+from pipeline.masks.rle import mask_to_rle
 from pipeline.models import load_model
 from pipeline.storage import adapters
 from pipeline.storage.database import open_database
+from pipeline.storage.images import images_of
+from pipeline.storage.masks import import_mask
+from pipeline.storage.snapshots import create_snapshot
 from schemas.campaigns import CampaignRecord
-from schemas.errors import NotFoundError
+from schemas.errors import BadInputError, BusyError, NotFoundError
 from schemas.settings import Settings
+from schemas.tables import Image
 from tests.flows.scenes import make_campaign, write_pictures
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -99,3 +108,46 @@ def test_a_promotion_meanwhile_wins(services: Services) -> None:
         late = conclude.fn(seen, second, report(9.0), report(4.0), "auto")
     assert late["outcome"] == "rejected" and "live by now" in late["reasons"][0]
     assert services.campaign("discs").live_adapter == first
+
+
+def label(services: Services, campaign: CampaignRecord) -> None:
+    """An accepted mask on each image."""
+    with services.database.begin() as conn:
+        for image in images_of(conn, campaign.id):
+            disc = np.zeros((image.height, image.width), np.bool_)
+            disc[20:60, 30:80] = True
+            import_mask(
+                conn, mask_id=str(uuid4()), instance_id=str(uuid4()), image_id=image.id, category_number=1,
+                rle=mask_to_rle(disc), mask_sha256="0" * 64, area=2000, bbox=(30, 20, 50, 40),
+            )  # fmt: skip
+
+
+def stopped(services: Services, step: Callable[..., Any], *args: Any) -> None:
+    """A step of a retrain whose trainer was told to stop."""
+    with new_job(services, "retrain", "discs", {}) as job:
+        ray.get(services.pool().trainer().cancel.remote(job.request.id))
+        step(*args)
+
+
+def test_a_trainer_that_somebody_else_stopped_leaves_no_adapter(services: Services) -> None:
+    campaign = services.campaign("discs")
+    label(services, campaign)
+    with services.database.begin() as conn:
+        snapshot = create_snapshot(conn, campaign.id, "retrain", {"holdout": False})
+    trainer = services.pool().trainer()
+    with pytest.raises(BusyError, match="Training was stopped"):
+        stopped(services, train.fn, campaign, snapshot.id, AdapterConfig(max_steps=1))
+    with services.database.begin() as conn:
+        assert adapters.list_adapters(conn, campaign.id) == []
+        conn.execute(update(Image).values(holdout=True))
+    with pytest.raises(BusyError, match="Evaluating was stopped"):
+        stopped(services, evaluate.fn, campaign, register(services, campaign, seed=1))
+    ray.kill(trainer)
+
+
+def test_the_trainer_has_the_limit_of_pixels_of_the_settings(services: Services) -> None:
+    campaign = services.campaign("discs")
+    label(services, campaign)
+    services.settings = services.settings.model_copy(update={"max_image_pixels": 10})
+    with pytest.raises(BadInputError, match="limit of 10"), new_job(services, "retrain", "discs", {}):
+        train.fn(campaign, take_snapshot.fn(campaign).id, AdapterConfig(max_steps=1))

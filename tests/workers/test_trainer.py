@@ -150,6 +150,48 @@ def test_a_cancelled_evaluation_gives_what_it_has(campaign: StoredCampaign) -> N
     assert trainer.evaluate(evaluate_job(campaign, None, None)) == ()
 
 
+def test_a_job_that_was_cancelled_can_be_given_again(campaign: StoredCampaign, tmp_path: Path) -> None:
+    trainer, job = Trainer(), train_job(campaign, tmp_path)
+    trainer.cancel("job")
+    assert trainer.train(job).cancelled
+    assert trainer.train(job).steps == CONFIG.max_steps
+    trainer.cancel("evaluation")
+    assert trainer.evaluate(evaluate_job(campaign, None)) == ()
+    assert len(trainer.evaluate(evaluate_job(campaign, None))) == 1
+
+
+def test_images_that_are_gone_or_changed_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    campaign = make_campaign(tmp_path, images=4)
+    gone, changed = Path(campaign.images[0].uri), Path(campaign.images[2].uri)
+    gone.unlink()
+    changed.write_bytes(changed.read_bytes() + b"more")
+    trainer, job = Trainer(), train_job(campaign, tmp_path)
+    trained = trainer.train(job)
+    assert trained.digest is not None
+    assert {name: trained.metrics[name] for name in ("images", "unreadable", "masks")} == {
+        "images": 2, "unreadable": 2, "masks": 2,
+    }  # fmt: skip
+    assert "2 of 4 images are left out" in caplog.text and f"{gone} is gone" in caplog.text
+    whole = replace(job, images=(job.images[1], job.images[3]), work_dir=str(tmp_path / "whole"))
+    assert Trainer().train(whole).digest == trained.digest
+
+    readable = [image.targets[0].mask_id for image in whole.images]
+    for report in trainer.evaluate(evaluate_job(campaign, None, trained.digest)):
+        assert [found.mask_id for found in report.objects] == readable
+    (report,) = trainer.evaluate(replace(evaluate_job(campaign, None), max_masks=1))
+    assert [found.mask_id for found in report.objects] == readable[:1]
+    with pytest.raises(BadInputError, match=r"None of the images .* is gone"):
+        trainer.train(replace(job, images=job.images[:1]))
+
+
+def test_the_limit_of_pixels_is_the_settings(tmp_path: Path) -> None:
+    campaign = make_campaign(tmp_path, images=1)
+    job, pixels = train_job(campaign, tmp_path), campaign.images[0].width * campaign.images[0].height
+    with pytest.raises(BadInputError, match="CLICKLOOP_MAX_IMAGE_PIXELS"):
+        Trainer(max_image_pixels=pixels - 1).train(job)
+    assert Trainer(max_image_pixels=pixels).train(job).digest is not None
+
+
 def test_refused_jobs(campaign: StoredCampaign, tmp_path: Path) -> None:
     job = train_job(campaign, tmp_path)
     with pytest.raises(BadInputError, match="no accepted mask"):

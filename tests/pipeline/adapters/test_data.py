@@ -8,7 +8,7 @@ from pipeline.adapters.scenes import AdapterImage
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.click_log import Effects, InstanceChange
 from pipeline.storage.database import Database
-from pipeline.storage.images import images_of
+from pipeline.storage.images import images_of, quarantine_image
 from pipeline.storage.snapshots import create_snapshot
 from schemas.campaigns import CampaignSettings
 from schemas.errors import NotFoundError
@@ -63,6 +63,16 @@ def test_training_and_held_out_images_are_apart(catalogue: Catalogue, filters: d
     assert {by_sha[image.ref.sha256].holdout for image in training} == {False}
     assert {by_sha[image.ref.sha256].holdout for image in held_out} == {True}
     assert len(training) + len(held_out) == 10, "labelled ones only"
+
+
+def test_quarantined_images_are_left_out(catalogue: Catalogue) -> None:
+    before = read_both(catalogue, {})
+    bad = {images[0].ref.sha256 for images in before}
+    with catalogue.database.begin() as conn:
+        for image in images_of(conn, catalogue.campaign_id):
+            if image.sha256 in bad:
+                quarantine_image(conn, image.id, "it killed the encoder")
+    assert read_both(catalogue, {}) == tuple(images[1:] for images in before)
 
 
 def test_targets_carry_mask_category_and_effective_edits(catalogue: Catalogue) -> None:
