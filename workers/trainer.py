@@ -10,7 +10,9 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +41,8 @@ _KEEP_S = 7 * 86400
 """How long checkpoints are kept, in seconds."""
 _RETRIES = 30
 """Times that Ray makes a call again whose process was killed. Several go by while one process starts again."""
+_READ_AT_ONCE = 8
+"""Images that are looked at before training: what that costs on an object store is waiting."""
 Method = TypeVar("Method", bound=Callable[..., object])
 
 
@@ -286,15 +290,23 @@ class Trainer:
         """
         kept: list[AdapterImage] = []
         wrong: list[str] = []
-        for image in images:
-            if len(kept) == most:
-                break
+
+        def look(image: AdapterImage) -> str | None:
             is_used = image.targets and not self._is_cancelled(job_id)
-            reason = why_unreadable(image, self._max_image_pixels) if is_used else None
-            if reason is None:
-                kept.append(image)
-            else:
-                wrong.append(reason)
+            return why_unreadable(image, self._max_image_pixels) if is_used else None
+
+        with ThreadPoolExecutor(_READ_AT_ONCE) as pool:  # each waits for the storage as this thread does
+            for start in range(0, len(images), 8 * _READ_AT_ONCE):
+                some = images[start : start + 8 * _READ_AT_ONCE]
+                found = [pool.submit(copy_context().run, look, image) for image in some]
+                for image, reason in zip(some, [future.result() for future in found], strict=True):
+                    if reason is not None:
+                        wrong.append(reason)
+                    elif len(kept) != most:
+                        kept.append(image)
+                if len(kept) == most:
+                    break
+                self._report(job_id, "look at images", {"done": start + len(some), "total": len(images)})
         if wrong:
             logger.warning("%d of %d images are left out, the first: %s", len(wrong), len(images), wrong[0])
         return tuple(kept), wrong
