@@ -23,9 +23,9 @@ from schemas.settings import Settings
 
 CAMPAIGN = "demo"
 TRUTH = Path(__file__).with_name("demo_data") / "annotations.json"
-SEED = "8"
-"""Of the hold-out draw, chosen so that 31 of the 58 masks, of 5 images, are held out: the gate does not judge on fewer
-than 30 masks or 4 images."""
+SEED = "2978"
+"""Of the hold-out draw, chosen so that 30 of the 58 masks, of 7 images, are held out: the gate does not judge on fewer
+than 30 masks or 6 images."""
 
 
 class Step(ClickloopError):
