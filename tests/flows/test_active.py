@@ -1,6 +1,5 @@
 """Prelabel and order against real actors: what a model finds is proposed once, and the queue follows a score."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def proposals(services: Services, campaign: CampaignRecord) -> dict[str, list[Ma
 def test_prelabel_proposes_the_discs_once_and_sets_apart_what_cannot_be_read(
     services: Services, tmp_path: Path
 ) -> None:
-    source = write_pictures(tmp_path, 5, seed=os.getpid() + 2)
+    source = write_pictures(tmp_path, 5, seed=42)
     campaign = make_campaign(services.settings, services.database, source, holdout_fraction=0.0)
     (source / "5.png").write_bytes((source / "4.png").read_bytes())  # it is not what was ingested any more
     result = prelabel(services, limit=3)
@@ -87,7 +86,7 @@ def test_prelabel_proposes_the_discs_once_and_sets_apart_what_cannot_be_read(
 
 def test_a_cancelled_prelabel_goes_on_where_it_ended(services: Services, tmp_path: Path) -> None:
     campaign = make_campaign(
-        services.settings, services.database, write_pictures(tmp_path, 12, seed=os.getpid() + 3), holdout_fraction=0.0
+        services.settings, services.database, write_pictures(tmp_path, 12, seed=43), holdout_fraction=0.0
     )
 
     def cancel(progress: dict[str, Any]) -> None:
@@ -109,16 +108,14 @@ def test_a_cancelled_prelabel_goes_on_where_it_ended(services: Services, tmp_pat
 
 
 def test_a_killed_worker_costs_no_image(services: Services, tmp_path: Path) -> None:
-    make_campaign(
-        services.settings, services.database, write_pictures(tmp_path, 6, seed=os.getpid() + 4), holdout_fraction=0.0
-    )
+    make_campaign(services.settings, services.database, write_pictures(tmp_path, 6, seed=44), holdout_fraction=0.0)
     for encoder in services.pool().encoders.values():
         ray.kill(encoder, no_restart=False)
     assert {"images": 6, "failed": 0}.items() <= prelabel(services).items()
 
 
 def test_new_tasks_are_handed_out_by_their_score(services: Services, tmp_path: Path) -> None:
-    source = write_pictures(tmp_path, 6, seed=os.getpid() + 5)
+    source = write_pictures(tmp_path, 6, seed=45)
     red = np.full((96, 128, 3), (20, 20, 220), np.uint8)  # like none of the others
     assert cv2.imwrite(str(source / "9.png"), red)
     campaign = make_campaign(services.settings, services.database, source, holdout_fraction=0.0)
@@ -135,7 +132,7 @@ def test_new_tasks_are_handed_out_by_their_score(services: Services, tmp_path: P
 
 
 def test_an_order_leaves_tasks_that_cannot_be_looked_at_to_the_end(services: Services, tmp_path: Path) -> None:
-    source = write_pictures(tmp_path, 3, seed=os.getpid() + 6)
+    source = write_pictures(tmp_path, 3, seed=46)
     make_campaign(services.settings, services.database, source, holdout_fraction=0.0)
     (source / "1.png").write_bytes(b"no image")
     result, queue = order(services, "uncertainty")
