@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, insert, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import Connection, Row, Select, insert, select, update
 
+from pipeline.storage.masks import is_replaced
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import new_id
 from pipeline.storage.tallies import counted
 from schemas.columns import db_now
-from schemas.tables import Instance, MaskRow, Session, Task
+from schemas.tables import Instance, MaskRow, Task
 
 
 def known_instances(conn: Connection, campaign_id: str, instance_ids: Sequence[str]) -> dict[str, Row[Any]]:
@@ -44,7 +44,7 @@ def revise_instances(
     )
     # The tasks are locked before the campaign, as an accept locks them.
     images = conn.execute(tasks.with_for_update(key_share=True, skip_locked=True)).scalars().all()
-    rows = conn.execute(imported.where(Instance.image_id.in_(images), ~_is_corrected())).all()
+    rows = conn.execute(imported.where(Instance.image_id.in_(images), ~is_replaced("open", "lost", "submitted"))).all()
     if not rows:
         return 0
     with counted(conn, campaign_id, [row.image_id for row in rows]):
@@ -59,19 +59,6 @@ def revise_instances(
 def _imported(campaign_id: str, instance_ids: Sequence[str], *columns: Any) -> Select[Any]:
     mine = Instance.campaign_id == campaign_id, Instance.id.in_(instance_ids), Instance.session_id.is_(None)
     return select(*columns).where(*mine)
-
-
-def _is_corrected() -> ColumnElement[bool]:
-    later, its_session = aliased(Instance), aliased(Session)
-    return exists(
-        select(later.id)
-        .join(its_session, its_session.id == later.session_id)
-        .where(
-            later.opened_mask_id == Instance.mask_id,
-            later.state.in_(("accepted", "deleted")),
-            its_session.state.not_in(("released", "skipped")),
-        )
-    )
 
 
 def _categorised(conn: Connection, mask_id: str, category_number: int | None) -> str:

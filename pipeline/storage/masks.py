@@ -17,22 +17,23 @@ from schemas.catalogue import MaskRecord
 from schemas.columns import db_now
 from schemas.errors import ConflictError, NotFoundError
 from schemas.masks import Rle
-from schemas.tables import Annotator, Image, Instance, MaskRow, Session
+from schemas.tables import Annotator, Image, Instance, MaskRow, Session, SessionState
 
 
 def is_current() -> ColumnElement[bool]:
     """The condition on `instances` outer-joined with `sessions`."""
     done = or_(Instance.session_id.is_(None), Session.state == "submitted")
-    return and_(Instance.state == "accepted", done, ~_is_replaced())
+    return and_(Instance.state == "accepted", done, ~is_replaced("submitted"))
 
 
 def is_proposed() -> ColumnElement[bool]:
     """The condition, on the same join, for imported masks that nobody has accepted or deleted yet."""
     waits = and_(Instance.session_id.is_(None), Instance.state == "open", Instance.mask_id.is_not(None))
-    return and_(waits, ~_is_replaced())
+    return and_(waits, ~is_replaced("submitted"))
 
 
-def _is_replaced() -> ColumnElement[bool]:
+def is_replaced(*sessions: SessionState) -> ColumnElement[bool]:
+    """The condition on `instances`: its mask was accepted anew or deleted in a session of one of these states."""
     later, its_session = aliased(Instance), aliased(Session)
     return exists(
         select(later.id)
@@ -40,7 +41,7 @@ def _is_replaced() -> ColumnElement[bool]:
         .where(
             later.opened_mask_id == Instance.mask_id,
             later.state.in_(("accepted", "deleted")),
-            its_session.state == "submitted",
+            its_session.state.in_(sessions),
         )
     )
 

@@ -1,5 +1,6 @@
 """The labeling page as a person uses it, for the tests of the page."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,28 @@ class Desk(Visit):
         self.page.get_by_role("textbox", name="Your name").fill("eve")
         self.page.get_by_role("textbox", name="Token").fill(token)
         self.page.get_by_role("button", name="Go on", exact=True).click()
+
+    def forge_first_accept(self) -> list[str]:
+        """From now on the mask that the first accept names on its way is another one than is shown.
+
+        Returns:
+            Filled with what was sent instead.
+        """
+        forged: list[str] = []
+
+        def route(socket: Any) -> None:
+            server = socket.connect_to_server()
+
+            def pass_on(message: str) -> None:
+                if '"kind":"accept"' in message and not forged:
+                    message = re.sub('"mask_sha256":"[0-9a-f]{64}"', f'"mask_sha256":"{"0" * 64}"', message)
+                    forged.append(message)
+                server.send(message)
+
+            socket.on_message(pass_on)
+
+        self.page.route_web_socket("**/ws", route)
+        return forged
 
     def begin(self) -> None:
         """From the first visit to the first image."""
