@@ -280,12 +280,10 @@ def _translated() -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise DatabaseUnavailableError("All database connections are in use. Try again.") from error
-    except UnicodeEncodeError as error:
-        raise (unstorable(error) or error) from error
-    except DBAPIError as error:
+    except (DBAPIError, UnicodeEncodeError) as error:
         if (refused := unstorable(error)) is not None:
             raise refused from error
-        if not _is_outage(error):
+        if not isinstance(error, DBAPIError) or not _is_outage(error):
             raise
         reason = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
         raise DatabaseUnavailableError(f"The database is not available: {reason}. {_advice(error)}") from error
