@@ -127,6 +127,27 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
     }
 
 
+def test_masks_of_cvats_coco_are_objects_though_it_calls_them_crowds(tmp_path: Path) -> None:
+    """As Datumaro writes it: `iscrowd` for every mask that is no polygon, lists of runs, and `attributes`."""
+    document = coco_document()
+    for annotation in document["annotations"]:
+        annotation |= {"iscrowd": 1, "attributes": {"occluded": False}}
+    path = tmp_path / "instances_default.json"
+    path.write_text(json.dumps(document))
+    masks, dropped = found(path)
+    agree(masks, 1.0)
+    assert not dropped
+
+
+@pytest.mark.parametrize("folder", ["/home/ann/project/a/", "../label-studio/upload/../a/", "C:\\ann\\a\\"])
+def test_coco_may_name_its_images_by_any_path(tmp_path: Path, folder: str) -> None:
+    document = coco_document()
+    document["images"][0]["file_name"] = f"{folder}one.jpg"
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(document))
+    agree(found(path)[0], 1.0)
+
+
 def test_the_masks_without_a_category_of_our_own_exports_have_none_again(tmp_path: Path) -> None:
     document = coco_document()
     document["categories"][0] = {"id": 0, "name": UNLABELLED}
