@@ -188,6 +188,20 @@ def test_yolo_lines_become_masks(tmp_path: Path) -> None:
     ]
 
 
+def test_label_studios_yolo_names_its_classes_in_a_list_and_uploads_by_a_prefix(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("\n".join(MASKS))
+    (tmp_path / "notes.json").write_text('{"categories": [], "info": {}}')
+    lines = [
+        " ".join([str(n), *(f"{x / WIDTH:.6f} {y / HEIGHT:.6f}" for x, y in outline(mask))])
+        for n, mask in enumerate(MASKS.values())
+    ]
+    (tmp_path / "labels" / "0a1b2c3d-one.txt").write_text("\n".join(lines))
+    masks, dropped = found(tmp_path, given="yolo-seg")
+    agree(masks, 0.85)
+    assert not dropped
+
+
 def test_label_maps_give_a_mask_per_class_or_per_instance(tmp_path: Path) -> None:
     first, second = MASKS.values()
     classes = np.where(first, 1, np.where(second, 2, 0)).astype(np.uint8)
