@@ -2,7 +2,8 @@
 
 Masks may be polygons, compressed or uncompressed RLE. Beyond COCO: an image may say its `split` and `sha256`, an
 annotation may carry `ignore_segmentation` (pixels that don't count). Crowd regions are read, marked, and left out of
-iteration.
+iteration. Datumaro, and CVAT with it, sets `iscrowd` of every mask that is no polygon; its `attributes` tell that it is
+an object.
 """
 
 import json
@@ -127,13 +128,13 @@ class CocoDataset:
 
 
 def read_coco(
-    annotations_json: str | Path, images_dir: str | Path, split: str | None = None, *, needs_masks: bool = True
+    annotations_json: str | Path, images_dir: str | Path | None, split: str | None = None, *, needs_masks: bool = True
 ) -> CocoDataset:
     """Read and check a COCO file.
 
     Args:
         annotations_json: The file.
-        images_dir: Where its `file_name`s lie; the images are opened later.
+        images_dir: Where its `file_name`s lie; the images are opened later. None: they are not, and are named only.
         split: Keep only images of this `split`.
         needs_masks: Refuse instances that have only a box.
 
@@ -143,7 +144,7 @@ def read_coco(
     """
     path = Path(annotations_json)
     document = _load_json(path)
-    images = _read_images(document, Path(images_dir), path)
+    images = _read_images(document, None if images_dir is None else Path(images_dir), path)
     categories = _read_categories(document, path)
     kept = {key: image for key, image in images.items() if split is None or image.split == split}
     samples: dict[int, CocoSample] = {}
@@ -197,18 +198,15 @@ def _entries(document: dict[str, Any], name: str, path: Path) -> list[dict[str, 
     return entries
 
 
-def _read_images(document: dict[str, Any], folder: Path, path: Path) -> dict[int, CocoImage]:
+def _read_images(document: dict[str, Any], folder: Path | None, path: Path) -> dict[int, CocoImage]:
     images: dict[int, CocoImage] = {}
     for index, entry in enumerate(_entries(document, "images", path)):
         where = f"{path}: images[{index}]"
         image_id, width, height = (_whole(entry, key, where) for key in ("id", "width", "height"))
         name = entry.get("file_name", _name_in_url(entry.get("coco_url")))  # LVIS has only the latter
-        if (
-            not isinstance(name, str)
-            or not name
-            or ".." in PurePosixPath(name).parts
-            or PurePosixPath(name).is_absolute()
-        ):
+        if not isinstance(name, str) or not name:
+            raise BadAnnotationsError(f"{where}: file_name {name!r} must be a path.")
+        if folder is not None and (".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute()):
             raise BadAnnotationsError(f"{where}: file_name {name!r} must be a relative path inside the image folder.")
         if image_id in images:
             raise BadAnnotationsError(f"{where}: id {image_id} occurs twice.")
@@ -217,7 +215,7 @@ def _read_images(document: dict[str, Any], folder: Path, path: Path) -> dict[int
         except BadInputError as error:
             raise BadAnnotationsError(f"{where}: {error.message}") from error
         more = {key: text for key in ("split", "sha256") if isinstance(text := entry.get(key), str)}
-        images[image_id] = CocoImage(image_id, folder / name, width, height, **more)
+        images[image_id] = CocoImage(image_id, (folder or Path()) / name, width, height, **more)
     return images
 
 
@@ -250,7 +248,7 @@ def _read_sample(
     for name, segmentation in (("segmentation", mask), ("ignore_segmentation", ignore)):
         if not isinstance(segmentation, list | dict) and not (name == "ignore_segmentation" and segmentation is None):
             raise BadAnnotationsError(f"{where}: {name} must be a list of polygons or an RLE object.")
-    is_crowd = entry.get("iscrowd") not in (None, 0, "0")
+    is_crowd = entry.get("iscrowd") not in (None, 0, "0") and not isinstance(entry.get("attributes"), dict)
     return CocoSample(annotation_id, images[image_id], category_id, categories[category_id], is_crowd, mask, ignore)
 
 

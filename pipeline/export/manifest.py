@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 from fsspec import AbstractFileSystem
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.export.splits import Splits
 from pipeline.storage.files import join, open_storage, read_bytes
@@ -19,6 +20,30 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "clickloop-snapshot"
 DELTA_FORMAT = "clickloop-snapshot-delta"
 """Of a delta, which who knows snapshots only must not take for one."""
+
+
+class _ReadFile(BaseModel):
+    path: str
+    bytes: int
+    sha256: str
+
+
+class _ReadSnapshot(BaseModel):
+    id: str
+    number: int
+
+
+class _Read(BaseModel):
+    """What readers of a manifest rely on."""
+
+    model_config = ConfigDict(strict=True)
+
+    format_version: int
+    snapshot: _ReadSnapshot
+    counts: dict[str, int]
+    formats: list[str]
+    categories: list[dict[str, Any]]
+    files: list[_ReadFile]
 
 
 def manifest_facts(
@@ -99,8 +124,14 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
     if not isinstance(manifest, dict) or manifest.get("format") not in (MANIFEST_FORMAT, DELTA_FORMAT):
         raise CorruptDataError(f"The {MANIFEST} at {url!r} is not that of a snapshot.")
     written = manifest.get("format_version", 0)
-    if written > FORMAT_VERSION:
+    if isinstance(written, int) and written > FORMAT_VERSION:
         raise BadInputError(f"The snapshot has format {written}, newer than {FORMAT_VERSION} of this program.")
+    try:
+        _Read.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CorruptDataError(f"The {MANIFEST} at {url!r} is broken: {place}: {first['msg']}.") from error
     return fs, root, manifest
 
 

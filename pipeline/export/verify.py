@@ -8,7 +8,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
 from pipeline.export.manifest import DELTA_FORMAT, MANIFEST, read_manifest
@@ -18,6 +18,8 @@ from schemas.arrow import TABLES
 from schemas.errors import ClickloopError
 
 MAX_PROBLEMS = 50
+_UNDECODABLE = (OSError, UnidentifiedImageError)
+"""What Arrow and Pillow raise on damaged content, without an errno."""
 
 
 class VerifyReport(BaseModel):
@@ -60,6 +62,10 @@ def verify_snapshot(url: str) -> VerifyReport:
         check.run()
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowInvalid) as error:
         check.problem(f"malformed: {type(error).__name__}: {error}")
+    except OSError as error:
+        if type(error) not in _UNDECODABLE or error.errno is not None:  # a storage that does not answer
+            raise
+        check.problem(f"malformed: {error}")
     return VerifyReport(
         ok=not check.problems,
         url=url,
@@ -122,7 +128,7 @@ class _Check:
             return
         try:
             digest, size = sha256_stored(self.fs, join(self.root, name))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             self.problem(f"{name}: missing")
             return
         if size != file["bytes"]:

@@ -21,7 +21,7 @@ def read_coco_bytes(data: bytes) -> CocoDataset:
         local = Path(folder) / "annotations.json"
         local.write_bytes(data)
         try:
-            return read_coco(local, "", needs_masks=False)
+            return read_coco(local, None, needs_masks=False)
         except BadAnnotationsError as error:
             raise BadAnnotationsError(error.message.replace(str(local), "The file")) from error
 

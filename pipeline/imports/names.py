@@ -26,6 +26,8 @@ _HOLDERS = re.compile(
 """Folders that say what they hold, not whose it is, roots and drives: one side has them, the other has not."""
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?(\d*)", re.IGNORECASE)
 """Likewise a part of a data set, but two of them differ."""
+_UPLOADED = re.compile("[0-9a-f]{8}-(.+)")
+"""What Label Studio calls a file that was uploaded, whatever folder it came from, also in its COCO and YOLO exports."""
 
 
 class _Folders(NamedTuple):
@@ -140,7 +142,9 @@ class Names:
         for name in names:
             if name in self._sure:
                 return _Fit(self._sure[name], (True,))
-        return next((fit for name in names if (fit := self._of_path(_path(name))) is not None), None)
+        paths = [_path(name) for name in names]
+        paths += [PurePosixPath(upload[1]) for path in paths if (upload := _UPLOADED.fullmatch(path.name))]
+        return next((fit for path in paths if (fit := self._of_path(path)) is not None), None)
 
     def _of_path(self, path: PurePosixPath) -> _Fit | None:
         """The image that the path fits best, if that is one."""

@@ -19,12 +19,14 @@ from schemas.masks import Rle
 
 SOURCES = "sources.jsonl"
 """In our own exports: which image each label file, named by number, is of. Their polygons are the border's pixels."""
-_NO_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "README.txt")
+_LISTED = "classes.txt"
+_NO_LABELS = (_LISTED, "train.txt", "val.txt", "test.txt", "README.txt")
 _MAX_YAML_BYTES = 1_000_000
 
 
 def read(source: Source, names: Names) -> Items:
-    """The objects of all label files; categories are named by the folder's `data.yaml`, or "class N".
+    """The objects of all label files; categories are named by the folder's `data.yaml`, else by the lines of its
+    `classes.txt`, as Label Studio writes it, else "class N".
 
     Raises:
         BadAnnotationsError: There is no label file; `data.yaml` or `sources.jsonl` is malformed.
@@ -88,7 +90,9 @@ def _exported(source: Source) -> dict[str, tuple[str, ...]]:
 def _classes(source: Source) -> dict[int, str]:
     found = [name for name in source.files if PurePosixPath(name).name in ("data.yaml", "data.yml")]
     if not found:
-        return {}
+        listed = [name for name in source.files if PurePosixPath(name).name == _LISTED]
+        lines = source.read(listed[0]).decode("utf-8-sig", "replace").splitlines() if listed else []
+        return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     data = source.read(found[0])
     if len(data) > _MAX_YAML_BYTES:
         raise TooLargeError(f"{found[0]} has {len(data)} bytes, at most {_MAX_YAML_BYTES} are read.")

@@ -5,7 +5,8 @@ BMP, recognised by content, whatever the name says. A file is one image: several
 
 Samples of more than 8 bits: colour keeps its high byte. Grey ones are linear within a window, from black to white. A
 campaign may set it; else PNG keeps its high byte, too, and the window of a TIFF (integer or float), which has no such
-scale, is the file's own: from its least to its greatest finite sample. NaN is black.
+scale, is the file's own: from its least to its greatest finite sample, the other way round where the file says that
+white is zero. NaN is black.
 
 Memory: Pillow's samples (4 bytes a pixel, or 1 for grey) and the RGB that is returned (3); the rest goes by bands.
 Knows nothing about models.
@@ -25,6 +26,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.storage.files import is_local, open_storage, read_bytes
 from schemas.errors import BadImageError, CorruptDataError
@@ -32,7 +34,7 @@ from schemas.predictions import ImageRef, Window
 
 logger = logging.getLogger(__name__)
 
-DECODER = f"pillow-{PIL.__version__.split('.')[0]}/rgb-white-v1"
+DECODER = f"pillow-{PIL.__version__.split('.')[0]}/rgb-white-v2"
 """Decoder and version, part of the key of stored embeddings: changes whenever a file's pixels would."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 MAX_PIXELS = 120_000_000
@@ -47,6 +49,11 @@ _BAND_PIXELS = 1 << 22
 _WIDE_MODES = ("I", "F")
 """Pillow's modes, or their beginnings, of grey samples with more than 8 bits."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_SHORT = 3
+"""The type that EXIF gives an orientation."""
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
+"""Pillow's names of big-endian samples, and of the same in this machine's order."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ def decode_image(
     """
     image = _open(data, max_pixels)
     format = _format(image)
+    if isinstance(image, TiffImageFile):
+        image.tile = [part._replace(args=_unpacked_as(image, part)) for part in image.tile]
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -153,7 +162,7 @@ def browser_type(data: bytes) -> str | None:
     """
     image = _open(data, sys.maxsize)  # nothing is decoded here
     format = _format(image)
-    if format == "JPEG" and image.mode in {"L", "RGB"}:
+    if format == "JPEG" and image.mode in {"L", "RGB"} and _is_turned_by_browsers(image):
         return "image/jpeg"
     has_few_bits = format == "PNG" and data[24] <= 8  # IHDR's depth
     if has_few_bits and not any(mark in data for mark in (b"eXIf", b"Raw profile type", b"tiff:Orientation")):
@@ -221,11 +230,35 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def _is_turned_by_browsers(image: Image.Image) -> bool:
+    """Whether browsers turn a JPEG upright as we do: by its EXIF block alone, and only if its entry is as EXIF wants
+    it; Pillow also goes by XMP and by entries of other types."""
+    orientation, exif = _orientation(image), image.info.get("exif", b"")
+    entry = (_ORIENTATION_TAG, _SHORT, 1, orientation)
+    return orientation == 1 or any(struct.pack(f"{order}HHIH", *entry) in exif for order in "<>")
+
+
+def _unpacked_as(image: TiffImageFile, part: Any) -> tuple[Any, ...]:
+    """The arguments with which a part of a TIFF is to be unpacked, where Pillow gives others, and noise comes of it.
+
+    What libtiff unpacks it has put into this machine's order. Samples of 16 bits in planes have two bytes each.
+    """
+    name, *others = part.args
+    if part.codec_name == "libtiff":
+        name = _NATIVE.get(name, name)
+    elif len(name) == 1 and image.mode in {"RGB", "RGBA", "CMYK"} and 16 in image.tag_v2[_TIFF_BITS]:
+        name += ";16B" if image.tag_v2.prefix == b"MM" else ";16L"
+    return name, *others
+
+
 def _rgb(image: Image.Image, window: Window | None) -> NDArray[np.uint8]:
     """HWC RGB of a loaded image, band by band."""
     is_wide = image.mode.startswith(_WIDE_MODES)
-    if is_wide and window is None and image.format == "TIFF":
-        window = _window(image)
+    sign = 1.0
+    if is_wide and window is None and isinstance(image, TiffImageFile):
+        window = low, high = _window(image)
+        if image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:  # white is zero
+            window, sign = (-high, -low), -1.0
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top, band in _bands(image):
         rows = pixels[top : top + band.height]
@@ -234,7 +267,7 @@ def _rgb(image: Image.Image, window: Window | None) -> NDArray[np.uint8]:
         elif window is None:
             rows[:] = (np.asarray(band).astype(np.int64).clip(0, 65535) >> 8)[:, :, None]
         else:
-            rows[:] = _windowed(np.asarray(band), *window)[:, :, None]
+            rows[:] = _windowed(np.asarray(band) * sign, *window)[:, :, None]
     return pixels
 
 

@@ -41,6 +41,20 @@ def test_a_tiff_is_displayed_and_labeled(browser: Any, tmp_path: Path) -> None:
     assert (mask.width, mask.height) == SIZE
 
 
+@pytest.mark.parametrize("format_", ["PNG", "WEBP"])
+def test_what_is_transparent_is_white_as_it_is_to_the_model(browser: Any, tmp_path: Path, format_: str) -> None:
+    pixels = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
+    cv2.circle(pixels, (80, 60), 30, (10, 10, 10, 255), -1)
+    path = tmp_path / f"cut-out.{format_.lower()}"
+    Image.fromarray(pixels).save(path, format_, lossless=True)
+    with gateway_in(tmp_path, images=0) as gateway:
+        put(gateway, tmp_path, path.name, path.read_bytes())
+        with desk_at(browser, gateway) as desk:
+            desk.begin()
+            desk.wait(lambda: max(desk.pixel(INSIDE)[:3]) < 30)
+            assert desk.pixel(BESIDE) == (255, 255, 255, 255)
+
+
 def test_a_large_image_is_fetched_in_tiles_where_it_is_looked_at(browser: Any, tmp_path: Path) -> None:
     """14.5 million pixels, whose stripes in the middle are too fine for the small picture."""
     width, height = 4400, 3300

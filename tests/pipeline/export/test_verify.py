@@ -120,6 +120,51 @@ def test_another_schema_is_found(snapshot: Path) -> None:
     assert "annotations" in problems(snapshot)
 
 
+@pytest.mark.parametrize("part", ["data", "footer"])
+def test_a_damaged_table_is_found(snapshot: Path, part: str) -> None:
+    path = snapshot / "parquet" / "annotations-00000.parquet"
+    data = bytearray(path.read_bytes())
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    data[300 if part == "data" else footer] ^= 0xFF
+    path.write_bytes(data)
+    restate(snapshot, "parquet/annotations-00000.parquet")
+    assert problems(snapshot)
+
+
+def test_a_file_that_is_no_png_is_found(snapshot: Path) -> None:
+    path = next((snapshot / "masks").rglob("*.png"))
+    path.write_text("no picture")
+    restate(snapshot, str(path.relative_to(snapshot)))
+    assert "malformed" in problems(snapshot)
+
+
+def test_a_folder_in_the_place_of_a_file_is_found(snapshot: Path) -> None:
+    path = snapshot / "coco" / "instances.json"
+    path.unlink()
+    path.mkdir()
+    assert "coco/instances.json: missing" in problems(snapshot)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": None},
+        {"files": [1]},
+        {"files": [{"path": 3, "bytes": 1, "sha256": ""}]},
+        {"counts": None},
+        {"counts": {"images": "x"}},
+        {"snapshot": None},
+        {"format_version": "x"},
+        {"categories": None},
+    ],
+)
+def test_a_broken_manifest_is_said_to_be_that(snapshot: Path, change: dict[str, Any]) -> None:
+    path = snapshot / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CorruptDataError, match=next(iter(change))):
+        verify_snapshot(str(snapshot))
+
+
 def test_a_wrong_png_is_found(snapshot: Path) -> None:
     masks = sorted((snapshot / "masks").rglob("*.png"))
     shutil.copyfile(masks[1], masks[0])

@@ -127,6 +127,27 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
     }
 
 
+def test_masks_of_cvats_coco_are_objects_though_it_calls_them_crowds(tmp_path: Path) -> None:
+    """As Datumaro writes it: `iscrowd` for every mask that is no polygon, lists of runs, and `attributes`."""
+    document = coco_document()
+    for annotation in document["annotations"]:
+        annotation |= {"iscrowd": 1, "attributes": {"occluded": False}}
+    path = tmp_path / "instances_default.json"
+    path.write_text(json.dumps(document))
+    masks, dropped = found(path)
+    agree(masks, 1.0)
+    assert not dropped
+
+
+@pytest.mark.parametrize("folder", ["/home/ann/project/a/", "../label-studio/upload/../a/", "C:\\ann\\a\\"])
+def test_coco_may_name_its_images_by_any_path(tmp_path: Path, folder: str) -> None:
+    document = coco_document()
+    document["images"][0]["file_name"] = f"{folder}one.jpg"
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(document))
+    agree(found(path)[0], 1.0)
+
+
 def test_the_masks_without_a_category_of_our_own_exports_have_none_again(tmp_path: Path) -> None:
     document = coco_document()
     document["categories"][0] = {"id": 0, "name": UNLABELLED}
@@ -165,6 +186,20 @@ def test_yolo_lines_become_masks(tmp_path: Path) -> None:
         "the line is malformed",
         "the line is malformed",
     ]
+
+
+def test_label_studios_yolo_names_its_classes_in_a_list_and_uploads_by_a_prefix(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("\n".join(MASKS))
+    (tmp_path / "notes.json").write_text('{"categories": [], "info": {}}')
+    lines = [
+        " ".join([str(n), *(f"{x / WIDTH:.6f} {y / HEIGHT:.6f}" for x, y in outline(mask))])
+        for n, mask in enumerate(MASKS.values())
+    ]
+    (tmp_path / "labels" / "0a1b2c3d-one.txt").write_text("\n".join(lines))
+    masks, dropped = found(tmp_path, given="yolo-seg")
+    agree(masks, 0.85)
+    assert not dropped
 
 
 def test_label_maps_give_a_mask_per_class_or_per_instance(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from pipeline.ingest import decode
-from pipeline.ingest.decode import decode_image, read_image, read_image_bytes
+from pipeline.ingest.decode import browser_type, decode_image, read_image, read_image_bytes
 from schemas.errors import BadImageError, CorruptDataError
 from schemas.predictions import ImageRef
 from tests.peaks import at_most
@@ -42,16 +42,19 @@ def pages(format: str) -> bytes:
     return buffer.getvalue()
 
 
-def tiff(order: str, samples: NDArray[Any], per_pixel: int = 1) -> bytes:
-    """An uncompressed TIFF written by hand: "<" or ">" order, samples (height, width * per_pixel)."""
+def tiff(
+    order: str, samples: NDArray[Any], per_pixel: int = 1, *, is_deflated: bool = False, photometric: int = 1
+) -> bytes:
+    """A TIFF written by hand: "<" or ">" order, samples (height, width * per_pixel)."""
     body = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    body = zlib.compress(body) if is_deflated else body
     sort = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
     facts = [
         (256, samples.shape[1] // per_pixel),
         (257, samples.shape[0]),
         (258, samples.dtype.itemsize * 8),
-        (259, 1),
-        (262, 1),
+        (259, 8 if is_deflated else 1),
+        (262, photometric),
         (273, 8),
         (277, per_pixel),
         (278, samples.shape[0]),
@@ -224,6 +227,38 @@ def turned(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(stored)
 
 
+def exif(order: str, kind: int, orientation: int) -> bytes:
+    """An EXIF block with an orientation as SHORT (3) or LONG (4)."""
+    value = struct.pack(f"{order}HH", orientation, 0) if kind == 3 else struct.pack(f"{order}I", orientation)
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, 1)
+    return b"Exif\0\0" + start + struct.pack(f"{order}HHI", 0x0112, kind, 1) + value + bytes(4)
+
+
+TURNED_BY_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "orientation", "kind"),
+    [
+        (dict[str, bytes](), 1, "image/jpeg"),
+        ({"exif": exif("<", 3, 6)}, 6, "image/jpeg"),
+        ({"exif": exif(">", 3, 8)}, 8, "image/jpeg"),
+        ({"exif": exif("<", 3, 1), "xmp": TURNED_BY_XMP}, 1, "image/jpeg"),
+        ({"exif": exif("<", 4, 6)}, 6, None),
+        ({"exif": exif(">", 4, 6)}, 6, None),
+        ({"xmp": TURNED_BY_XMP}, 6, None),
+    ],
+)
+def test_browsers_get_a_jpeg_that_they_turn_as_we_do(facts: dict[str, Any], orientation: int, kind: Any) -> None:
+    """As Chromium does: only by EXIF, and only by a SHORT."""
+    data = encoded(scene(0), "JPEG", **facts)
+    assert decode_image(data)[1].orientation == orientation
+    assert browser_type(data) == kind
+
+
 def test_broken_exif_does_not_cost_the_picture() -> None:
     data = encoded(scene(0), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert decode_image(data)[1].orientation == 1
@@ -263,6 +298,7 @@ def test_16_bit_samples_keep_their_high_byte() -> None:
 RAMP = np.arange(60 * 80).reshape(60, 80)
 
 
+@pytest.mark.parametrize("is_deflated", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(
     "samples",
@@ -274,8 +310,10 @@ RAMP = np.arange(60 * 80).reshape(60, 80)
         (RAMP / 7e6 - 2e-4).astype(np.float32),
     ],
 )
-def test_grey_tiff_is_windowed_by_its_own_least_and_greatest_sample(order: str, samples: NDArray[Any]) -> None:
-    pixels, info = decode_image(tiff(order, samples))
+def test_grey_tiff_is_windowed_by_its_own_least_and_greatest_sample(
+    order: str, samples: NDArray[Any], is_deflated: bool
+) -> None:
+    pixels, info = decode_image(tiff(order, samples, is_deflated=is_deflated))
     low, high = float(samples.min()), float(samples.max())
     exact = (samples.astype(float) - low) / (high - low)
     assert info.format == "TIFF"
@@ -322,9 +360,29 @@ def test_tiff_modes(mode: str) -> None:
 
 def test_16_bit_colour_keeps_its_high_byte() -> None:
     samples = np.random.default_rng(0).integers(0, 65536, (6, 8 * 3)).astype(np.uint16)
-    data = tiff("<", samples, 3).replace(struct.pack("<HHII", 262, 4, 1, 1), struct.pack("<HHII", 262, 4, 1, 2))
-    pixels, _ = decode_image(data)
+    pixels, _ = decode_image(tiff("<", samples, 3, photometric=2))
     assert np.array_equal(pixels, (samples >> 8).astype(np.uint8).reshape(6, 8, 3))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_colour_in_planes_is_as_in_one_plane(order: str) -> None:
+    samples = np.random.default_rng(0).integers(0, 65536, (3, 6, 8)).astype(np.uint16)
+    body = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    after = 8 + len(body)  # three numbers each: bits, where planes begin, their lengths
+    lists = struct.pack(f"{order}9I", 16, 16, 16, 8, 8 + 96, 8 + 192, 96, 96, 96)
+    facts = [(256, 1, 8), (257, 1, 6), (258, 3, after), (259, 1, 1), (262, 1, 2), (273, 3, after + 12), (277, 1, 3)]
+    facts += [(278, 1, 6), (279, 3, after + 24), (284, 1, 2)]
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, count, value) for tag, count, value in facts)
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", after + len(lists))
+    pixels, _ = decode_image(start + body + lists + struct.pack(f"{order}H", len(facts)) + entries + bytes(4))
+    assert np.array_equal(pixels, (samples >> 8).astype(np.uint8).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("samples", [RAMP.astype(np.uint8), RAMP.astype(np.uint16), RAMP.astype(np.float32)])
+def test_white_is_zero_whatever_the_samples_are(samples: NDArray[Any]) -> None:
+    pixels, _ = decode_image(tiff("<", samples, photometric=0))
+    exact = 255 * (1 - samples.astype(float) / samples.max())
+    assert np.abs(pixels[..., 0] - exact).max() <= 0.51
 
 
 def test_webp_and_bmp() -> None:

@@ -102,6 +102,18 @@ def test_registers_reports_and_does_nothing_twice(database: Database, tmp_path: 
     assert catalogue(database, campaign) == found
 
 
+def test_any_name_is_known_again(database: Database, tmp_path: Path) -> None:
+    names = ["two\nlines.png", "two\\nlines.png", "a\\b.png", "a\\\nb.png", "tab\t%5C?#.png", "\n.png"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(encoded(scene(number)))
+    campaign = new_campaign(database)
+    assert counts(ingest(database, campaign, str(tmp_path))) == (6, 0, 0, 0)
+    assert counts(ingest(database, campaign, str(tmp_path))) == (0, 0, 0, 6)
+    (tmp_path / names[3]).unlink()
+    report = ingest(database, campaign, str(tmp_path))
+    assert (report.unchanged, report.gone_files) == (5, [str(tmp_path / names[3])])
+
+
 def test_a_repaired_file_is_read_again_and_a_new_one_added(sqlite_database: Database, tmp_path: Path) -> None:
     write_scenes(tmp_path, range(2))
     (tmp_path / "late.png").write_bytes(b"broken")

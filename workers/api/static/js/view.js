@@ -254,6 +254,9 @@ export class View {
     const zoom = this.#scale * ratio;
     context.setTransform(zoom, 0, 0, zoom, this.#left * ratio, this.#top * ratio);
     context.imageSmoothingEnabled = zoom < 2;
+    // What is transparent is white to the model. A pixel less on each side, which would shine through at the edges.
+    context.fillStyle = "#ffffff";
+    context.fillRect(1 / zoom, 1 / zoom, image.width - 2 / zoom, image.height - 2 / zoom);
     const copy = this.#copies.filter(({ width }) => width >= image.width * zoom).at(-1);
     context.drawImage(copy ?? this.#copies[0], 0, 0, image.width, image.height);
     if (!copy) this.#tiles?.draw(context, zoom, this.#seen(image));
