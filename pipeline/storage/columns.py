@@ -19,19 +19,22 @@ def read_columns(conn: Connection, query: Select[Any]) -> pa.Table:
 
     Args:
         conn: Any transaction.
-        query: Of integers, times and texts without newlines; JSON comes as the text that is stored.
+        query: Of integers, times and texts; JSON comes as the text that is stored.
 
     Returns:
         The columns under their labels as int64, timestamp (UTC) or string, in any order. Empty texts are null.
     """
     rows = query.subquery()
-    texts = [func.aggregate_strings(func.coalesce(_text(conn, column), ""), "\n") for column in rows.c]
-    found = conn.execute(select(func.count(), *texts).select_from(rows)).one()
+    texts = [func.coalesce(_text(conn, column), "") for column in rows.c]
+    joined = [func.aggregate_strings(text, "\n") for text in texts]
+    count, *found = conn.execute(select(func.count(), *joined).select_from(rows)).one()
+    columns = [_split(text) if count else pa.array([], pa.string()) for text in found]
+    if any(len(column) != count for column in columns):  # a text has a newline, as the name of a file may
+        plain = conn.execute(select(*texts).select_from(rows)).all()
+        columns = [pa.array(values, pa.string()) for values in zip(*plain, strict=True)]
     kinds = [_kind(column) for column in rows.c]
-    columns = [
-        _column(text, kind) if found[0] else pa.array([], kind) for text, kind in zip(found[1:], kinds, strict=True)
-    ]
-    return pa.table(columns, names=list(rows.c.keys()))
+    typed = [_typed(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+    return pa.table(typed, names=list(rows.c.keys()))
 
 
 def _text(conn: Connection, column: ColumnElement[Any]) -> ColumnElement[str]:
@@ -46,8 +49,11 @@ def _kind(column: ColumnElement[Any]) -> pa.DataType:
     return TIME if isinstance(column.type, UtcDateTime) else pa.string()
 
 
-def _column(text: str, kind: pa.DataType) -> pa.Array:
-    values = pc.split_pattern(pa.array([text]), "\n").flatten()
+def _split(text: str) -> pa.Array:
+    return pc.split_pattern(pa.array([text]), "\n").flatten()
+
+
+def _typed(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if pc.min(pc.binary_length(values)).as_py() == 0:
         values = pc.if_else(pc.equal(values, ""), None, values)
     return values.cast(pa.timestamp("us")).cast(kind) if kind == TIME else values.cast(kind)

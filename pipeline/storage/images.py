@@ -1,13 +1,11 @@
 """Images of a campaign, the files that they came from, and which embeddings are stored. Reads no file."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
 from sqlalchemy.orm import aliased
 
@@ -20,8 +18,6 @@ from schemas.campaigns import CampaignSettings, ImageRecord
 from schemas.columns import db_now
 from schemas.errors import NotFoundError
 from schemas.tables import Campaign, Embedding, Image, Source, Task
-
-_ESCAPED = re.compile(r"\\([\\n])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +55,13 @@ def settled_sources(conn: Connection, campaign_id: str) -> pa.Table:
     """
     bad = select(Image.id).where(Image.campaign_id == campaign_id, Image.quarantine_reason.is_not(None))
     file = Source.__table__.c
-    # The URI of a local file may hold what `read_columns` parts values by.
-    uri = func.replace(func.replace(file.uri, "\\", "\\\\"), "\n", "\\n").label("uri")
-    query = select(uri, file.version).where(
+    query = select(file.uri, file.version).where(
         file.campaign_id == campaign_id,
         file.state.in_(("registered", "duplicate")),
         file.image_id.is_not(None),
         file.image_id.not_in(bad),
     )
-    found = read_columns(conn, query)
-    if pc.any(pc.match_substring(found["uri"], "\\")).as_py():
-        uris = [_ESCAPED.sub(lambda escaped: escaped[1].replace("n", "\n"), uri) for uri in found["uri"].to_pylist()]
-        found = found.set_column(0, "uri", pa.array(uris))
-    return found
+    return read_columns(conn, query)
 
 
 def purged_sources(conn: Connection, campaign_id: str) -> dict[str, str]:
