@@ -347,7 +347,8 @@ def test_a_pinch_on_a_trackpad_zooms_as_far_as_the_fingers(desk: Desk) -> None:
     desk.begin()
     scale = "async () => (await import('./js/view.js')).view.scale"
     before = desk.page.evaluate(scale)
-    turn = """deltaY => document.querySelector("#canvas").dispatchEvent(new WheelEvent("wheel", { deltaY, ctrlKey: true, cancelable: true }))"""
+    turn = """deltaY => document.querySelector("#canvas").dispatchEvent(
+      new WheelEvent("wheel", { deltaY, ctrlKey: true, cancelable: true }))"""
     for _ in range(10):
         desk.page.evaluate(turn, -10 * math.log(2))
     assert desk.page.evaluate(scale) == pytest.approx(2 * before)
