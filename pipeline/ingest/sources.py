@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from fsspec import AbstractFileSystem
+from fsspec import AbstractFileSystem, get_filesystem_class
+from fsspec.core import split_protocol
 from fsspec.utils import glob_translate
 
 from pipeline.storage.files import is_local, kind, open_storage, storage_error, url_of, with_retry
@@ -71,6 +72,9 @@ def require_allowed(url: str, roots: Sequence[str]) -> None:
         BadInputError: It is no usable URL.
         ForbiddenError: It lies elsewhere.
     """
+    client = _client(url)  # some connect as soon as they are made: only to where a root is of their kind
+    if client is not None and client not in map(_client, roots):
+        raise ForbiddenError(f"{url!r} is not below a configured root (CLICKLOOP_SOURCE_ROOTS).")
     place = _place(url)
     if not any(_is_below(place, _place(root)) for root in roots):
         raise ForbiddenError(f"{url!r} is not below a configured root (CLICKLOOP_SOURCE_ROOTS).")
@@ -180,6 +184,15 @@ def _source_file(
 def printable(text: str) -> str:
     """The text with what is not valid UTF-8, and NUL, written out: a database can store it."""
     return text if text.isprintable() else text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _client(url: str) -> type[AbstractFileSystem] | None:
+    """The kind of file system of a URL; None: it is not known, or its package is missing, as `open_storage` says."""
+    try:
+        found: type[AbstractFileSystem] = get_filesystem_class(split_protocol(url)[0] or "file")
+    except (ImportError, ValueError):
+        return None
+    return found
 
 
 def _place(url: str) -> tuple[str, str]:

@@ -75,6 +75,7 @@ def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
 
     Raises:
         BadInputError: The URL is empty, chained ("::"), or of an unknown protocol or one whose package is missing.
+        BusyError: Its server cannot be reached.
     """
     if not url or "::" in url or "\0" in url:
         raise BadInputError(f"{url!r} is not a usable storage URL. Give a folder or a URL such as s3://bucket/prefix.")
@@ -84,6 +85,8 @@ def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
         raise BadInputError(f"Storage URL {url!r}: {error} ({error.__cause__ or 'import failed'}).") from error
     except ValueError as error:
         raise BadInputError(f"Storage URL {url!r}: {error}.") from error
+    except OSError as error:  # some clients connect at once
+        raise storage_error(error, f"Opening {url!r}") from error
     limit_retries(fs)
     return fs, root.rstrip("/") or root
 

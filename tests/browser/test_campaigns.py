@@ -272,6 +272,25 @@ def test_other_jobs_are_asked_for(
         http.post(f"/api/requests/{request.id}/cancel")
 
 
+def test_an_answer_that_comes_after_cancel_leaves_the_next_dialog_open_and_is_told(desk: Desk) -> None:
+    desk.open()
+    held: list[Any] = []
+    desk.page.route("**/requests", lambda route: held.append(route))
+    ask = desk.page.get_by_role("dialog")
+    desk.page.get_by_role("button", name="Precompute…").click()
+    ask.get_by_role("button", name="Precompute").click()
+    desk.wait(lambda: held)
+    ask.get_by_role("button", name="Cancel").click()
+    desk.page.get_by_role("button", name="Export…").click()
+    held[0].continue_()
+    desk.page.locator("#said", has_text="Precompute was asked for").wait_for()
+    assert ask.get_by_role("button", name="Export").is_visible()
+    ask.get_by_role("button", name="Cancel").click()
+    (job,) = [one for one in requests_of(desk.gateway, "precompute") if one.state == "queued"]
+    with desk.gateway.http() as http:
+        http.post(f"/api/requests/{job.id}/cancel")
+
+
 def test_more_stays_open_when_the_page_is_drawn_anew(desk: Desk) -> None:
     desk.open()
     # Its toggle event comes some time after the click, maybe after the next drawing: nothing may hang on it.

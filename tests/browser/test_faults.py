@@ -171,6 +171,26 @@ def test_work_on_an_image_that_was_lost_while_the_page_was_closed_can_be_put_bac
         assert desk.page.url != address and desk.kinds() == ["open", "click"]
 
 
+def test_leaving_an_image_with_objects_is_asked_twice_and_they_can_be_put_back(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    leave = desk.page.get_by_role("button", name="Leave")
+    leave.click()
+    desk.page.locator("#note", has_text="Your object is not submitted").wait_for()
+    desk.wait_saved()
+    assert "release" not in desk.kinds()
+    left = desk.session_id
+    leave.click()
+    desk.page.get_by_role("button", name="discs").click()
+    desk.page.get_by_text("1 object is kept").wait_for()
+    desk.page.get_by_role("button", name="Put it back").click()
+    desk.page.locator("#objects li").wait_for()
+    desk.wait_saved()
+    assert desk.session_id != left and desk.kinds() == ["open", "click", "category"]
+
+
 def test_a_claimed_image_is_loaded_when_the_server_was_busy(desk: Desk) -> None:
     refused: list[str] = []
 
@@ -221,7 +241,10 @@ def test_clicks_show_at_once_while_the_server_is_slow(desk: Desk) -> None:
     dots = [desk.settled(point, without_mask=True) for point in points]
     assert len(set(dots)) == 1 and dots[0] != bare  # drawn without a mask
     desk.page.keyboard.press("Enter")
-    desk.page.locator("#note", has_text="not here yet").wait_for()
+    desk.page.locator("#note", has_text="not here yet. Accept it").wait_for()
+    desk.page.keyboard.press("p")
+    desk.page.locator("#note", has_text="not here yet. Take its outline").wait_for()
+    assert desk.page.locator("#outline").is_hidden()
     desk.wait_saved()
     assert desk.kinds() == ["open", "click", "click", "click"]
     desk.wait(lambda: any('"seq":4' in message for _, message in held))

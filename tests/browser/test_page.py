@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 from scipy.ndimage import binary_fill_holes, label
 
@@ -14,7 +15,7 @@ from pipeline.storage.campaigns import add_categories
 from pipeline.storage.masks import current_masks
 from pipeline.storage.sessions import session_events
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, SIZE, Desk, desk_at
-from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Work, gateway_in
+from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Work, gateway_in, put
 
 pytestmark = pytest.mark.browser
 
@@ -339,6 +340,49 @@ def test_zoom_keeps_the_point_under_the_pointer_and_clicks_stay_in_image_pixels(
     assert (fixed["x"], fixed["y"]) == pytest.approx(CENTRE, abs=0.5)
     assert nearer["y"] == pytest.approx(60 - 15 / math.exp(400 / 500), abs=0.5)
     assert (fitted["x"], fitted["y"]) == pytest.approx(INSIDE, abs=0.5)
+
+
+def test_a_pinch_on_a_trackpad_zooms_as_far_as_the_fingers(desk: Desk) -> None:
+    """Browsers tell it as small turns of the wheel with Ctrl: 100 times the logarithm of the zoom."""
+    desk.begin()
+    scale = "async () => (await import('./js/view.js')).view.scale"
+    before = desk.page.evaluate(scale)
+    turn = """deltaY => document.querySelector("#canvas").dispatchEvent(
+      new WheelEvent("wheel", { deltaY, ctrlKey: true, cancelable: true }))"""
+    for _ in range(10):
+        desk.page.evaluate(turn, -10 * math.log(2))
+    assert desk.page.evaluate(scale) == pytest.approx(2 * before)
+
+
+def test_zooming_into_an_image_of_few_pixels_does_not_shrink_it(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=0) as gateway:
+        path = tmp_path / "eight.png"
+        Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(path)
+        put(gateway, tmp_path, path.name, path.read_bytes())
+        with desk_at(browser, gateway) as desk:
+            desk.page.goto(gateway.url)
+            desk.identify()
+            desk.page.get_by_role("button", name="discs").click()
+            scale = "async () => (await import('./js/view.js')).view.scale"
+            desk.wait(lambda: desk.page.evaluate(scale) != 1)
+            whole = desk.page.evaluate(scale)
+            assert whole > 64
+            desk.page.locator("#canvas").hover()
+            desk.page.keyboard.press("+")
+            assert desk.page.evaluate(scale) >= whole
+            desk.page.keyboard.press("-")
+            assert 0.7 * whole < desk.page.evaluate(scale) < whole
+
+
+def test_an_address_that_is_changed_by_hand_is_followed(desk: Desk) -> None:
+    with desk.gateway.http("eve") as http:
+        one, other = Work(http), Work(http)
+    desk.open(one.session_id)
+    desk.wait_image(1)
+    desk.page.evaluate("id => { location.hash = `#session=${id}`; }", other.session_id)
+    desk.wait_image(2)
+    desk.page.evaluate("location.hash = ''")
+    desk.page.get_by_role("button", name="discs").wait_for()
 
 
 def test_clicks_stay_where_the_image_is_drawn_on_a_screen_with_other_pixels(desk: Desk) -> None:

@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.storage.campaigns import add_categories
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import count_proposals, current_masks, import_mask
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
@@ -309,6 +310,57 @@ def test_proposals_that_were_taken_back_are_still_to_be_decided_on(desk: Desk) -
     assert {(mask.mask_sha256, mask.category_number) for mask in masks} == wanted
 
 
+def test_undo_goes_back_over_objects_and_redo_forward(desk: Desk) -> None:
+    """What was done last is undone first, whichever object it was done to: two deleted ones come back."""
+    propose(desk, square(0, 0), square(3, 4))
+    desk.begin()
+    objects, states, page = desk.page.locator("#objects li"), desk.page.locator("#objects small"), desk.page
+    objects.nth(1).wait_for()
+    for _ in range(2):
+        objects.first.get_by_role("button", name="Delete").click()
+    page.keyboard.press("b")
+    desk.drag((80, 60), (90, 60))
+    desk.wait_mask()
+    page.keyboard.press("Enter")
+    desk.wait(lambda: states.all_inner_texts() == ["accepted"])
+    page.keyboard.press("Control+z")
+    desk.wait(lambda: states.all_inner_texts() == ["1 stroke"])
+    page.keyboard.press("Control+z")
+    objects.first.wait_for(state="detached")
+    for count in (1, 2):
+        page.keyboard.press("Control+z")
+        desk.wait(lambda count=count: objects.count() == count)
+    assert page.locator("#objects li", has_text="proposal").count() == 2
+    assert page.get_by_role("button", name="Undo").is_disabled()
+    desk.wait_saved()
+    page.reload()  # the order outlives it
+    objects.nth(1).wait_for()
+    page.locator("#canvas").focus()
+    for _ in range(4):
+        page.keyboard.press("Control+y")
+    desk.wait(lambda: states.all_inner_texts() == ["accepted"])
+    desk.drag((20, 20), (30, 20))
+    desk.wait_saved()
+    assert page.get_by_role("button", name="Redo").is_disabled()
+
+
+def test_keys_of_another_script_are_those_of_their_place(desk: Desk) -> None:
+    desk.begin()
+    press = """([key, code, ctrlKey]) => document.querySelector("#canvas").dispatchEvent(
+      new KeyboardEvent("keydown", { key, code, ctrlKey, bubbles: true, cancelable: true }))"""
+    desk.page.evaluate(press, ["и", "KeyB", False])  # B on a Cyrillic keyboard
+    assert desk.page.locator("#brush").get_attribute("aria-pressed") == "true"
+    desk.drag((80, 60), (90, 60))
+    desk.page.locator("#objects").get_by_text("1 stroke").wait_for()
+    desk.page.evaluate(press, ["я", "KeyZ", True])
+    desk.page.locator("#objects li").wait_for(state="detached")
+    desk.page.evaluate(press, ["ü", "BracketLeft", False])  # no sign of ours on a German one
+    radius = "async () => (await import('./js/desk.js')).desk.radius"
+    assert desk.page.evaluate(radius) == 8
+    desk.page.evaluate(press, ["х", "BracketLeft", False])
+    assert desk.page.evaluate(radius) < 8
+
+
 def test_unsure_is_flagged_and_taken_back(desk: Desk) -> None:
     desk.begin()
     desk.click(CENTRE)
@@ -436,6 +488,30 @@ def test_categories_are_found_among_hundreds_and_their_markup_is_text(browser: A
     with_categories(browser, gateway, names, run)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1024, 600), (683, 400), (390, 844)])
+def test_the_image_can_be_finished_without_scrolling_on_small_screens(
+    browser: Any, gateway: Gateway, width: int, height: int
+) -> None:
+    """A small laptop, a browser zoomed in, a phone: with many categories and all that the panel may hold."""
+    with gateway.services.database.begin() as conn:
+        add_categories(conn, CAMPAIGN, [f"category {number}" for number in range(30)])
+    screen = {"viewport": {"width": width, "height": height}, "forced_colors": "active"}
+    with desk_at(browser, gateway, **screen) as desk:
+        desk.begin()
+        desk.click(CENTRE)
+        desk.page.locator("#candidates button").nth(1).wait_for()
+        for name in ("Accept object", "Submit image"):
+            box = desk.page.get_by_role("button", name=name).bounding_box()
+            assert box["y"] > 0 and box["y"] + box["height"] <= height
+        assert desk.page.evaluate("document.documentElement.scrollWidth") == width
+        assert desk.page.locator("#where").bounding_box()["width"] > 100
+        colours = "one => [getComputedStyle(one).backgroundColor, getComputedStyle(one).borderColor]"
+        chosen, other = (desk.page.locator("#categories button").nth(place).evaluate(colours) for place in (0, 1))
+        assert chosen != other  # in the system's own colours, too
+        swatches = desk.page.locator("#categories .swatch")
+        assert swatches.nth(0).evaluate(colours)[0] != swatches.nth(1).evaluate(colours)[0]
+
+
 def test_looks_are_kept(desk: Desk) -> None:
     desk.begin()
     desk.click(CENTRE)
@@ -492,3 +568,30 @@ def test_fingers_click_and_pinch(browser: Any, gateway: Gateway) -> None:
         assert [event.payload["is_positive"] for event in desk.events()[1:]] == [True, False]
         first = desk.events()[1].payload
         assert (first["x"], first["y"]) == pytest.approx(CENTRE, abs=0.7)
+
+
+def test_a_hand_beside_the_pen_paints_nothing(browser: Any, gateway: Gateway) -> None:
+    with desk_at(browser, gateway, has_touch=True) as desk:
+        desk.begin()
+        desk.page.keyboard.press("b")
+        client = desk.page.context.new_cdp_session(desk.page)
+        box = desk.page.locator("#canvas").bounding_box()
+
+        def place(point: tuple[float, float]) -> dict[str, float]:
+            x, y = desk.at(point)
+            return {"x": box["x"] + x, "y": box["y"] + y}
+
+        def pen(kind: str, point: tuple[float, float]) -> None:
+            held = {"button": "left", "buttons": 1, "pointerType": "pen", "clickCount": 1}
+            client.send("Input.dispatchMouseEvent", {"type": kind, **place(point), **held})
+
+        pen("mousePressed", (60, 40))
+        pen("mouseMoved", (64, 40))
+        for x in (130, 140):
+            kind = "touchStart" if x == 130 else "touchMove"
+            client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{**place((x, 100)), "id": 1}]})
+        pen("mouseMoved", (70, 40))
+        client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        pen("mouseReleased", (70, 40))
+        desk.wait(lambda: len(desk.events()) == 2)
+        assert all(y == pytest.approx(40, abs=1) for _, y in desk.events()[1].payload["polyline"])

@@ -1,13 +1,14 @@
 """Listing sources."""
 
 import os
+import socket
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from pipeline.ingest.sources import list_files, require_allowed
-from schemas.errors import BadInputError, ForbiddenError
+from schemas.errors import BadInputError, BusyError, ForbiddenError
 from tests.pipeline.ingest.pictures import encoded, scene, write_scenes
 
 
@@ -120,3 +121,16 @@ def test_a_bucket(s3_bucket: str) -> None:
     assert list_files(f"{s3_bucket}/data").files[0].version != before
     with pytest.raises(BadInputError, match="nothing at"):
         list_files(f"{s3_bucket}/other")
+
+
+def test_a_server_of_another_kind_than_the_roots_is_not_asked(tmp_path: Path) -> None:
+    """Some clients connect as soon as they are made: nobody may send the server to a host that no root names."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        url = f"ftp://127.0.0.1:{server.getsockname()[1]}/photos"
+        with pytest.raises(ForbiddenError, match="configured root"):
+            require_allowed(url, [str(tmp_path)])
+        with pytest.raises(TimeoutError):
+            server.accept()
+    with pytest.raises(BusyError, match="does not answer"):
+        list_files(url)

@@ -1,9 +1,10 @@
 /** What people do with an image, whether by key, button or pointer: it becomes events of the session. */
 
 import { uuid4 } from "./bytes.js";
-import { candidates, chosen, chosenEarlier, desk, isLive, isWaiting, objectAt, shownMask } from "./desk.js";
+import { candidates, chosen, chosenEarlier, desk, isLive, isWaiting, objectAt, shownMask, stepping } from "./desk.js";
 import { askSkip, showKeys } from "./dialogs.js";
 import { $ } from "./dom.js";
+import { rememberDraft } from "./draft.js";
 import { TOO_LARGE, isTooLarge } from "./limits.js";
 import { showNote } from "./panel.js";
 import { Polygon } from "./polygon.js";
@@ -39,8 +40,10 @@ export function click({ x, y, is_positive }, isNew) {
     select(hit);
     showNote("info", "This object is chosen: click to correct it. Esc leaves it as it is.");
     desk.changed();
-  } else if (desk.current === null && !sign) showNote("info", "Begin an object with a left click on it.");
-  else prompt("click", { x, y, is_positive: sign });
+  } else if (desk.current === null && !sign) {
+    showNote("info", desk.isNegative ? "The left button now says what does not belong to an object (X, Negative): begin one with the right button."
+      : "Begin an object with a left click on it.");
+  } else prompt("click", { x, y, is_positive: sign });
 }
 
 /** @param {import("./view.js").Stroke} stroke */
@@ -102,6 +105,7 @@ export function chooseCategory(number) {
 /** @param {string} id Of an object. */
 export function remove(id) {
   if (!desk.session || !mayWrite()) return;
+  desk.confirming = "";
   desk.session.add("delete", begin(desk.session, id));
   if (desk.current === id) select(null);
   desk.changed();
@@ -151,12 +155,10 @@ function step(kind) {
     return;
   }
   const { session } = desk;
-  const top = kind === "undo" ? "top" : "redoTop";
-  const recent = session?.fold.instances.get(session.fold.recent ?? "");
-  const target = [chosen(), recent].find((instance) => instance?.[top]);
+  const target = stepping(kind);
   if (!session || !target || !mayWrite()) return;
   desk.confirming = "";
-  session.add(kind, target.id, { event_id: target[top] });
+  session.add(kind, target.id, { event_id: kind === "undo" ? target.top : target.redoTop });
   select(!target.deleted && target.dirty ? target.id : null);
   desk.changed();
 }
@@ -166,10 +168,14 @@ function step(kind) {
  * @param {"click" | "box" | "brush" | "eraser" | "polygon"} tool
  */
 function take(tool) {
+  if (tool === "polygon" && view.tool !== tool && isWaiting()) {
+    showNote("info", `${NOT_HERE} Take its outline when you see it.`);
+    return;
+  }
   view.take(view.tool === tool ? "click" : tool, desk.radius);
   showNote("info", "");
   if (view.tool === "polygon") {
-    const shown = isWaiting() ? undefined : shownMask();
+    const shown = shownMask();
     view.polygon = new Polygon(shown ?? null, desk.tolerance);
     showNote("info", shown ? "Drag the corners; Alt+click takes one out; Enter makes it the mask."
       : "Set corners with clicks; Enter or a click on the first one closes the outline.");
@@ -212,6 +218,7 @@ export const actions = {
     const { session } = desk;
     const earlier = chosenEarlier();
     if (!session || !mayWrite()) return;
+    desk.confirming = "";
     if (earlier) {
       if (earlier.isProposal) acceptAsItIs(session, { id: earlier.id, mask: earlier });  // another one stands as it is
       select(null);
@@ -234,6 +241,7 @@ export const actions = {
   all() {
     const { session } = desk;
     if (!session || !mayWrite()) return;
+    desk.confirming = "";
     for (const proposal of session.proposals) acceptAsItIs(session, proposal);
     select(null);
     desk.changed();
@@ -258,8 +266,15 @@ export const actions = {
     const reason = await askSkip(desk.session?.fold.shown.length ?? 0);
     if (reason !== null && mayWrite()) desk.session?.add("skip", null, { reason });
   },
+  /** Give the image back; what was done on it waits as a draft. */
   release() {
-    if (mayWrite()) desk.session?.add("release", null);
+    const { session } = desk;
+    if (!session || !mayWrite()) return;
+    const made = session.fold.shown.filter(({ untouched }) => !untouched).length;
+    if (made > 0 && !confirmed("release", `${made === 1 ? "Your object is" : `Your ${made} objects are`} not submitted and will not count. ` +
+      "Leave again if that is right: you can put them back if you get the image again.")) return;
+    if (made > 0) rememberDraft(session);
+    session.add("release", null);
   },
   undo: () => step("undo"),
   redo: () => step("redo"),

@@ -24,6 +24,16 @@ export const desk = {
 /** The object that edits go to. */
 export const chosen = () => (desk.current === null ? undefined : desk.session?.fold.instances.get(desk.current));
 
+/**
+ * The object that the next undo or redo changes: the chosen one where it has a step to take, else the one worked on last.
+ * @param {"undo" | "redo"} kind
+ */
+export function stepping(kind) {
+  const instance = chosen();
+  if (kind === "redo") return instance?.redoTop ? instance : desk.session?.fold.redoable;
+  return instance?.hasStep ? instance : desk.session?.fold.undoable;
+}
+
 /** The mask from before this session that is chosen: the next edit opens an object from it. */
 export const chosenEarlier = () => (desk.current === null ? undefined : desk.session?.earlier.get(desk.current));
 

@@ -1,4 +1,4 @@
-/** What somebody did on an image that they then lost: it can be put back when they get the image again. */
+/** What somebody did on an image that they then lost or left: it can be put back when they get the image again. */
 
 import { getAll } from "./api.js";
 import { uuid4 } from "./bytes.js";
@@ -9,10 +9,10 @@ import { showDraft } from "./panel.js";
 
 const KEY = "clickloop.drafts";
 
-/** @returns {Record<string, string>} Id of the lost session by image. */
+/** @returns {Record<string, string>} Id of that session by image. */
 const known = () => JSON.parse(localStorage.getItem(KEY) ?? "{}");
 
-/** @param {import("./session.js").Session} session That was lost. */
+/** @param {import("./session.js").Session} session That was lost, or is left. */
 export function rememberDraft(session) {
   localStorage.setItem(KEY, JSON.stringify({ ...known(), [session.record.image.id]: session.id }));
 }
@@ -24,7 +24,7 @@ function forgetDraft(imageId) {
 }
 
 /**
- * Offer what a lost session on the same image held, if there was one.
+ * Offer what such a session on the same image held, if there was one.
  * @param {import("./session.js").Session} session The one that has the image now.
  */
 export async function offerDraft(session) {

@@ -7,7 +7,7 @@
  * @typedef {{event_id: string, seq: number, lease_no: number, instance_id: string | null, kind: string,
  *   payload: Record<string, any>}} LogEvent
  * @typedef {{kind: string, payload: Record<string, any>}} Edit
- * @typedef {{eventId: string, kind: string, before: Node | null, edits: readonly Edit[], category: number | null,
+ * @typedef {{eventId: string, seq: number, kind: string, before: Node | null, edits: readonly Edit[], category: number | null,
  *   unsure: boolean, accepted: {seq: number, edits: readonly Edit[]} | null, deleted: boolean}} Node
  */
 
@@ -23,10 +23,10 @@ export class Instance {
     this.id = /** @type {string} */ (event.instance_id);
     /** @type {Node} */
     this.node = {
-      eventId: event.event_id, kind: "open", before: null, edits: [event], category: null, unsure: false,
+      eventId: event.event_id, seq: event.seq, kind: "open", before: null, edits: [event], category: null, unsure: false,
       accepted: null, deleted: false,
     };
-    /** @type {{undoId: string, node: Node}[]} */
+    /** @type {{undoId: string, seq: number, node: Node}[]} Seq of the undo. */
     this.undone = [];
     this.history = new Map([[event.seq, this.node.edits]]);
     /** Category of the stored mask that it was opened from: the first event repeats it. */
@@ -52,6 +52,8 @@ export class Instance {
   get empty() { return this.node.edits.length === 1 && this.from === null; }
   /** Id of the event that an undo must name. */
   get top() { return this.node.before ? this.node.eventId : null; }
+  /** Whether there is something to undo that would be seen: a stored mask that was only opened stands as it was. */
+  get hasStep() { return this.top !== null && (this.deleted || !this.untouched); }
   /** Id of the undo that a redo must name. */
   get redoTop() { return this.undone.at(-1)?.undoId ?? null; }
   get clicks() { return this.#payloads("click"); }
@@ -72,7 +74,7 @@ export class Instance {
     const before = this.node;
     if (event.kind === "category" && this.history.size === 1) this.fromCategory = event.payload.category;
     if (event.kind === "undo" && before.before) {
-      this.undone.push({ undoId: event.event_id, node: before });
+      this.undone.push({ undoId: event.event_id, seq: event.seq, node: before });
       this.node = before.before;
     } else if (event.kind === "redo" && this.undone.length > 0) {
       this.node = /** @type {{node: Node}} */ (this.undone.pop()).node;
@@ -87,7 +89,7 @@ export class Instance {
   /** @param {Node} before @param {LogEvent} event @returns {Node} */
   #step(before, event) {
     const { kind, payload } = event;
-    const node = { ...before, before, eventId: event.event_id, kind };
+    const node = { ...before, before, eventId: event.event_id, seq: event.seq, kind };
     if (EDITS.has(kind)) node.edits = [...before.edits, event];
     if (kind === "category") node.category = payload.category;
     if (kind === "flag") node.unsure = payload.unsure;
@@ -108,6 +110,8 @@ export class Fold {
     this.instances = new Map();
     /** @type {string | null} Whose event was the newest. */
     this.recent = null;
+    /** Seq of the newest event that is no undo and no redo. */
+    this.doneSeq = 0;
     for (const event of events) this.apply(event);
   }
 
@@ -115,10 +119,28 @@ export class Fold {
   apply(event) {
     if (event.instance_id === null) return;
     this.recent = event.instance_id;
+    if (event.kind !== "undo" && event.kind !== "redo") this.doneSeq = event.seq;
     if (event.kind === "open") this.instances.set(event.instance_id, new Instance(event, this.instances.size));
     else this.instances.get(event.instance_id)?.apply(event);
   }
 
+  /** The object whose step was the last of those that stand. */
+  get undoable() { return newest(this.instances, (instance) => (instance.hasStep ? instance.node.seq : 0)); }
+
+  /** The object whose step was undone last; none once something was done after that. */
+  get redoable() { return newest(this.instances, ({ undone }) => Math.max((undone.at(-1)?.seq ?? 0) - this.doneSeq, 0)); }
+
   /** Objects that are there to be seen. */
   get shown() { return [...this.instances.values()].filter((instance) => !instance.deleted && !instance.empty); }
+}
+
+/**
+ * @param {Map<string, Instance>} instances
+ * @param {(instance: Instance) => number} rank 0: not this one.
+ * @returns {Instance | undefined} The one with the highest rank.
+ */
+function newest(instances, rank) {
+  let [found, highest] = [/** @type {Instance | undefined} */ (undefined), 0];
+  for (const instance of instances.values()) if (rank(instance) > highest) [found, highest] = [instance, rank(instance)];
+  return found;
 }

@@ -16,8 +16,19 @@ const ARROWS = /** @type {Record<string, [number, number]>} */ ({
 /** What a held key repeats. */
 const REPEATING = new Set(["smaller", "larger", "nearer", "farther", "undo", "redo"]);
 
+/** Signs that a Latin keyboard has where others have letters. */
+const SIGNS = /** @type {Record<string, string>} */ ({ BracketLeft: "[", BracketRight: "]", Comma: ",", Period: "." });
+
+/** @param {KeyboardEvent} event @returns {string} The key as a Latin keyboard has it, where this one is of another script. */
+function latin({ key, code }) {
+  if (!/^\p{L}$/u.test(key) || /\p{Script=Latin}/u.test(key)) return key;
+  return /^Key([A-Z])$/.exec(code)?.[1] ?? SIGNS[code] ?? key;
+}
+
 /** @param {KeyboardEvent} event @returns {string} For instance "Ctrl+Shift+Z"; a sign stands for itself, however it is typed. */
-function chord({ key, ctrlKey, metaKey, altKey, shiftKey }) {
+function chord(event) {
+  const { ctrlKey, metaKey, altKey, shiftKey } = event;
+  const key = latin(event);
   const name = key === " " ? "Space" : key.length === 1 ? key.toUpperCase() : key;
   const isLetter = /^[A-Z]$/.test(name) || name.length > 1;
   return `${ctrlKey || metaKey ? "Ctrl+" : ""}${altKey ? "Alt+" : ""}${shiftKey && isLetter ? "Shift+" : ""}${name}`;
@@ -39,7 +50,7 @@ export function installKeys(isActive) {
   });
   addEventListener("keyup", (event) => {
     if (event.key === " ") view.hold(false);
-    if (hiddenAt && event.key.toUpperCase() === "H") {
+    if (hiddenAt && latin(event).toUpperCase() === "H") {
       if (performance.now() - hiddenAt > HOLD_MS) actions.hide();
       hiddenAt = 0;
     }

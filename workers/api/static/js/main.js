@@ -229,6 +229,10 @@ for (const dialog of document.querySelectorAll("dialog")) {
     if (!dialog.open && desk.session) $("canvas").focus();
   });
 }
+addEventListener("hashchange", () => {
+  const id = linked();
+  if (id !== desk.session?.id) attempt(() => (id ? open(id, true) : toStart()));
+});
 addEventListener("online", () => desk.session?.hurry());
 addEventListener("beforeunload", (event) => {
   if (desk.session && desk.session.pending.length > 0) event.preventDefault();

@@ -154,7 +154,7 @@ export function showOutline(corners, tolerance) {
 export function showDraft(count, onPutBack, onDrop) {
   $("draft").hidden = count === 0;
   const [text, putBack, drop] = $("draft").children;
-  text.textContent = `You worked on this image before and lost it: ${count} ${count === 1 ? "object is" : "objects are"} kept.`;
+  text.textContent = `You worked on this image before and did not submit it: ${count} ${count === 1 ? "object is" : "objects are"} kept.`;
   putBack.onclick = () => {
     $("draft").hidden = true;
     onPutBack();

@@ -1,7 +1,7 @@
 /** Draws the desk as it stands: layers on the canvas, lists and buttons beside it. */
 
 import { choose, chooseCandidate, chooseCategory, remove } from "./actions.js";
-import { candidates, chosen, chosenEarlier, colourIndex, desk, isLive, isWaiting, placeOf, placeOfInstance } from "./desk.js";
+import { candidates, chosen, chosenEarlier, colourIndex, desk, isLive, isWaiting, placeOf, placeOfInstance, stepping } from "./desk.js";
 import { colourOf, tint } from "./overlay.js";
 import { $ } from "./dom.js";
 import { showBadge, showCandidates, showCategories, showObjects, showOutline } from "./panel.js";
@@ -116,9 +116,8 @@ export function render() {
 function buttons() {
   const instance = chosen();
   const live = isLive();
-  const recent = desk.session?.fold.instances.get(desk.session.fold.recent ?? "");
-  $("undo").disabled = !live || !(instance?.top ?? recent?.top ?? view.polygon);
-  $("redo").disabled = !live || !(instance?.redoTop ?? recent?.redoTop);
+  $("undo").disabled = !live || !(stepping("undo") ?? view.polygon);
+  $("redo").disabled = !live || !stepping("redo");
   $("accept").disabled = !live || !(chosenEarlier() ?? (instance && !instance.empty));
   for (const id of ["fill", "largest", "unsure"]) $(id).disabled = !live || !(chosenEarlier() ?? (instance && !instance.empty));
   if (view.polygon) $("accept").disabled = !live;

@@ -28,7 +28,12 @@ const MOST_POINTS = 4000;
 const [LEFT, MIDDLE, RIGHT] = [0, 1, 2];
 /** Of a button in the set of those that are down. */
 const BITS = [1, 4, 2];
+/** Limits of the zoom; the whole image is always within them. */
 const [FARTHEST, NEAREST] = [0.02, 64];
+/** Pixels of the wheel after which the image is e times as large, and those of a trackpad's pinch, which come with Ctrl. */
+const [WHEEL_PX, PINCH_PX] = [500, 100];
+/** Steps of a wheel are larger. */
+const MOST_PINCH_PX = 50;
 /** Zoom from which the pixels' borders are drawn. */
 const GRID_ZOOM = 14;
 /** Longest side of what layers are gathered on while the image is shown smaller than that. */
@@ -154,16 +159,20 @@ export class View {
     this.#fitted = true;
     if (this.#image) {
       const { clientWidth, clientHeight } = this.canvas;
-      this.#scale = Math.min(clientWidth / this.#image.width, clientHeight / this.#image.height) || 1;
+      this.#scale = this.#whole(this.#image);
       this.#left = (clientWidth - this.#image.width * this.#scale) / 2;
       this.#top = (clientHeight - this.#image.height * this.#scale) / 2;
     }
     this.draw();
   }
 
+  /** @param {Size} image @returns {number} The scale at which the canvas just holds it. */
+  #whole({ width, height }) { return Math.min(this.canvas.clientWidth / width, this.canvas.clientHeight / height) || 1; }
+
   /** @param {number} factor @param {number} [x] Of the point that stays, in the canvas; its centre. @param {number} [y] */
   zoom(factor, x = this.canvas.clientWidth / 2, y = this.canvas.clientHeight / 2) {
-    const scale = Math.min(Math.max(this.#scale * factor, FARTHEST), NEAREST);
+    const whole = this.#image ? this.#whole(this.#image) : 1;
+    const scale = Math.min(Math.max(this.#scale * factor, Math.min(FARTHEST, whole)), Math.max(NEAREST, whole));
     this.#left = x - ((x - this.#left) * scale) / this.#scale;
     this.#top = y - ((y - this.#top) * scale) / this.#scale;
     this.#scale = scale;
@@ -337,7 +346,8 @@ export class View {
   #wheel(event) {
     event.preventDefault();
     const pixels = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? event.deltaY * 33 : event.deltaY;
-    this.zoom(Math.exp(-pixels / 500), event.offsetX, event.offsetY);
+    const isPinch = event.ctrlKey && Math.abs(pixels) < MOST_PINCH_PX;
+    this.zoom(Math.exp(-pixels / (isPinch ? PINCH_PX : WHEEL_PX)), event.offsetX, event.offsetY);
   }
 
   /** @param {PointerEvent} event */
@@ -378,6 +388,7 @@ export class View {
   /** @param {PointerEvent} event */
   #move(event) {
     if (this.#touches.has(event.pointerId) && this.#pinch(event)) return;
+    if (this.#press && event.pointerId !== this.#press.pointer) return;  // a hand that rests beside the pen
     this.#pointer = { x: event.offsetX, y: event.offsetY };
     this.#byKeys = false;
     if (this.tool !== "click" || this.crosshair) this.draw();

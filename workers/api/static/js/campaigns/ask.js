@@ -47,12 +47,15 @@ function answersOf(form, fields) {
   }));
 }
 
+/** How often was asked: an answer of the server that comes after its dialog was closed must not touch the next one. */
+let asked = 0;
+
 /**
  * Ask, and do it when the answer is yes; a refusal by the server is shown and can be answered again.
  * @template T
  * @param {{title: string, text?: string, fields?: Field[], go: string, grave?: boolean, run: (answers: Answers) => Promise<T>}} what
  *   Go: what the button that does it says. Run may be called again with the same or other answers.
- * @returns {Promise<T | null>} What came of it; null: it was not done.
+ * @returns {Promise<T | null>} What came of it, also where the dialog was closed before the server had answered; null: it was not done.
  */
 export function ask({ title, text = "", fields = [], go, grave = false, run }) {
   const dialog = $("ask");
@@ -68,24 +71,33 @@ export function ask({ title, text = "", fields = [], go, grave = false, run }) {
   button.classList.toggle("grave", grave);
   /** @type {T | null} */
   let outcome = null;
-  form.onsubmit = async (event) => {
+  /** @type {Promise<void> | null} */
+  let running = null;
+  const mine = ++asked;
+  form.onsubmit = (event) => {
     event.preventDefault();
-    if (button.disabled) return;
-    button.disabled = true;
-    $("ask-error").textContent = "";
-    try {
-      outcome = await run(answersOf(form, fields));
-      dialog.close();
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      $("ask-error").textContent = error.message;
-      if (error.code === "unauthorized") await askIdentity(error.message);
-    } finally {
-      button.disabled = false;
-    }
+    if (!button.disabled) running = submit();
   };
   $("ask-cancel").onclick = () => dialog.close();
   dialog.showModal();
   (fields.length > 0 ? form.querySelector("#ask-fields input, #ask-fields select, #ask-fields textarea") : $("ask-cancel"))?.focus();
-  return new Promise((done) => dialog.addEventListener("close", () => done(outcome), { once: true }));
+  return new Promise((done) => dialog.addEventListener("close", async () => {
+    await running;
+    done(outcome);
+  }, { once: true }));
+
+  async function submit() {
+    button.disabled = true;
+    $("ask-error").textContent = "";
+    try {
+      outcome = await run(answersOf(form, fields));
+      if (mine === asked) dialog.close();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      if (mine === asked && dialog.open) $("ask-error").textContent = error.message;
+      if (error.code === "unauthorized") await askIdentity(error.message);
+    } finally {
+      if (mine === asked) button.disabled = false;
+    }
+  }
 }
