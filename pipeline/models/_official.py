@@ -98,9 +98,10 @@ def official_weights(model: InteractiveModel, checkpoint: OfficialCheckpoint) ->
         BadCheckpointError: The file is of another class of model.
     """
     if not model.official_class:
+        found, _ = identify(checkpoint)
         raise BadCheckpointError(
-            f"{checkpoint.path} is a pickled checkpoint, and {model.model_id!r} has none that are public: pass the "
-            ".safetensors file that this program wrote."
+            f"{checkpoint.path} holds weights of {found!r}, and {model.model_id!r} has none that are public: name the "
+            "model that they are of, or pass the .safetensors file that this program wrote."
         )
     if checkpoint.class_path not in (None, model.official_class):
         found, _ = identify(checkpoint)
