@@ -27,6 +27,7 @@ from pipeline.models._official import (
     tell_misfits,
 )
 from pipeline.models._registry import create_model
+from pipeline.storage.files import as_space_error
 from schemas.errors import BadCheckpointError, BadInputError, NotFoundError
 from schemas.models import resolve_model_id
 
@@ -71,6 +72,9 @@ def save_checkpoint(
         metadata: Further strings for the header.
         tensors: Written instead of the model's own, under the same names (averaged weights, say).
         dtype: Floating tensors are stored in it.
+
+    Raises:
+        OutOfSpaceError: The disk is full; nothing is left of the file.
     """
     state = model.state_dict() if tensors is None else tensors
     stored = {
@@ -80,8 +84,12 @@ def save_checkpoint(
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     header = {"format": "clickloop-weights-1", "model": model.model_id, **(metadata or {})}
-    partial.write_bytes(save(stored, header))
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(save(stored, header))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise as_space_error(error, path) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
