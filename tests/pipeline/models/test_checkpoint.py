@@ -89,7 +89,7 @@ def test_digest_is_of_the_file_and_header_is_kept(good: Path) -> None:
 
 
 def test_a_full_disk_is_called_one_and_leaves_nothing(tmp_path: Path) -> None:
-    with full_disk(500), pytest.raises(OutOfSpaceError, match="No space left to write"):
+    with full_disk(100), pytest.raises(OutOfSpaceError, match="No space left to write"):
         save_checkpoint(create_model("toy-color"), tmp_path / "w.safetensors")
     assert not list(tmp_path.iterdir())
 
