@@ -138,7 +138,7 @@ def test_a_soft_mask_or_an_image_that_is_no_array_is_refused() -> None:
         predictor.set_image(Image.new("RGB", (8, 8)))  # type: ignore[arg-type]
     predictor.set_image(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(BadInputError, match="threshold"):
-        predictor.set_mask(np.full((8, 8), 0.1, np.float32))  # type: ignore[arg-type]
+        predictor.set_mask(np.full((8, 8), 0.1, np.float32))
     predictor.set_mask(np.eye(8, dtype=np.uint8) * 255)  # type: ignore[arg-type]
     assert predictor.probability().sum() == 8
 
