@@ -5,6 +5,7 @@ share); a bare state dict will do, too, and names may begin with "module.", as t
 models only through the registry and their `remap_official`.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ def identify(checkpoint: OfficialCheckpoint) -> tuple[str, dict[str, Any]]:
     """
     tried: list[tuple[int, str, str]] = []
     for model_id in list_models():
-        model = outline_of(model_id)
+        model = _outline(model_id)
         if not model.official_class or checkpoint.class_path not in (None, model.official_class):
             continue
         options = model.options_from_official(checkpoint.state)
@@ -107,6 +108,12 @@ def official_weights(model: InteractiveModel, checkpoint: OfficialCheckpoint) ->
         found, _ = identify(checkpoint)
         raise BadCheckpointError(f"{checkpoint.path} holds weights of {found!r}, not {model.model_id!r}.")
     return model.remap_official(checkpoint.state)
+
+
+@functools.cache
+def _outline(model_id: str) -> InteractiveModel:
+    """`outline_of`, made once: all of them take seconds."""
+    return outline_of(model_id)
 
 
 def misfits(model: InteractiveModel, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
