@@ -36,7 +36,7 @@ def compare(args: argparse.Namespace) -> int:
     terminal = Terminal.of(args)
     settings_of(args)
     check_writable(args.out)
-    from pipeline.data.benchmarks import open_samples
+    from pipeline.data.benchmarks import check_samples, open_samples
     from pipeline.evaluation.compare import CompareOptions, parse_entry
     from pipeline.evaluation.compare import compare as run
     from pipeline.evaluation.plot import check_plot_path, plot_comparison
@@ -48,7 +48,7 @@ def compare(args: argparse.Namespace) -> int:
         flip=not args.no_flip, misled=args.misled, seed=args.seed, threads=args.threads,
         random_weights=args.random_weights, data=str(args.data),
     )  # fmt: skip
-    open_samples(args.data, args.images)  # a malformed file is told before a process is started
+    check_samples(open_samples(args.data, args.images), args.limit)  # told before a process is started
     entries = [parse_entry(text) for text in args.models]
     done = run(entries, functools.partial(open_samples, args.data, args.images), options, terminal.progress)
     records = [one.model_dump(mode="json") for one in done]

@@ -119,11 +119,12 @@ def evaluate(args: argparse.Namespace) -> int:
     terminal = Terminal.of(args)
     settings_of(args)
     check_writable(args.out)
-    from pipeline.data.benchmarks import open_samples
+    from pipeline.data.benchmarks import check_samples, open_samples
     from pipeline.evaluation.run import evaluate as run
     from pipeline.models import default_weights_path, weights_digest
 
     samples = open_samples(args.data, args.images)
+    check_samples(samples, args.limit)
     report = run(
         _load(args),
         samples,
@@ -212,6 +213,12 @@ def train(args: argparse.Namespace) -> int:
     from pipeline.configs.published import PUBLISHED
 
     out = Path(args.out)
+    state = out / "state.pt"
+    if state.exists() and (resume is None or not resume.samefile(state)):
+        raise BadInputError(
+            f"{out} holds the state of an earlier training, which this one would replace. Go on from it with "
+            f"--resume {state}, or name another folder by --out."
+        )
     if args.config in PUBLISHED:
         result = _train_published(args, data, out, resume)
     elif args.config in RUNS:

@@ -4,16 +4,21 @@ Rules of the official code (MODELS 1.8): GrabCut's and Berkeley's value 128 does
 channel; each instance of SBD and Pascal VOC is a sample.
 """
 
+import itertools
+import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.coco import read_coco
+from pipeline.data.coco import CocoDataset, read_coco
 from pipeline.data.files import FileSample, pair_files, read_labels, require
 from pipeline.data.sbd import SbdInstances
 from pipeline.evaluation.run import Sample
 from schemas.errors import BadInputError
+
+logger = logging.getLogger(__name__)
 
 _VOC_BORDER = 255
 
@@ -81,7 +86,7 @@ READERS: dict[str, Callable[[Path], Iterable[Sample]]] = {
 
 
 def open_samples(data: str, images: str | None) -> Iterable[Sample]:
-    """The objects that a command line names.
+    """The objects that a command line names; instances of a COCO file that have only a box are none.
 
     Args:
         data: A COCO file, or `NAME:DIR` with a name of `READERS`.
@@ -100,4 +105,31 @@ def open_samples(data: str, images: str | None) -> Iterable[Sample]:
         raise BadInputError(f"Ground truth {data} is neither a COCO file nor one of {', '.join(READERS)} with :DIR.")
     if images is None or not Path(images).is_dir():
         raise BadInputError(f"--images {images}: the folder of the images of {data} is needed.")
-    return read_coco(data, images)
+    dataset = read_coco(data, images, needs_masks=False)
+    masks = tuple(sample for sample in dataset.samples if sample.segmentation != [])
+    if len(masks) < len(dataset.samples):
+        boxes = len(dataset.samples) - len(masks)
+        logger.warning("%s: %d objects have a box and no mask, and are left out", data, boxes)
+    return replace(dataset, samples=masks)
+
+
+def check_samples(samples: Iterable[Sample], limit: int | None = None) -> None:
+    """Look at a COCO file's objects before hours of clicks on them: each has its image file and a mask that is one.
+
+    Args:
+        samples: Of `open_samples`; those of the papers' sets are taken as they are.
+        limit: The first objects only.
+
+    Raises:
+        BadInputError: An image file is not there.
+        BadAnnotationsError: A mask is malformed.
+    """
+    if not isinstance(samples, CocoDataset):
+        return
+    missing: dict[Path, None] = {}
+    for sample in itertools.islice(samples, limit):
+        if not sample.image.path.is_file():
+            missing[sample.image.path] = None
+        sample.read_gt()
+    if missing:
+        raise BadInputError(f"{len(missing)} images of {samples.path} are not there, such as {next(iter(missing))}.")

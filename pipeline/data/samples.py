@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from pipeline.data.augment import cut_window, jitter_colours, mirror, paste_instance, shrink
 from pipeline.data.procedural import procedural_scene
 from pipeline.data.training_sets import Scene, TrainingImage, allowed_sets, read_set
+from schemas.errors import BadAnnotationsError
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ class TrainingBatches(Dataset[Batch]):
         root: Folder of sets (see `training_sets.allowed_sets`); None means procedural scenes only.
         config: What to mix.
         seed: With the step it decides everything.
+
+    Raises:
+        BadAnnotationsError: There is a root, and nothing under it to train on.
     """
 
     def __init__(self, root: Path | None, config: SampleConfig, seed: int, num_steps: int) -> None:
@@ -90,6 +94,8 @@ class TrainingBatches(Dataset[Batch]):
                 images = read_set(root / name, "train")
                 if images:
                     self.sets[name] = images
+            if not self.sets:
+                raise BadAnnotationsError(f"No set under {root} has an image with a usable mask in its train split.")
         self._natural = [n for n in self.sets if n in config.natural]
         self._narrow = [n for n in self.sets if n not in config.natural]
         self._natural_shares = _shares([len(self.sets[n]) for n in self._natural], config.max_set_share)

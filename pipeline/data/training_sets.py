@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from schemas.errors import BadAnnotationsError, BadImageError
+from pipeline.masks.polygons import polygons_to_rle, uncompressed_to_rle
+from schemas.errors import BadAnnotationsError, BadImageError, BadInputError
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TrainingImage:
     Attributes:
         path: Of the photograph.
         size: (height, width).
-        segmentations: COCO RLE of each usable instance.
+        segmentations: Of each usable instance: polygons or COCO RLE, as in the file.
     """
 
     path: Path
@@ -53,12 +54,17 @@ class TrainingImage:
 
         Raises:
             BadImageError: The file is missing or is no image.
+            BadAnnotationsError: A mask is malformed.
         """
         bgr = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
         if bgr is None or bgr.shape[:2] != self.size:
             raise BadImageError(f"{self.path} is not a readable image of size {self.size}. Check the set's folder.")
         chosen = self.segmentations if only is None else [self.segmentations[i] for i in only]
-        masks = coco_mask.decode(list(chosen)).transpose(2, 0, 1).astype(bool)
+        try:
+            rles = [_rle(segmentation, self.size) for segmentation in chosen]
+        except (BadInputError, ValueError, TypeError, KeyError) as error:
+            raise BadAnnotationsError(f"A mask of {self.path} is malformed: {error}") from error
+        masks = coco_mask.decode(rles).transpose(2, 0, 1).astype(bool)
         return Scene(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8), masks)
 
 
@@ -84,25 +90,39 @@ def allowed_sets(root: Path) -> list[str]:
 
 
 def read_set(folder: Path, split: Literal["train", "val"], min_area: int = 300) -> list[TrainingImage]:
-    """The images of one split with their usable instances (single, RLE, at least `min_area` px).
+    """The images of one split with their usable instances (single, with a mask, at least `min_area` px if stated).
 
     Raises:
-        BadAnnotationsError: The COCO file is missing or malformed.
+        BadAnnotationsError: The COCO file is missing or malformed, or an image is not there.
     """
     path = folder / "annotations.json"
     try:
         coco = json.loads(path.read_text())
         by_image: dict[int, list[Any]] = {}
         for item in coco["annotations"]:
-            usable = not item.get("iscrowd") and item["area"] >= min_area and isinstance(item["segmentation"], dict)
-            if usable:
-                by_image.setdefault(item["image_id"], []).append(item["segmentation"])
-        return [
+            mask = item.get("segmentation")
+            large = item.get("area", min_area) >= min_area
+            if mask and large and not item.get("iscrowd"):
+                by_image.setdefault(item["image_id"], []).append(mask)
+        images = [
             TrainingImage(
                 folder / "images" / image["file_name"], (image["height"], image["width"]), tuple(by_image[image["id"]])
             )
             for image in coco["images"]
             if image.get("split", "train") == split and image["id"] in by_image
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadAnnotationsError(f"{path} cannot be read as COCO with RLE masks: {error!r}.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadAnnotationsError(f"{path} cannot be read as COCO with masks: {error!r}.") from error
+    missing = [image.path for image in images if not image.path.is_file()]
+    if missing:
+        raise BadAnnotationsError(f"{len(missing)} images of {path} are not there, such as {missing[0]}.")
+    return images
+
+
+def _rle(segmentation: Any, size: tuple[int, int]) -> Any:
+    """What pycocotools decodes."""
+    if isinstance(segmentation, list):
+        return polygons_to_rle(segmentation, size).model_dump()
+    if isinstance(segmentation["counts"], list):
+        return uncompressed_to_rle(segmentation["counts"], size).model_dump()
+    return segmentation

@@ -117,12 +117,16 @@ class Predictor:
         ZoomIn looks at the mask at once, and every later click refines the newest prediction.
 
         Args:
-            mask: bool (H, W).
+            mask: bool (H, W); of whole numbers, what is not zero is inside.
 
         Raises:
-            BadInputError: The mask has another size than the image, or no image is set.
+            BadInputError: The mask has another size than the image or holds fractions, or no image is set.
         """
         image = self._require_image()
+        if mask.dtype.kind not in "bui":  # of a probability map, each pixel above zero would be inside
+            raise BadInputError(
+                f"The mask is of type {mask.dtype}, expected bool. Compare a map with a threshold first."
+            )
         if mask.shape != image.shape[:2]:
             raise BadInputError(f"The mask has size {mask.shape}, the image {image.shape[:2]} (height, width).")
         self._states.append(_State(initial=mask.astype(np.bool_)))

@@ -65,5 +65,7 @@ def check_image(image: NDArray[np.uint8]) -> None:
     Raises:
         ValueError: It is something else.
     """
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"Image of type {type(image).__name__}: expected an array, HWC uint8 RGB (np.asarray).")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"Image of shape {image.shape} and type {image.dtype}: expected HWC uint8 RGB.")

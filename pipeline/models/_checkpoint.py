@@ -17,13 +17,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pipeline.models._base import InteractiveModel
-from pipeline.models._official import OfficialCheckpoint, identify, is_pickled, official_weights, read_official
+from pipeline.models._official import (
+    OfficialCheckpoint,
+    identify,
+    is_pickled,
+    misfits,
+    official_weights,
+    read_official,
+    tell_misfits,
+)
 from pipeline.models._registry import create_model
+from pipeline.storage.files import as_space_error
 from schemas.errors import BadCheckpointError, BadInputError, NotFoundError
 from schemas.models import resolve_model_id
 
 _WEIGHTS = Path(__file__).parent / "weights"
-_LISTED = 5
 _OPTIONS = "options"
 """Entry of the header: the builder's options, as JSON."""
 
@@ -64,6 +72,9 @@ def save_checkpoint(
         metadata: Further strings for the header.
         tensors: Written instead of the model's own, under the same names (averaged weights, say).
         dtype: Floating tensors are stored in it.
+
+    Raises:
+        OutOfSpaceError: The disk is full; nothing is left of the file.
     """
     state = model.state_dict() if tensors is None else tensors
     stored = {
@@ -73,8 +84,12 @@ def save_checkpoint(
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     header = {"format": "clickloop-weights-1", "model": model.model_id, **(metadata or {})}
-    partial.write_bytes(save(stored, header))
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(save(stored, header))
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise as_space_error(error, path) from error
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -204,18 +219,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _check_fit(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    missing = sorted(own.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - own.keys())
-    misshapen = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if any(wrong.values()):
-        told = "; ".join(
-            f"{len(names)} {kind}: {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
-            for kind, names in wrong.items()
-            if names
-        )
-        raise BadCheckpointError(f"{path} does not fit {model.model_id!r}: {told}.", **wrong)
+    wrong = misfits(model, tensors)
+    if wrong:
+        raise BadCheckpointError(f"{path} does not fit {model.model_id!r}: {tell_misfits(wrong)}.", **wrong)
 
 
 def _fill(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) -> None:

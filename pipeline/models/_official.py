@@ -1,9 +1,11 @@
 """Official checkpoints of the papers' public code: which model one is of, and its weights under our names.
 
 The envelope is {"state_dict", "config": {"class", "params"}} (RITM's, which SimpleClick, iCMFormer and AdaptiveClick
-share); a bare state dict will do, too. Knows models only through the registry and their `remap_official`.
+share); a bare state dict will do, too, and names may begin with "module.", as torch's DataParallel saves them. Knows
+models only through the registry and their `remap_official`.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +16,12 @@ from torch import Tensor
 
 from pipeline.models._base import InteractiveModel
 from pipeline.models._pickled import read_pickled
-from pipeline.models._registry import create_model, list_models
+from pipeline.models._registry import create_model, list_models, outline_of
 from schemas.errors import BadCheckpointError
+
+_LISTED = 5
+_PARALLEL = "module."
+"""What DataParallel puts before each name."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ def read_official(path: Path) -> OfficialCheckpoint:
     state = loaded.get("state_dict", loaded.get("model", loaded))
     if not isinstance(state, dict) or not state or not all(isinstance(own, Tensor) for own in state.values()):
         raise BadCheckpointError(f"{path} holds no state dict: expected names and tensors under 'state_dict'.")
+    if all(str(name).startswith(_PARALLEL) for name in state):
+        state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
     return OfficialCheckpoint(path, class_path if isinstance(class_path, str) else None, state)
 
 
@@ -63,19 +71,24 @@ def identify(checkpoint: OfficialCheckpoint) -> tuple[str, dict[str, Any]]:
     Raises:
         BadCheckpointError: No registered model has this class, names and shapes.
     """
-    tried = []
+    tried: list[tuple[int, str, str]] = []
     for model_id in list_models():
-        with torch.device("meta"):
-            model = create_model(model_id)
+        model = _outline(model_id)
         if not model.official_class or checkpoint.class_path not in (None, model.official_class):
             continue
-        tried.append(model_id)
         options = model.options_from_official(checkpoint.state)
-        if _fits(model_id, model, options, checkpoint.state):
+        if options:
+            with torch.device("meta"):
+                model = create_model(model_id, **options)
+        wrong = misfits(model, model.remap_official(checkpoint.state))
+        if not wrong:
             return model_id, options
-    known = (
-        f"its names or shapes are those of none of {', '.join(tried)}" if tried else "no model here is of that class"
-    )
+        tried.append((sum(len(names) for names in wrong.values()), model_id, tell_misfits(wrong)))
+    if not tried:
+        known = "no model here is of that class"
+    else:
+        _, closest, told = min(tried)
+        known = f"it fits none of {len(tried)} models here. The closest is {closest!r}: {told}"
     raise BadCheckpointError(f"{checkpoint.path} is of class {checkpoint.class_path or '(not stated)'}: {known}.")
 
 
@@ -86,9 +99,10 @@ def official_weights(model: InteractiveModel, checkpoint: OfficialCheckpoint) ->
         BadCheckpointError: The file is of another class of model.
     """
     if not model.official_class:
+        found, _ = identify(checkpoint)
         raise BadCheckpointError(
-            f"{checkpoint.path} is a pickled checkpoint, and {model.model_id!r} has none that are public: pass the "
-            ".safetensors file that this program wrote."
+            f"{checkpoint.path} holds weights of {found!r}, and {model.model_id!r} has none that are public: name the "
+            "model that they are of, or pass the .safetensors file that this program wrote."
         )
     if checkpoint.class_path not in (None, model.official_class):
         found, _ = identify(checkpoint)
@@ -96,9 +110,26 @@ def official_weights(model: InteractiveModel, checkpoint: OfficialCheckpoint) ->
     return model.remap_official(checkpoint.state)
 
 
-def _fits(model_id: str, model: InteractiveModel, options: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
-    if options:
-        with torch.device("meta"):
-            model = create_model(model_id, **options)
-    own = {name: value.shape for name, value in model.state_dict().items()}
-    return own == {name: value.shape for name, value in model.remap_official(state).items()}
+@functools.cache
+def _outline(model_id: str) -> InteractiveModel:
+    """`outline_of`, made once: all of them take seconds."""
+    return outline_of(model_id)
+
+
+def misfits(model: InteractiveModel, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Names that keep tensors from being a model's weights, by what is wrong with them; empty where they fit."""
+    own = model.state_dict()
+    wrong = {
+        "missing": sorted(own.keys() - tensors.keys()),
+        "unexpected": sorted(tensors.keys() - own.keys()),
+        "of another shape": sorted(n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape),
+    }
+    return {kind: names for kind, names in wrong.items() if names}
+
+
+def tell_misfits(wrong: Mapping[str, list[str]]) -> str:
+    """What `misfits` found, in words."""
+    return "; ".join(
+        f"{len(names)} {kind}: {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
+        for kind, names in wrong.items()
+    )

@@ -34,11 +34,15 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         raise
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, model_id: str | None = None) -> dict[str, Any]:
     """Read what `save_state` wrote.
 
+    Args:
+        path: The file.
+        model_id: Of the model that is trained on, where the state's configuration names its own.
+
     Raises:
-        BadCheckpointError: The file is missing, corrupt or something else.
+        BadCheckpointError: The file is missing, corrupt, of another model or something else.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -46,4 +50,6 @@ def load_state(path: Path) -> dict[str, Any]:
         raise BadCheckpointError(f"{path} is no readable training state: {error}. Start without --resume.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise BadCheckpointError(f"{path} is not a training state of this version ({FORMAT}). Start without --resume.")
+    if model_id is not None and (own := state["config"]["model_id"]) != model_id:
+        raise BadCheckpointError(f"{path} is the state of a training of {own!r}, not of {model_id!r}.")
     return state

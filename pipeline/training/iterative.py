@@ -154,7 +154,7 @@ class IterativeTrainer:
         if config.batch_size % self.ranks:
             raise BadInputError(f"A batch of {config.batch_size} cannot be shared out over {self.ranks} devices.")
         if resume is not None and not begins:
-            state = load_state(resume)
+            state = load_state(resume, config.model_id)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds = state["step"], state["seconds"]

@@ -111,7 +111,7 @@ class Trainer:
             self.model.load_state_dict(load_model(config.model_id, resume).state_dict())
             self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         elif resume is not None:
-            state = load_state(resume)
+            state = load_state(resume, config.model_id)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average = {name: value.to(self.device) for name, value in state["average"].items()}

@@ -406,6 +406,20 @@ def test_evaluate_prints_and_writes_the_report_of_the_contract(
     assert report["protocol"]["flip"] is True and report["protocol"]["threshold"] == 0.49
     text = run(capsys, "evaluate", *words, "--max-clicks", "2", "--limit", "1", "--no-flip")[1]
     assert "NoC@90" in text
+    sorted(images.iterdir())[-1].unlink()
+    code, _, err = run(capsys, "evaluate", *words, "--max-clicks", "1")
+    assert code == 2 and "are not there" in err and "evaluate 1" not in err
+
+
+def test_a_training_does_not_replace_the_state_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state.pt").write_bytes(b"hours of work")
+    (tmp_path / "other.pt").write_bytes(b"of another folder")
+    for more in ([], ["--resume", str(tmp_path / "other.pt")]):
+        code, _, err = run(capsys, "train", "cpu-small", "--steps", "1", "--out", str(tmp_path), *more)
+        assert code == 2 and f"--resume {tmp_path / 'state.pt'}" in err
+    assert (tmp_path / "state.pt").read_bytes() == b"hours of work"
+    code, _, err = run(capsys, "train", "cpu-small", "--out", str(tmp_path), "--resume", str(tmp_path / "state.pt"))
+    assert "no readable training state" in err
 
 
 def test_model_list_tells_where_each_model_is_cut(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Published data sets as they are distributed, and what is said when they are not there."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 
 from pipeline.configs.published import open_scenes
-from pipeline.data.benchmarks import open_samples
+from pipeline.data.benchmarks import check_samples, open_samples
 from pipeline.data.coco_lvis import CocoLvisInstances
 from pipeline.data.sbd import SbdInstances
 from schemas.errors import BadAnnotationsError, BadInputError
 from tests.pipeline.data.layouts import (
     SIZE,
     labels,
+    photograph,
     write_coco_lvis,
     write_davis,
     write_grabcut,
@@ -114,3 +116,40 @@ def test_a_broken_instance_file_is_named(tmp_path: Path) -> None:
     (root / "inst" / "y.mat").write_bytes(b"no matlab")
     with pytest.raises(BadAnnotationsError, match=r"y\.mat"):
         list(open_samples(f"sbd:{root}", None))
+
+
+def write_coco(root: Path, second: dict[str, object]) -> str:
+    """Two photographs with one object each, the second object's entry as given; the path of the file."""
+    for name in ("a", "b"):
+        photograph(root / f"{name}.png")
+    box = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    images = [{"id": i, "file_name": f"{n}.png", "height": SIZE[0], "width": SIZE[1]} for i, n in enumerate("ab")]
+    objects = [
+        {"id": 1, "image_id": 0, "category_id": 1, "segmentation": box},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], **second},
+    ]
+    document = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "x"}]}
+    (root / "coco.json").write_text(json.dumps(document))
+    return str(root / "coco.json")
+
+
+@pytest.mark.parametrize("second", [{}, {"segmentation": []}, {"segmentation": None}])
+def test_boxes_without_a_mask_are_left_out_and_said(
+    tmp_path: Path, second: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = list(open_samples(write_coco(tmp_path, second), str(tmp_path)))
+    assert [sample.sample_id for sample in samples] == ["1"]
+    assert "1 objects have a box and no mask" in caplog.text
+
+
+def test_what_would_end_an_evaluation_in_its_middle_is_found_before_it(tmp_path: Path) -> None:
+    data = write_coco(tmp_path, {"segmentation": [[1, 1, 5, 5]]})
+    check_samples(open_samples(data, str(tmp_path)), limit=1)
+    with pytest.raises(BadAnnotationsError, match="annotation 2"):
+        check_samples(open_samples(data, str(tmp_path)))
+    data = write_coco(tmp_path, {"segmentation": [[1, 1, 5, 5, 5, 1]]})
+    check_samples(open_samples(data, str(tmp_path)))
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(BadInputError, match=r"1 images .* such as .*b\.png"):
+        check_samples(open_samples(data, str(tmp_path)))
+    check_samples(open_samples(f"davis:{write_davis(tmp_path / 'davis')}", None))

@@ -60,6 +60,44 @@ def test_scene_is_what_was_written(root: Path) -> None:
     assert scene.masks.shape == (1, 40, 50) and scene.masks.sum() == 750
 
 
+def change_annotations(folder: Path, **entry: object) -> None:
+    path = folder / "annotations.json"
+    coco = json.loads(path.read_text())
+    for item in coco["annotations"]:
+        item.update(entry)
+        if entry.get("area", 0) is None:
+            del item["area"]
+    path.write_text(json.dumps(coco))
+
+
+@pytest.mark.parametrize(
+    ("entry", "pixels"),
+    [
+        ({"segmentation": [[10, 5, 40, 5, 40, 30, 10, 30]]}, 750),
+        ({"segmentation": [[10, 5, 40, 5, 40, 30, 10, 30], [0, 0, 4, 0, 4, 4, 0, 4]], "area": None}, 766),
+        ({"segmentation": {"size": [40, 50], "counts": [400, 200, 1400]}}, 200),
+    ],
+)
+def test_polygons_and_plain_run_lengths_train_too(root: Path, entry: dict[str, object], pixels: int) -> None:
+    change_annotations(root / "balloon", **entry)
+    assert read_set(root / "balloon", "train")[0].load().masks.sum() == pixels
+
+
+def test_boxes_without_a_mask_do_not_train(root: Path) -> None:
+    change_annotations(root / "balloon", segmentation=[])
+    with pytest.raises(BadAnnotationsError, match="usable mask"):
+        TrainingBatches(root, SampleConfig(natural=NATURAL_SETS), 0, 1)
+    change_annotations(root / "balloon", segmentation=[[1, 2, 3]])
+    with pytest.raises(BadAnnotationsError, match=r"train\.png is malformed"):
+        read_set(root / "balloon", "train")[0].load()
+
+
+def test_images_that_are_not_there_are_named_before_the_training(root: Path) -> None:
+    (root / "balloon" / "images" / "train.png").unlink()
+    with pytest.raises(BadAnnotationsError, match=r"1 images .* such as .*train\.png"):
+        read_set(root / "balloon", "train")
+
+
 def test_photographs_make_batches(root: Path) -> None:
     config = SampleConfig(
         natural=NATURAL_SETS, mix=(1, 0, 0, 0), image_size=64, crop_size=32, num_images=1, rois_per_image=1

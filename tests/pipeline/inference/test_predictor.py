@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.evaluation.metrics import iou
 from pipeline.inference import Predictor
@@ -129,6 +130,17 @@ def test_clicking_without_an_image_or_with_a_foreign_mask_is_refused() -> None:
     predictor.set_image(ellipse_scene(0)[0])
     with pytest.raises(BadInputError, match="size"):
         predictor.set_mask(np.zeros((5, 5), np.bool_))
+
+
+def test_a_soft_mask_or_an_image_that_is_no_array_is_refused() -> None:
+    predictor = Predictor(create_model("toy-color"))
+    with pytest.raises(ValueError, match=r"type Image: expected an array"):
+        predictor.set_image(Image.new("RGB", (8, 8)))  # type: ignore[arg-type]
+    predictor.set_image(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(BadInputError, match="threshold"):
+        predictor.set_mask(np.full((8, 8), 0.1, np.float32))
+    predictor.set_mask(np.eye(8, dtype=np.uint8) * 255)  # type: ignore[arg-type]
+    assert predictor.probability().sum() == 8
 
 
 def test_larger_target_size_changes_the_network_input_only() -> None:

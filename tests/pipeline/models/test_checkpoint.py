@@ -16,7 +16,8 @@ from pipeline.models import (
     save_checkpoint,
     weights_digest,
 )
-from schemas.errors import BadCheckpointError, NotFoundError
+from schemas.errors import BadCheckpointError, NotFoundError, OutOfSpaceError
+from tests.disks import full_disk
 
 
 @pytest.fixture
@@ -85,6 +86,12 @@ def test_digest_is_of_the_file_and_header_is_kept(good: Path) -> None:
     assert weights_digest(good) == hashlib.sha256(good.read_bytes()).hexdigest()
     assert read_metadata(good)["steps"] == "7"
     assert read_metadata(good)["model"] == "toy-color"
+
+
+def test_a_full_disk_is_called_one_and_leaves_nothing(tmp_path: Path) -> None:
+    with full_disk(100), pytest.raises(OutOfSpaceError, match="No space left to write"):
+        save_checkpoint(create_model("toy-color"), tmp_path / "w.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_shipped_file_is_within_15_mib() -> None:

@@ -112,11 +112,28 @@ def test_a_missing_weight_is_named(tmp_path: Path) -> None:
         load_model(MODEL, tmp_path / "m.pth")
 
 
+@pytest.mark.parametrize("enveloped", [False, True])
+def test_names_of_data_parallel_lose_their_prefix(tmp_path: Path, enveloped: bool) -> None:
+    torch.manual_seed(5)
+    wanted = create_model(MODEL)
+    assert isinstance(wanted, SimpleClick)
+    state = {f"module.{name}": value for name, value in official_state(wanted).items()}
+    torch.save({"state_dict": state, "epoch": 3} if enveloped else state, tmp_path / "m.pth")
+    loaded = load_model(MODEL, tmp_path / "m.pth").state_dict()
+    assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in loaded.items())
+
+
+def test_a_conversion_that_finds_no_model_says_what_the_closest_one_misses(tmp_path: Path, isegm: Any) -> None:
+    save_official(tmp_path / "m.pth", isegm, neck__extra=torch.zeros(2))
+    with pytest.raises(BadCheckpointError, match=f"closest is '{MODEL}': 1 unexpected: neck.extra"):
+        convert_checkpoint(tmp_path / "m.pth", tmp_path / "m.safetensors")
+
+
 def test_a_checkpoint_of_another_model_says_whose_it_is(tmp_path: Path, isegm: Any) -> None:
     save_official(tmp_path / "m.pth", isegm)
     with pytest.raises(BadCheckpointError, match=f"holds weights of '{MODEL}', not 'simpleclick-base-448'"):
         load_model("simpleclick-base-448", tmp_path / "m.pth")
-    with pytest.raises(BadCheckpointError, match="none that are public"):
+    with pytest.raises(BadCheckpointError, match=f"holds weights of '{MODEL}', .* none that are public"):
         load_model("fdrn-compact", tmp_path / "m.pth")
     save_official(tmp_path / "o.pth", isegm, class_path="somebody.Model")
     with pytest.raises(BadCheckpointError, match=r"somebody\.Model"):

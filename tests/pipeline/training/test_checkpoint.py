@@ -1,4 +1,4 @@
-"""The state of a training on a disk that is full."""
+"""The state of a training: on a disk that is full, and of another model."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.training.checkpoint import load_state, save_state
-from schemas.errors import OutOfSpaceError
+from schemas.errors import BadCheckpointError, OutOfSpaceError
 from tests.disks import full_disk
 
 
@@ -17,3 +17,10 @@ def test_a_full_disk_is_called_one_and_the_old_state_stays(tmp_path: Path) -> No
         save_state(path, {"step": 2, "weights": torch.zeros(100_000)})
     assert load_state(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_state_of_another_models_training_says_so(tmp_path: Path) -> None:
+    save_state(tmp_path / "state.pt", {"config": {"model_id": "ritm-hrnet18"}})
+    assert load_state(tmp_path / "state.pt", "ritm-hrnet18")
+    with pytest.raises(BadCheckpointError, match="of a training of 'ritm-hrnet18', not of 'fdrn-compact'"):
+        load_state(tmp_path / "state.pt", "fdrn-compact")
