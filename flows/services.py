@@ -99,6 +99,8 @@ class Services:
         info = cluster.find_info(self.settings)
         if info is None or (info.owner_pid and info.generation != self._generation):
             raise ActorsGoneError("The owner of the actors ended while they worked for this job.")
+        if cluster.is_node_gone():
+            raise ActorsGoneError("The Ray node of this process ended while actors worked for this job.")
 
     def _attached(self) -> "Pool":
         """The pool of the owner that runs now; another one than before means connecting anew."""

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from schemas.engines import EngineSetting
 from schemas.errors import BadInputError
@@ -97,13 +99,18 @@ class Settings(BaseSettings):
     @property
     def resolved_database_url(self) -> str:
         """The database's URL with the default filled in."""
-        return self.database_url or f"sqlite:///{self.workspace.resolve() / 'clickloop.db'}"
+        return self.database_url or sqlite_url(self.workspace.resolve() / "clickloop.db")
 
     @property
     def sqlite_path(self) -> Path | None:
         """The database's file, None when the database is a server's."""
-        url = self.resolved_database_url
-        return Path(url.split("///", 1)[1]) if url.startswith("sqlite") and "///" in url else None
+        if not self.resolved_database_url.startswith("sqlite"):
+            return None
+        try:
+            path = make_url(self.resolved_database_url).database
+        except ArgumentError:  # whoever opens it says so
+            return None
+        return Path(path) if path else None
 
     @property
     def resolved_storage_url(self) -> str:
@@ -114,6 +121,11 @@ class Settings(BaseSettings):
     def is_loopback(self) -> bool:
         """Whether the gateway listens on this machine only."""
         return self.host in {"127.0.0.1", "localhost", "::1"}
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a database file: in its path "?", "#" and "%" are no marks of a URL."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def _check_config(path: Path, settings_cls: type[BaseSettings]) -> None:

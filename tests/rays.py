@@ -105,35 +105,53 @@ class ExternalCluster:
     """A Ray cluster that the product did not start; its head offers nothing.
 
     Attributes:
-        address: Of its head.
+        folder: For Ray's files; its path must be short.
+        port: Of its head on the loopback.
         environment: Of processes that use it.
     """
 
-    address: str
+    folder: Path
+    port: int
     environment: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        """Of its head."""
+        return f"127.0.0.1:{self.port}"
+
+    @contextmanager
+    def head(self) -> Iterator[None]:
+        """A head, for the length of the block; the next one knows nothing of it."""
+        command = [*_RAY_START, "--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"]
+        with child([*command, f"--temp-dir={self.folder}/ray"], self.environment):
+            end = time.monotonic() + 60
+            while not _answers(self.port):
+                assert time.monotonic() < end, "Ray's head does not answer"
+                time.sleep(0.2)
+            yield
 
     def node(self, cpus: int) -> AbstractContextManager["subprocess.Popen[str]"]:
         """A node that works, for the length of the block."""
         return child([*_RAY_START, f"--address={self.address}", f"--num-cpus={cpus}"], self.environment)
 
 
-@contextmanager
-def external_cluster(folder: Path) -> Iterator[ExternalCluster]:
-    """A head, for the length of the block; Ray's files are in the folder, whose path must be short."""
+def cluster_to_be(folder: Path) -> ExternalCluster:
+    """A cluster without a head yet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = 7000 + probe.getsockname()[1] % 1000  # below the ports that Ray gives to its workers
-    address = f"127.0.0.1:{port}"
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment = {**os.environ, **token, "CLICKLOOP_RAY_ADDRESS": address}
+    environment = {**os.environ, **token, "CLICKLOOP_RAY_ADDRESS": f"127.0.0.1:{port}"}
     environment.pop("RAY_AUTH_TOKEN_PATH", None)
-    head = [*_RAY_START, "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
-    with child([*head, f"--temp-dir={folder}/ray"], environment):
-        end = time.monotonic() + 60
-        while not _answers(port):
-            assert time.monotonic() < end, "Ray's head does not answer"
-            time.sleep(0.2)
-        yield ExternalCluster(address, environment)
+    return ExternalCluster(folder, port, environment)
+
+
+@contextmanager
+def external_cluster(folder: Path) -> Iterator[ExternalCluster]:
+    """A cluster with a head, for the length of the block."""
+    cluster = cluster_to_be(folder)
+    with cluster.head():
+        yield cluster
 
 
 def _answers(port: int) -> bool:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -111,14 +112,36 @@ def connect(info: ClusterInfo) -> None:
     if info.token_file and os.environ.get("RAY_AUTH_MODE") != "token":
         raise RuntimeError("Import `workers` before `ray`: Ray reads RAY_AUTH_MODE when it is imported.")
     try:
-        if info.owner_pid and ray.is_initialized() and ray.get_runtime_context().gcs_address != info.address:
-            ray.shutdown()  # an earlier owner's, whose actors were not there yet when it went
+        is_other = info.owner_pid and ray.is_initialized() and ray.get_runtime_context().gcs_address != info.address
+        if is_other or is_node_gone():
+            ray.shutdown()  # an earlier owner's, whose actors were not there yet when it went; or nothing answers in it
         ray.init(
             address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.ERROR,
             ignore_reinit_error=True,
         )  # fmt: skip
+        _raylet(ray.get_runtime_context().get_node_id())  # found while it lives
     except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         raise BusyError(f"Ray at {info.address} does not answer: {error}", retry_after_s=2) from error
+
+
+def is_node_gone() -> bool:
+    """Whether the Ray node that this process is connected through has ended, as all do when the cluster's head is lost.
+
+    Ray does not say so: calls are never answered, also when head and node are back. Only connecting anew helps.
+    """
+    if not ray.is_initialized():
+        return False
+    raylet = _raylet(ray.get_runtime_context().get_node_id())
+    return raylet is not None and not _is_running(raylet.pid, raylet.create_time())
+
+
+@lru_cache(maxsize=1)
+def _raylet(node_id: str) -> psutil.Process | None:
+    """The process of a node of this machine; None when it cannot be seen."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "raylet" and f"--node_id={node_id}" in (process.info["cmdline"] or ()):
+            return process
+    return None
 
 
 def start_ray(settings: Settings) -> str:
@@ -234,7 +257,7 @@ def _watch(pool: Pool, stop: threading.Event) -> int:
     core = _core_processes()
     while not stop.wait(HEALTH_PERIOD_S):
         # Asking Ray instead would block for a minute when its head is gone.
-        if not all(_is_running(p.pid, p.create_time()) for p in core) or not ray.is_initialized():
+        if not all(_is_running(p.pid, p.create_time()) for p in core) or not ray.is_initialized() or is_node_gone():
             logger.error("Ray is gone")
             return 1
         pool.replace_dead()

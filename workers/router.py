@@ -20,7 +20,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 from schemas.errors import BusyError, ClickloopError, CorruptDataError, EmbeddingMissingError
 from schemas.predictions import Encoded, Engine, ImageRef, MaskReply, Pins, RefineRequest
 from schemas.settings import Settings
-from workers.cluster import connect, find_info
+from workers.cluster import connect, find_info, is_node_gone
 from workers.line import Line
 from workers.pool import Pool, cause_of
 
@@ -214,7 +214,8 @@ class Router(_EncodeOnMiss):
         """Stop watching and let go of Ray."""
         if self._watcher:
             self._watcher.cancel()
-        await self._detach()
+        if self._pool is not None:
+            await self._detach()
 
     async def _ask(self, request: RefineRequest) -> MaskReply:
         give_up = time.monotonic() + RESTART_WAIT_S
@@ -369,6 +370,8 @@ class Router(_EncodeOnMiss):
         info = find_info(self._settings)
         if info is None:
             raise BusyError("The workers are starting. Try again.", retry_after_s=2)
+        if self._is_connected and is_node_gone():
+            await self._detach()
         await asyncio.to_thread(connect, info)
         self._is_connected = True
         self._pool = await asyncio.to_thread(Pool.find, self._settings, info.namespace)
@@ -386,18 +389,17 @@ class Router(_EncodeOnMiss):
         while True:
             await asyncio.sleep(_WATCH_PERIOD_S)
             info = find_info(self._settings)
-            if self._pool is not None and (info is None or info.generation != self._generation):
-                logger.warning("the workers' owner is gone")
+            if self._pool is not None and (info is None or info.generation != self._generation or is_node_gone()):
+                logger.warning("the workers' owner, or the Ray node of this process, is gone")
                 await self._detach()
 
     async def _detach(self) -> None:
-        if self._pool is not None:
-            self._pool, self._is_connected = None, False
-            for call in list(self._calls):
-                call.cancel()  # Ray will not answer it any more
-            self._lines.clear()
-            self._loaded.clear()
-            await asyncio.to_thread(ray.shutdown)
+        self._pool, self._is_connected = None, False
+        for call in list(self._calls):
+            call.cancel()  # Ray will not answer it any more
+        self._lines.clear()
+        self._loaded.clear()
+        await asyncio.to_thread(ray.shutdown)
 
 
 def _restarting() -> BusyError:

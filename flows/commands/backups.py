@@ -49,10 +49,13 @@ def restore(args: argparse.Namespace) -> int:
 
     settings = settings_of(args)
     source = absolute_url(args.source)
+    storage = settings.resolved_storage_url
     with WorkspaceLock(settings.workspace):
-        done = backups.restore(
-            source, settings.resolved_database_url, settings.resolved_storage_url, replace=args.replace
-        )
+        try:
+            done = backups.restore(source, settings.resolved_database_url, storage, replace=args.replace)
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            why = error.strerror or error
+            raise BadInputError(f"Cannot restore {source} into {storage}: {why}. The database is as it was.") from error
     manifest = done.manifest
     lines = [f"{manifest.rows - done.forgotten_embeddings} rows and {len(manifest.files)} files are back; the database "
              f"is at {done.revision}, the backup was at {manifest.revision}."]  # fmt: skip

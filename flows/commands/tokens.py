@@ -5,11 +5,15 @@ They write to the database themselves, also beside a running `serve`: one short 
 
 import argparse
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from flows.commands.options import Nouns, command, days, group, settings_of
 from flows.commands.terminal import Terminal, table
 from schemas.campaigns import SCOPES
 from schemas.errors import BadInputError
+
+if TYPE_CHECKING:
+    from schemas.catalogue import TokenRecord
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -44,16 +48,20 @@ def list_(args: argparse.Namespace) -> int:
     """List the tokens."""
     from flows.services import reading
     from pipeline.storage import annotators
+    from pipeline.storage.database import database_now
 
     with reading(settings_of(args)) as database, database.connect() as conn:
-        records = annotators.list_tokens(conn)
-    rows = [
-        (r.id, r.annotator, ",".join(sorted(r.scopes)), r.expires_at, "revoked" if r.revoked_at else "valid")
-        for r in records
-    ]
+        records, now = annotators.list_tokens(conn), database_now(conn)
+    rows = [(r.id, r.annotator, ",".join(sorted(r.scopes)), r.expires_at, _state(r, now)) for r in records]
     lines = table(("ID", "ANNOTATOR", "SCOPES", "EXPIRES", "STATE"), rows) if rows else ["No tokens."]
     Terminal.of(args).result([r.model_dump(mode="json") for r in records], lines)
     return 0
+
+
+def _state(token: "TokenRecord", now: datetime) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at is not None and token.expires_at <= now else "valid"
 
 
 def revoke(args: argparse.Namespace) -> int:

@@ -36,6 +36,7 @@ from schemas.errors import (
     DatabaseVersionError,
     NotFoundError,
 )
+from schemas.settings import sqlite_url
 from schemas.tallies import TABLES
 
 logger = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ def _frozen(database_url: str) -> Iterator[Connection]:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clickloop-backup-"))
             copy = Path(folder) / "copy.db"
             _copy_sqlite(str(database.engine.url.database), copy)
-            database = stack.enter_context(closing(Database(f"sqlite:///{copy}")))
+            database = stack.enter_context(closing(Database(sqlite_url(copy))))
             conn = stack.enter_context(database.connect())
         else:
             conn = stack.enter_context(database.engine.connect())

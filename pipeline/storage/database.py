@@ -225,14 +225,14 @@ def _copy_sqlite(path: Path, revision: str) -> None:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise BadInputError("The database URL is not one. Example: sqlite:////data/clickloop.db.") from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise BadInputError("SQLite needs a file: sqlite:////data/clickloop.db.")
         return parsed.set(drivername="sqlite+pysqlite")
-    if backend == "postgresql":
+    if backend in {"postgresql", "postgres"}:  # the latter is what libpq, too, takes
         return parsed.set(drivername="postgresql+psycopg")
     raise BadInputError(f"Databases are SQLite and PostgreSQL; the URL names {backend!r}.")
 

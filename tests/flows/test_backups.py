@@ -1,5 +1,6 @@
 """backup and restore by the command line."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -35,3 +36,21 @@ def test_backup_and_restore_by_command(tmp_path: Path, capsys: pytest.CaptureFix
     with database.connect() as conn:
         assert conn.exec_driver_sql("SELECT name FROM annotators").scalar_one() == "ada"
     database.close()
+
+
+def test_a_restore_into_a_storage_that_cannot_be_written_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, to = (str(tmp_path / name) for name in ("old", "new", "backup"))
+    main(["token", "create", "ada", "--workspace", old])
+    main(["backup", to, "--workspace", old])
+    weights, manifest = tmp_path / "backup" / "storage" / "weights", tmp_path / "backup" / "manifest.json"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    part = {"path": "storage/weights", "sha256": hashlib.sha256(b"weights").hexdigest(), "size_bytes": 7}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"files": {"models/weights": part}}))
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CLICKLOOP_STORAGE_URL", f"{tmp_path}/file/storage")
+    capsys.readouterr()
+    assert main(["restore", to, "--workspace", new]) == 2
+    assert f"Cannot restore {to} into {tmp_path}/file/storage" in capsys.readouterr().err

@@ -5,19 +5,23 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
 import pytest
 from fsspec.registry import _registry
+from sqlalchemy import update
 
 from flows.cli import build_parser, main
 from flows.commands.campaigns import _ingested
 from pipeline.ingest.scan import ingest
-from pipeline.storage.database import Database
+from pipeline.storage.database import Database, open_database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.campaigns import CampaignRecord
 from schemas.settings import Settings
+from schemas.tables import Token
 from tests.flows.scenes import write_pictures
 
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
@@ -305,6 +309,19 @@ def test_a_token_is_shown_once_and_revoked(settings: Settings, capsys: pytest.Ca
     assert [(t["id"], t["revoked_at"]) for t in json.loads(listed)] == [(made["id"], None)]
     assert run(capsys, "token", "revoke", made["id"], *where)[0] == 0
     assert json.loads(run(capsys, "token", "list", *where)[1])[0]["revoked_at"] is not None
+
+
+def test_a_token_that_has_expired_is_not_listed_as_valid(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--workspace", str(settings.workspace)]
+    run(capsys, "token", "create", "ann", *where)
+    run(capsys, "token", "create", "bob", "--days", "1", *where)
+    with closing(open_database(settings.resolved_database_url)) as database, database.begin() as conn:
+        past = datetime.now(UTC) - timedelta(hours=1)
+        conn.execute(update(Token).where(Token.expires_at.is_not(None)).values(expires_at=past))
+    listed = run(capsys, "token", "list", *where)[1].splitlines()
+    assert sorted(line.split()[-1] for line in listed[1:]) == ["expired", "valid"]
 
 
 def test_purging_an_annotator_asks_first(

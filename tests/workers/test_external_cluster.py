@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rays import child, external_cluster
+from tests.rays import child, cluster_to_be, external_cluster
 
 GATEWAY_SIDE = """
 import asyncio, sys
@@ -60,6 +60,29 @@ def test_actors_land_where_resources_are_and_gateways_find_those_of_the_next_own
             assert gateway.stdout is not None and gateway.stdin is not None
             assert gateway.stdout.readline() == "first [4.0, 4.0]\n"
         stack.enter_context(child([sys.executable, "-m", "workers.cluster"], workspace("next")))
+        gateway.stdin.write("\n")
+        gateway.stdin.flush()
+        assert gateway.stdout.readline() == "second\n"
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_a_gateway_finds_the_actors_of_the_cluster_that_comes_after_a_lost_head() -> None:
+    with tempfile.TemporaryDirectory(prefix="cl-", dir="/tmp") as folder, ExitStack() as stack:
+        cluster = cluster_to_be(Path(folder))
+        environment = cluster.environment | {"CLICKLOOP_STORAGE_URL": f"{folder}/storage"}
+
+        def workspace(name: str) -> dict[str, str]:
+            return environment | {"CLICKLOOP_WORKSPACE": f"{folder}/{name}"}
+
+        owner = [sys.executable, "-m", "workers.cluster"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with cluster.head(), cluster.node(cpus=4), child(owner, workspace("owner")):
+            gateway = stack.enter_context(child([sys.executable, "-c", GATEWAY_SIDE], workspace("gateway"), **pipes))
+            assert gateway.stdout is not None and gateway.stdin is not None
+            assert gateway.stdout.readline() == "first [4.0, 4.0]\n"
+        for part in (cluster.head(), cluster.node(cpus=4), child(owner, workspace("next"))):
+            stack.enter_context(part)
         gateway.stdin.write("\n")
         gateway.stdin.flush()
         assert gateway.stdout.readline() == "second\n"

@@ -110,10 +110,15 @@ def test_postgresql_is_upgraded_by_command_only(postgres_server: PostgresServer)
         postgres_server.drop(name)
 
 
-@pytest.mark.parametrize("url", ["mysql://host/db", "sqlite://", "nonsense"])
+@pytest.mark.parametrize("url", ["mysql://host/db", "sqlite://", "nonsense", "postgresql://host:port/x"])
 def test_other_databases_are_refused(url: str) -> None:
     with pytest.raises(BadInputError):
         open_database(url)
+
+
+def test_libpqs_short_scheme_is_postgresql() -> None:
+    with closing(Database("postgres://host/db")) as database:
+        assert database.dialect == "postgresql"
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
