@@ -194,6 +194,7 @@ class SnapshotDirectory:
             self._put_in_place()
             _sync(self._stage.parent)
         else:
+            self._remove_what_was_purged()
             write_atomic(self.fs, join(self.root, MANIFEST), content)
             remove(self.fs, join(self.root, NOTE))
         self._published = True
@@ -254,6 +255,13 @@ class SnapshotDirectory:
             return False
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
+
+    def _remove_what_was_purged(self) -> None:
+        """Remove what an unfinished export put into its folders and is in them no more: a purge came between."""
+        kept = {str(file["path"]) for file in self.files}
+        for name in sorted(self._there.keys() - kept):
+            if "/" in name:
+                remove(self.fs, join(self.root, name))
 
     def _remove_quietly(self) -> None:
         """Remove what was put, the note last; a store that does not answer is not waited for."""

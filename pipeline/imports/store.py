@@ -3,11 +3,12 @@
 import pickle
 import tempfile
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from pydantic import BaseModel
+from sqlalchemy import Connection, Row
 
 from pipeline.imports.found import EMPTY, Dropped, Found, Items
 from pipeline.imports.names import Names
@@ -28,6 +29,7 @@ EXAMPLES = 5
 REVISED_AT_ONCE = 10
 """Masks in one transaction, during which their images are not given to anybody."""
 COUNTING = "they count already, and have another category: to change it, give --trusted"
+TWICE = "the source has the same mask twice, by the same name"
 HELD = "somebody works on the image or has worked on the mask: import again later, or correct it on the page"
 
 
@@ -101,10 +103,10 @@ def import_masks(
         BadAnnotationsError: The source is malformed.
     """
     report = ImportReport()
-    counts, pictured = Counter[str | None](), set[str]()
+    counts, pictured, taken = Counter[str | None](), set[str](), set[str]()
     with tempfile.TemporaryFile() as checked:
         for batch in batches(items):
-            rows = _checked(batch, campaign.id, report)
+            rows = _checked(batch, campaign.id, taken, report)
             counts.update(row["category"] for row in rows)
             pictured.update(row["image_id"] for row in rows)
             if not is_look:
@@ -117,7 +119,7 @@ def import_masks(
             report.masks[none] = report.masks.get(none, 0) + counts[None]
         if not is_look:
             checked.seek(0)
-            _store(database, campaign.id, checked, names, is_trusted, report, on_batch)
+            _store(database, campaign.id, checked, names, taken, is_trusted, report, on_batch)
     return report
 
 
@@ -126,11 +128,15 @@ def _store(
     campaign_id: str,
     checked: IO[bytes],
     names: Sequence[str],
+    taken: set[str],
     is_trusted: bool,
     report: ImportReport,
     on_batch: Callable[[int], None],
 ) -> None:
-    """One transaction for the new masks of each batch of rows that was written down, further ones for the others."""
+    """One transaction for the new masks of each batch of rows that was written down, further ones for the others.
+
+    `taken` are the ids of all rows.
+    """
     with database.begin() as conn:
         records = campaigns.add_categories(conn, campaign_id, names)
     numbers: dict[str | None, int | None] = {record.name: record.number for record in records} | {None: None}
@@ -141,6 +147,7 @@ def _store(
             known = imported.known_instances(conn, campaign_id, [row["instance_id"] for row in rows])
             for row in rows:
                 row["category_number"] = numbers[row.pop("category")]
+            known |= _renamed(conn, campaign_id, [row for row in rows if row["instance_id"] not in known], taken)
             for row in rows:
                 if row["instance_id"] not in known:
                     masks.import_mask(conn, is_trusted=is_trusted, **row)
@@ -148,6 +155,27 @@ def _store(
         _revise(database, campaign_id, [row for row in rows if row["instance_id"] in known], known, is_trusted, report)
         done += len(rows)
         on_batch(done)
+
+
+def _renamed(
+    conn: Connection, campaign_id: str, rows: Sequence[dict[str, Any]], taken: set[str]
+) -> dict[str, Row[Any]]:
+    """Instances that are these rows by image, mask and category, and no others of the source: the rows get their ids.
+
+    Tools number what they export anew: where something was added or deleted, all that follow have other names.
+    """
+    found: dict[tuple[Any, ...], list[Row[Any]]] = defaultdict(list)
+    for instance in imported.same_masks(conn, campaign_id, {(row["image_id"], row["mask_sha256"]) for row in rows}):
+        if instance.id not in taken:
+            found[instance.image_id, instance.mask_sha256, instance.category_number].append(instance)
+    renamed = {}
+    for row in rows:
+        if same := found[row["image_id"], row["mask_sha256"], row["category_number"]]:
+            instance = same.pop(0)
+            row["instance_id"] = instance.id
+            renamed[instance.id] = instance
+    taken |= renamed.keys()
+    return renamed
 
 
 def _revise(
@@ -178,17 +206,22 @@ def _revise(
         report.kept[HELD] = report.kept.get(HELD, 0) + len(wanted) - changed
 
 
-def _checked(batch: Sequence[Found | Dropped], campaign_id: str, report: ImportReport) -> list[dict[str, Any]]:
-    """What `import_mask` needs of each mask; what is left out goes to the report."""
+def _checked(
+    batch: Sequence[Found | Dropped], campaign_id: str, taken: set[str], report: ImportReport
+) -> list[dict[str, Any]]:
+    """What `import_mask` needs of each mask, whose id is `taken` then; what is left out goes to the report."""
     rows = []
     for item in batch:
         made = item if isinstance(item, Dropped) else _row(item, campaign_id, report)
+        if isinstance(item, Found) and isinstance(made, dict) and made["instance_id"] in taken:
+            made = Dropped(TWICE, f"{item.key}, {item.image.file_name}")
         if isinstance(made, Dropped):
             report.dropped[made.reason] = report.dropped.get(made.reason, 0) + 1
             examples = report.examples.setdefault(made.reason, [])
             if len(examples) < EXAMPLES:
                 examples.append(printable(made.where[:300]))
         else:
+            taken.add(made["instance_id"])
             rows.append(made)
     return rows
 

@@ -20,7 +20,7 @@ from schemas.masks import Rle
 SOURCES = "sources.jsonl"
 """In our own exports: which image each label file, named by number, is of. Their polygons are the border's pixels."""
 _LISTED = "classes.txt"
-_NO_LABELS = (_LISTED, "train.txt", "val.txt", "test.txt", "README.txt")
+_NO_LABELS = (_LISTED, "train.txt", "val.txt", "test.txt", "README.txt", "README.dataset.txt", "README.roboflow.txt")
 _MAX_YAML_BYTES = 1_000_000
 
 

@@ -1,6 +1,6 @@
 """Imported masks that an import finds again: what it may still change of them, as long as nobody has worked on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, insert, select, update
@@ -17,6 +17,29 @@ def known_instances(conn: Connection, campaign_id: str, instance_ids: Sequence[s
     """State and category number of the imported instances among these, by their id."""
     query = _imported(campaign_id, instance_ids, Instance.id, Instance.state, Instance.category_number)
     return {row.id: row for row in conn.execute(query)}
+
+
+def same_masks(conn: Connection, campaign_id: str, masks: Collection[tuple[str, str]]) -> list[Row[Any]]:
+    """Imported instances by their masks.
+
+    Args:
+        conn: Any transaction.
+        campaign_id: The campaign.
+        masks: Image id and digest of each.
+
+    Returns:
+        id, state, category_number, image_id and mask_sha256 of each instance that was imported with one of these masks,
+        oldest first; those of prelabels not among them.
+    """
+    image_ids, digests = ({mask[at] for mask in masks} for at in (0, 1))
+    own = Instance.id, Instance.state, Instance.category_number
+    columns: tuple[Any, ...] = (*own, MaskRow.image_id, MaskRow.mask_sha256)
+    query: Select[Any] = select(*columns).join(MaskRow, MaskRow.instance_id == Instance.id)
+    first = MaskRow.version == 1, MaskRow.source == "import", MaskRow.model_digest.is_(None)
+    mine = Instance.campaign_id == campaign_id, Instance.session_id.is_(None)
+    wanted = MaskRow.image_id.in_(image_ids), MaskRow.mask_sha256.in_(digests)
+    found = conn.execute(query.where(*first, *mine, *wanted).order_by(MaskRow.number))
+    return [row for row in found if (row.image_id, row.mask_sha256) in masks]
 
 
 def revise_instances(

@@ -10,6 +10,7 @@ from pipeline.export.directory import NOTE
 from pipeline.export.manifest import MANIFEST
 from pipeline.export.snapshot import FORMATS, export_snapshot
 from pipeline.export.verify import verify_snapshot
+from pipeline.storage import purge
 from pipeline.storage.files import patience
 from pipeline.storage.snapshots import list_snapshots
 from schemas.errors import BadImageError, BadInputError, BusyError, ForbiddenError
@@ -120,3 +121,20 @@ def test_a_source_that_goes_away_is_said(world: Labelled, tmp_path: Path, faulty
     with pytest.raises(BadImageError):
         export(world, f"{s3_bucket}/out")
     assert object_names(f"{s3_bucket}/out") == []
+
+
+def test_what_was_purged_meanwhile_is_not_left_beside_the_export(
+    world: Labelled, faulty_s3: FaultyS3, s3_bucket: str, tmp_path: Path
+) -> None:
+    url = f"{s3_bucket}/out"
+    faulty_s3.go_away("ExpiredToken", method="PUT", after=14)
+    with pytest.raises(ForbiddenError):
+        export(world, url)
+    faulty_s3.come_back()
+    first = world.images[0]
+    before = [name for name in object_names(url) if "000001." in name]
+    assert before, object_names(url)
+    with world.database.connect() as conn:
+        scope = purge.find_scope(conn, world.campaign_id, str(first.number))
+    purge.purge(world.database, scope, str(tmp_path / "storage"), purged_by="me")
+    require_undisturbed(world, url, export(world, url))

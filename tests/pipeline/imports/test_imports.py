@@ -23,9 +23,10 @@ from pycocotools import mask as coco
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
 from pipeline.imports.label_studio import decode_brush
 from pipeline.imports.names import CONTESTED, NO_IMAGE
-from pipeline.imports.store import COUNTING, HELD
+from pipeline.imports.store import COUNTING, HELD, TWICE
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
+from pipeline.storage.click_log import Effects, InstanceChange
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
 from pipeline.storage.imported import revise_instances
@@ -197,6 +198,8 @@ def test_label_studios_yolo_names_its_classes_in_a_list_and_uploads_by_a_prefix(
         for n, mask in enumerate(MASKS.values())
     ]
     (tmp_path / "labels" / "0a1b2c3d-one.txt").write_text("\n".join(lines))
+    for name in ("README.dataset.txt", "README.roboflow.txt"):  # beside Roboflow's labels
+        (tmp_path / name).write_text("text")
     masks, dropped = found(tmp_path, given="yolo-seg")
     agree(masks, 0.85)
     assert not dropped
@@ -572,6 +575,52 @@ def test_a_second_import_lets_proposals_count_and_takes_over_categories(database
     with database.begin() as conn:
         recount(conn)
     assert there() == ([], [""] * 2)
+
+
+def test_masks_that_the_source_numbers_anew_are_known_again(database: Database) -> None:
+    catalogue = Catalogue(database, images=2)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+        first, second = images_of(conn, campaign.id)
+    eye, full = mask_to_rle(np.eye(4, dtype=np.bool_)), mask_to_rle(np.ones((4, 4), np.bool_))
+    # Two of the same are two, also on images of the same masks.
+    items = [(first, "a", eye), (first, "b", full), (second, "b", full), (first, "b", full), (second, "a", eye)]
+
+    def again(kept: list[int], *, is_trusted: bool = False) -> tuple[int, int]:
+        named = [Found(items[at][0], items[at][1], f"k{number}", items[at][2]) for number, at in enumerate(kept)]
+        report = import_masks(database, campaign, iter(named), is_trusted=is_trusted)
+        return report.stored, report.changed
+
+    assert again([0, 1, 2, 3]) == (4, 0)
+    with database.connect() as conn:
+        deleted = proposed_masks(conn, campaign.id, first.id)[0]
+    claim = catalogue.claim(image_id=first.id)
+    instance = new_uuid()
+    for seq, (kind, payload, state) in enumerate(
+        [("open", {"mask_id": deleted.id}, "open"), ("delete", {}, "deleted")], 1
+    ):
+        effects = Effects([InstanceChange(instance, state)])
+        catalogue.append(claim, event(claim, seq, kind, instance_id=instance, payload=payload), effects=effects)
+    catalogue.append(claim, event(claim, 3, "submit"))
+    assert again([1, 2, 3]) == again([3, 2, 1, 0]) == (0, 0)  # what somebody deleted does not come back
+    assert again([2, 4, 3, 1]) == (1, 0)
+    assert again([4, 3, 1, 2], is_trusted=True) == (0, 4)
+    with database.connect() as conn:
+        assert len(current_masks(conn, campaign.id)) == 4 and count_proposals(conn, campaign.id) == 0
+
+
+def test_one_mask_twice_by_the_same_name_is_one(database: Database) -> None:
+    """Two people accepted the same prediction in Label Studio: their results have its id."""
+    catalogue = Catalogue(database, images=1)
+    with database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    read = of_campaign(catalogue, [np.eye(4, dtype=np.bool_)])
+    [item] = [item for item in read() if isinstance(item, Found)]
+    for stored in (1, 0):
+        both = iter([item, replace(item, category="other")])
+        report = import_masks(database, campaign, both, is_trusted=True)
+        assert (report.masks, report.stored, report.changed) == ({"class 0": 1}, stored, 0)
+        assert report.dropped == {TWICE: 1}
 
 
 def test_a_second_import_leaves_alone_what_people_work_on(database: Database) -> None:
