@@ -9,11 +9,15 @@ a row of `requests`, so that one retrain or precompute of a campaign is active a
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from schemas.settings import Settings
+
+START_S = 60.0
+"""For so long a Prefect server that does not answer yet is waited for."""
 
 
 def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(minutes=1)) -> list[Any]:
@@ -38,6 +42,22 @@ def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(mi
     return [*(flow.to_deployment(**shared) for flow in flows), by_clock.to_deployment(**shared, interval=trigger_every)]
 
 
+def _answers(url: str) -> bool:
+    """Whether a server is there; one that is only starting is waited for."""
+    import httpx
+
+    give_up = time.monotonic() + START_S
+    while True:
+        try:
+            if httpx.get(f"{url.rstrip('/')}/health", timeout=10.0).status_code < 500:  # a proxy says 502 meanwhile
+                return True
+        except (httpx.HTTPError, httpx.InvalidURL):
+            pass
+        if time.monotonic() > give_up:
+            return False
+        time.sleep(1.0)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Register the deployments, and serve them unless a work pool does."""
     parser = argparse.ArgumentParser(prog="python -m flows.deployments", description="Serve the flows to Prefect.")
@@ -53,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from flows.prefect_env import configure_prefect
 
     configure_prefect(Settings().workspace)
+    url = os.environ["PREFECT_API_URL"]
+    if not _answers(url):
+        sys.stderr.write(f"clickloop: no Prefect server answers at {url}. Check PREFECT_API_URL, or start it.\n")
+        return 1
     import prefect
 
     if args.pool is None:

@@ -123,15 +123,21 @@ def _disk(settings: Settings) -> str:
 def _storage(settings: Settings) -> str:
     from pipeline.storage import files
 
-    fs, root = files.open_storage(settings.resolved_storage_url)
+    url = settings.resolved_storage_url
+    fs, root = files.open_storage(url)
     path = files.join(root, f".doctor-{uuid4()}")
-    files.write_atomic(fs, path, b"clickloop")
     try:
-        if files.read_bytes(fs, path) != b"clickloop":
-            raise RuntimeError(f"{path} does not read back as written")
-    finally:
-        files.remove(fs, path)
-    return f"{settings.resolved_storage_url} can be written and read"
+        files.write_atomic(fs, path, b"clickloop")
+        try:
+            if files.read_bytes(fs, path) != b"clickloop":
+                raise RuntimeError(f"{path} does not read back as written")
+        finally:
+            files.remove(fs, path)
+    except OSError as error:
+        if files.is_local(fs):
+            raise RuntimeError(f"{root} cannot be written: {error.strerror or error}") from error
+        raise files.storage_error(error, f"Writing to {url}") from error
+    return f"{url} can be written and read"
 
 
 def _database(settings: Settings) -> str:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from flows.jobs import Job, JobStoppedError, owner_name
-from flows.services import Services
+from flows.services import Services, attached_services
 from flows.triggers import fire_triggers
 from pipeline.storage import requests
 from pipeline.storage.lock import succession
 from schemas.errors import ClickloopError, DatabaseUnavailableError
 from schemas.requests import checked
+from schemas.settings import Settings
 
 logger = logging.getLogger("flows.runner")
 
@@ -125,17 +126,33 @@ class Runner:
 
 
 def main() -> int:
-    """Run as a child of the supervisor, until SIGTERM."""
+    """Run as a child of the supervisor, until SIGTERM.
+
+    Returns:
+        0 after SIGTERM; 2 when the settings or the database's version do not allow a start; 1 when the database does
+        not answer, after which another start may do.
+    """
     from flows.prefect_env import configure_prefect
-    from flows.services import attached_services
     from schemas.logs import log_plainly
-    from schemas.settings import Settings
 
     settings = Settings()
     log_plainly(logging.WARNING, "%(asctime)s %(levelname)s %(name)s %(message)s")
     for package in ("pipeline", "workers", "flows"):
         logging.getLogger(package).setLevel(settings.log_level.upper())
-    configure_prefect(settings.workspace)
+    try:
+        configure_prefect(settings.workspace)
+        _work(settings)
+    except DatabaseUnavailableError as error:
+        logger.error("cannot start yet: %s", error.message)
+        return 1
+    except ClickloopError as error:
+        logger.error("cannot start: %s", error.message)
+        return 2
+    return 0
+
+
+def _work(settings: Settings) -> None:
+    """Open the database and run a runner until SIGTERM."""
     with attached_services(settings) as services, succession(settings.workspace, owner_name()) as dead:
         runner = Runner(services, dead)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -145,7 +162,6 @@ def main() -> int:
         work.start()
         while work.is_alive():
             work.join(0.5)
-    return 0
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def serve(
         WorkspaceLockedError: Another process owns the workspace.
         DatabaseVersionError: The database is of another version.
         BadInputError: The port is taken, the engine of the settings is not installed, or the gateway would listen off
-            loopback without any token.
+            loopback without any valid token.
     """
     check_available(settings.engine)
     stop = threading.Event()

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
 
 from pipeline.storage.sql import database_now, insert_into, new_id
 from schemas.campaigns import SCOPES, AnnotatorRecord
@@ -102,11 +102,7 @@ def authenticate(conn: Connection, token: str) -> AnnotatorRecord:
     row = conn.execute(
         select(Annotator.id, Annotator.name, Token.scopes)
         .join(Token, Token.annotator_id == Annotator.id)
-        .where(
-            Token.token_sha256 == _digest(token),
-            Token.revoked_at.is_(None),
-            or_(Token.expires_at.is_(None), Token.expires_at > db_now()),
-        )
+        .where(Token.token_sha256 == _digest(token), _is_valid())
     ).one_or_none()
     if row is None:
         raise AuthError("The token is not valid. `clickloop token create` makes one.")
@@ -130,7 +126,7 @@ def list_tokens(conn: Connection) -> list[TokenRecord]:
 
 
 def require_tokens(conn: Connection, host: str) -> None:
-    """Refuse to listen where others can reach it while no token is there: nobody could call.
+    """Refuse to listen where others can reach it while no token is valid: nobody could call.
 
     Args:
         conn: Any transaction.
@@ -139,8 +135,10 @@ def require_tokens(conn: Connection, host: str) -> None:
     Raises:
         BadInputError: Says how to make one.
     """
-    if all(token.revoked_at is not None for token in list_tokens(conn)):
-        raise BadInputError(f"Refusing to listen on {host} without any token: run `clickloop token create NAME` first.")
+    if conn.execute(select(Token.id).where(_is_valid()).limit(1)).first() is None:
+        raise BadInputError(
+            f"Refusing to listen on {host} without any valid token: run `clickloop token create NAME` first."
+        )
 
 
 def revoke_token(conn: Connection, token_id: str) -> None:
@@ -195,6 +193,10 @@ def purge_annotator(conn: Connection, name: str) -> tuple[str, int]:
             payload = {**row.payload, "annotators": [pseudonym if n == known_as else n for n in names]}
             conn.execute(update(Request).where(Request.id == row.id).values(payload=payload))
     return pseudonym, removed
+
+
+def _is_valid() -> ColumnElement[bool]:
+    return Token.revoked_at.is_(None) & or_(Token.expires_at.is_(None), Token.expires_at > db_now())
 
 
 def _digest(token: str) -> str:

@@ -38,6 +38,8 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 MIGRATIONS = "schemas:migrations"
+_OF_A_WRONG_URL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "failed to resolve host")
+"""Of libpq and psycopg: a connection that failed has no code."""
 
 
 class Database:
@@ -299,12 +301,14 @@ def unstorable(error: Exception) -> BadInputError | None:
 
 
 def _advice(error: DBAPIError) -> str:
-    """What to do about an outage: trying again mends no damaged file."""
+    """What to do about an outage: trying again mends no damaged file and no wrong URL."""
     code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return "Move the file, its -wal and its -shm aside, then bring a backup back with `clickloop restore`."
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
         return "Check that its file and folder are there and may be written."
+    if any(words in str(error.orig) for words in _OF_A_WRONG_URL):
+        return "Check CLICKLOOP_DATABASE_URL, or make what it names."
     return "Make room on its disk." if code == sqlite3.SQLITE_FULL else "Try again."
 
 

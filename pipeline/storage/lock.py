@@ -114,6 +114,7 @@ def _take(path: Path, facts: str) -> tuple[int, str]:
     Raises:
         BlockingIOError: Another process holds it.
         BadInputError: The folder cannot be made or written.
+        OutOfSpaceError: Its disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,13 @@ def _take(path: Path, facts: str) -> tuple[int, str]:
     except BlockingIOError:
         os.close(fd)
         raise
-    left = os.pread(fd, 4096, 0).decode(errors="replace")
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, facts.encode(), 0)
+    try:
+        left = os.pread(fd, 4096, 0).decode(errors="replace")
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, facts.encode(), 0)
+    except OSError as error:
+        from pipeline.storage.files import as_space_error  # takes as long to import as everything else here
+
+        os.close(fd)
+        raise as_space_error(error, path) from error
     return fd, left

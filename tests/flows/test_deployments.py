@@ -4,20 +4,24 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from flows import deployments
 from pipeline.storage import requests
 from pipeline.storage.database import Database
 from schemas.campaigns import CampaignRecord
 from schemas.settings import Settings
 from tests.rays import descendants, wait_gone
+from tests.s3 import free_port
 
 WAIT_S = 240.0
 
@@ -120,3 +124,21 @@ def test_without_a_server_it_says_what_to_set(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "PREFECT_API_URL" in done.stderr
+
+
+def test_a_server_that_is_still_starting_is_waited_for_and_a_missing_one_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("CLICKLOOP_WORKSPACE", str(tmp_path))
+    monkeypatch.setattr(deployments, "START_S", 1.0)
+    assert deployments.main(["--pool", "none"]) == 1
+    assert f"no Prefect server answers at {url}" in capsys.readouterr().err
+    server = HTTPServer(("127.0.0.1", int(url.split(":")[2].split("/")[0])), SimpleHTTPRequestHandler)
+    begin = threading.Timer(1.5, server.handle_request)
+    begin.start()
+    monkeypatch.setattr(deployments, "START_S", 30.0)
+    assert deployments._answers(url)
+    begin.join()
+    server.server_close()

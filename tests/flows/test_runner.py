@@ -1,5 +1,8 @@
 """The runner claims requests and runs them as real Prefect flows; each test checks what is left in the catalogue."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -126,6 +129,29 @@ def test_the_next_runner_takes_up_what_a_killed_one_left(
     working.join(10)
     record = record_of(runner, request_id)
     assert (record.state, record.attempt) == ("done", 2)
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "words"),
+    [
+        ("postgresql://ann@127.0.0.1:1/clickloop", 1, "cannot start yet: The database is not available"),
+        ("sqlite:///{empty}", 2, "cannot start: The database is at revision none (empty)"),
+        ("mysql://ann@127.0.0.1/clickloop", 2, "cannot start: Databases are SQLite and PostgreSQL"),
+    ],
+)
+def test_a_runner_that_cannot_start_says_why_and_whether_another_start_may(
+    tmp_path: Path, url: str, status: int, words: str
+) -> None:
+    environment = {
+        **os.environ,
+        "CLICKLOOP_WORKSPACE": str(tmp_path),
+        "CLICKLOOP_DATABASE_URL": url.format(empty=tmp_path / "empty.db"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.runner"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == status
+    assert words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_runner_waits_for_requests_and_ends_when_told(runner: Runner) -> None:

@@ -166,6 +166,15 @@ def test_killed_server_is_unavailable_and_keeps_what_was_committed() -> None:
         database.close()
 
 
+@pytest.mark.postgres
+def test_a_url_that_no_trying_mends_is_to_be_checked(postgres_server: PostgresServer) -> None:
+    for url in (postgres_server.url("nosuch"), "postgresql://ann@nosuch.invalid/clickloop"):
+        with pytest.raises(DatabaseUnavailableError, match="Check CLICKLOOP_DATABASE_URL"):
+            open_database(url)
+    with pytest.raises(DatabaseUnavailableError, match=r"refused.*Try again"):
+        open_database("postgresql://ann@127.0.0.1:1/clickloop")
+
+
 def _write_while(database: Database, disturb: Callable[[], object]) -> None:
     with database.begin() as conn:
         get_or_create_annotator(conn, "not committed")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.lock import WorkspaceLock, succession
-from schemas.errors import WorkspaceLockedError
+from schemas.errors import OutOfSpaceError, WorkspaceLockedError
+from tests.disks import full_disk
 
 HOLD = """
 import sys, time
@@ -44,6 +45,13 @@ def test_lock_can_be_taken_again_after_release(tmp_path: Path) -> None:
                 WorkspaceLock(tmp_path / "new").acquire()
             assert (lock.path.stat().st_mode & 0o777) == 0o600
     lock.release()
+
+
+def test_a_full_disk_is_told_and_leaves_the_lock_free(tmp_path: Path) -> None:
+    with full_disk(0), pytest.raises(OutOfSpaceError, match=r"lock: .*Make room"), WorkspaceLock(tmp_path):
+        pass
+    with WorkspaceLock(tmp_path):
+        pass
 
 
 def test_a_killed_runner_is_known_by_its_lock(tmp_path: Path) -> None:

@@ -497,6 +497,12 @@ def test_listening_abroad_without_any_token_is_refused(
         revoke_token(conn, token_id)
         with pytest.raises(BadInputError, match="token create"):
             require_tokens(conn, "0.0.0.0")
+        token_id, _ = create_token(conn, "ann", ["label"], datetime.now(UTC) + timedelta(days=1))
+        require_tokens(conn, "0.0.0.0")
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        conn.execute(update(Token).where(Token.id == token_id).values(expires_at=past))
+        with pytest.raises(BadInputError, match="valid token"):
+            require_tokens(conn, "0.0.0.0")
     database.close()
 
 
