@@ -374,6 +374,22 @@ def test_unsure_is_flagged_and_taken_back(desk: Desk) -> None:
     assert [e.payload.get("unsure", e.kind) for e in desk.events()] == ["open", "click", True, False, "undo"]
 
 
+def test_accepting_what_is_accepted_already_adds_nothing(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    desk.click(CENTRE)
+    desk.page.locator("#objects [aria-pressed=true]").wait_for()
+    desk.page.keyboard.press("Enter")
+    desk.wait(lambda: desk.page.locator("#objects [aria-pressed=true]").count() == 0)
+    desk.click(CENTRE)
+    desk.page.keyboard.press("2")
+    desk.page.keyboard.press("Enter")
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "accept", "category", "accept"]
+
+
 def test_box_tool_and_negative_button_need_no_other_hand(desk: Desk) -> None:
     desk.begin()
     desk.page.keyboard.press("r")

@@ -1,7 +1,7 @@
 /** The page: choose a campaign, claim images, open and leave them. Wires the parts together. */
 
 import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, select, stroke } from "./actions.js";
-import { ApiError, call, get, getAll, identity, patiently, post } from "./api.js";
+import { ApiError, get, getAll, getBlob, identity, patiently, post } from "./api.js";
 import { uuid4 } from "./bytes.js";
 import { desk, placeOf } from "./desk.js";
 import { wireSettings } from "./dialogs.js";
@@ -20,7 +20,7 @@ const LOST = "Somebody else has this image now, since it was idle for long. What
   "you can put it back if you get the image again.";
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
 
-/** @param {string} text Of an error, on the screen that is shown. */
+/** @param {string} text Of an error that is waited out, on the screen that is shown. */
 function tell(text) {
   if (!$("desk").hidden) {
     showNote("error", text);
@@ -30,11 +30,17 @@ function tell(text) {
   $("start-note").textContent = text;
 }
 
+/** @param {string} text Of an error that stays: a desk without work leads nowhere. */
+async function fail(text) {
+  if (!$("desk").hidden && (!desk.session || desk.session.mode === "ended")) await toStart().catch(() => {});
+  tell(text);
+}
+
 /**
  * Run something that talks to the server; failures become notes.
  * @param {() => Promise<void>} action
  */
-const attempt = (action) => attemptAs(action, tell);
+const attempt = (action) => attemptAs(action, fail);
 
 async function toStart() {
   leave();
@@ -65,14 +71,11 @@ async function claim(campaignId) {
   for (const image of given.look_ahead) fetchImage(image).catch(() => {});
 }
 
-/** @param {string} path @returns {Promise<Blob>} */
-const fetchBlob = async (path) => (await call(path)).blob();
-
 /**
  * @param {{id: string, width: number, height: number}} image
  * @returns {Promise<Blob>} Its file, which the browser keeps; of a large one a picture to begin with.
  */
-const fetchImage = (image) => fetchBlob(`/api/images/${image.id}/${isLarge(image) ? "thumbnail?size=1600" : "content"}`);
+const fetchImage = (image) => getBlob(`/api/images/${image.id}/${isLarge(image) ? "thumbnail?size=1600" : "content"}`);
 
 /**
  * @param {string} id Of the session.
@@ -116,7 +119,7 @@ async function display(session) {
     const bytes = await patiently(() => fetchImage(image), (error) => showNote("info", `The image has to wait: ${error.message}`));
     const bitmap = await createImageBitmap(bytes).catch(() => null);
     if (desk.session !== session) return;
-    if (bitmap) view.show(bitmap, isLarge(image) ? new Tiles(image, (place) => fetchBlob(`/api/images/${image.id}/tiles/${place}`)) : null);
+    if (bitmap) view.show(bitmap, isLarge(image) ? new Tiles(image, (place) => getBlob(`/api/images/${image.id}/tiles/${place}`)) : null);
     else skip("This browser cannot show this image.");
   } catch (error) {
     if (!(error instanceof ApiError) || error.code === "unauthorized" || desk.session !== session) throw error;
