@@ -18,6 +18,8 @@ import { view } from "./view.js";
 const LAST = "clickloop.last";
 const LOST = "Somebody else has this image now, since it was idle for long. What you did is kept as a draft: " +
   "you can put it back if you get the image again.";
+/** @type {string | null} Id of the campaign of the image that was opened last: a category is chosen for one campaign. */
+let campaignOfLast = null;
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
 
 /** @param {string} text Of an error that is waited out, on the screen that is shown. */
@@ -100,7 +102,9 @@ async function open(id, takeOver) {
   const { image } = next.record;
   $("where").textContent = `Image ${image.number} · ${image.file_name} · ${image.width}×${image.height}`;
   $("canvas").setAttribute("aria-label", `Image ${image.file_name}`);
-  if (placeOf(desk.category) === null) desk.category = next.record.categories[0]?.number ?? null;
+  const isElsewhere = next.record.campaign_id !== campaignOfLast;
+  if (isElsewhere || placeOf(desk.category) === null) desk.category = next.record.categories[0]?.number ?? null;
+  campaignOfLast = next.record.campaign_id;
   resume();
   next.start();
   offerDraft(next);
