@@ -118,19 +118,16 @@ def test_masks_of_a_strip_can_be_seen_through(browser: Any, tmp_path: Path) -> N
             desk.identify()
             desk.page.get_by_role("button", name="discs").click()
             desk.page.locator("#where", has_text="20000×50").wait_for()
-            box = desk.page.locator("#canvas").bounding_box()
-            middle = {"x": box["width"] / 2, "y": box["height"] / 2}
-            desk.page.locator("#canvas").hover(position=middle)
             scale = "async () => (await import('./js/view.js')).view.scale"
             desk.wait(lambda: desk.page.evaluate(scale) < 0.1)  # it is shown
-            while desk.page.evaluate(scale) < 4:
-                desk.page.mouse.wheel(0, -200)
-                desk.page.wait_for_timeout(50)
-            desk.page.locator("#canvas").click(position=middle)
+            desk.wait_saved()
+            desk.page.evaluate("async () => (await import('./js/view.js')).view.zoom(150)")  # about the middle
+            box = desk.page.locator("#canvas").bounding_box()
+            desk.page.locator("#canvas").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
             desk.wait_mask()
             layer = """async () => {
               const { view } = await import("./js/view.js");
-              const { canvas, width, height } = view.layers[0];
+              const { canvas, width, height } = view.active;
               return canvas.getContext("2d").getImageData(width >> 1, height >> 1, 1, 1).data[3];
             }"""
             assert 0 < desk.page.evaluate(layer) < 255
