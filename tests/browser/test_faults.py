@@ -91,6 +91,51 @@ def test_broken_frames_and_busy_answers_are_survived(desk: Desk) -> None:
     desk.errors.clear()
 
 
+def test_proxy_without_a_server_is_waited_out(desk: Desk) -> None:
+    gone, torn = (502, "<html>Bad Gateway</html>"), (200, '{"results": [')
+    waiting = {
+        "content": [gone],
+        "sessions": [torn, (504, "")],
+        "claim": [(503, '{"error": "down"}')],
+        "campaigns": [torn],
+    }
+
+    def away(route: Any) -> None:
+        left = waiting[next(path for path in waiting if f"/{path}" in route.request.url)]
+        if left:
+            status, body = left.pop()
+            route.fulfill(status=status, body=body)
+        else:
+            route.continue_()
+
+    desk.page.route(re.compile(r"/api/(campaigns$|campaigns/.*/claim|sessions/[^/]*$|images/.*/content)"), away)
+    desk.begin()
+    assert not any(waiting.values())
+    assert all("50" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
+def test_refusal_after_a_claim_leads_back_to_the_start(desk: Desk) -> None:
+    desk.begin()
+    error = {"code": "not_found", "message": "No session like that."}
+    desk.page.route("**/api/sessions/*", lambda route: route.fulfill(status=404, json={"error": error}))
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.locator("#start-note", has_text="No session like that.").wait_for()
+    desk.page.unroute("**/api/sessions/*")
+    desk.page.get_by_role("button", name="discs").click()
+    desk.wait_image(3)
+    desk.page.route(
+        "**/claim",
+        lambda route: route.fulfill(status=409, json={"error": {"code": "paused", "message": "It is paused."}}),
+    )
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.locator("#start-note", has_text="It is paused.").wait_for()
+    assert desk.page.locator("#desk").is_hidden()
+    desk.errors[:] = [line for line in desk.errors if "404" not in line and "409" not in line]
+
+
 def test_image_that_cannot_be_shown_can_be_skipped(desk: Desk) -> None:
     asked: list[str] = []
 

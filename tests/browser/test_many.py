@@ -1,6 +1,7 @@
 """A large image with a thousand objects: it loads, stays smooth and takes clicks."""
 
 import hashlib
+import io
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import mask_to_rle
 from schemas.predictions import ImageRef
 from tests.browser.desk import Desk, desk_at
-from tests.workers.api.gateway import Gateway, Work, gateway_in, register
+from tests.workers.api.gateway import Gateway, Work, gateway_in, put, register
 
 pytestmark = pytest.mark.browser
 
@@ -103,3 +104,30 @@ def work_on(desk: Desk, session: str) -> None:
     desk.page.locator("#objects li").nth(COUNT - 2).wait_for()
     desk.page.locator("#objects-title", has_text=f"({COUNT - 1})").wait_for()
     desk.wait_saved()
+
+
+def test_masks_of_a_strip_can_be_seen_through(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=0) as gateway:
+        strip = np.full((50, 20_000, 3), 30, np.uint8)
+        strip[5:45, 9_000:11_000] = (240, 220, 40)
+        encoded = io.BytesIO()
+        Image.fromarray(strip).save(encoded, "PNG")
+        put(gateway, tmp_path, "strip.png", encoded.getvalue())
+        with desk_at(browser, gateway) as desk:
+            desk.page.goto(gateway.url)
+            desk.identify()
+            desk.page.get_by_role("button", name="discs").click()
+            desk.page.locator("#where", has_text="20000×50").wait_for()
+            scale = "async () => (await import('./js/view.js')).view.scale"
+            desk.wait(lambda: desk.page.evaluate(scale) < 0.1)  # it is shown
+            desk.wait_saved()
+            desk.page.evaluate("async () => (await import('./js/view.js')).view.zoom(150)")  # about the middle
+            box = desk.page.locator("#canvas").bounding_box()
+            desk.page.locator("#canvas").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+            desk.wait_mask()
+            layer = """async () => {
+              const { view } = await import("./js/view.js");
+              const { canvas, width, height } = view.active;
+              return canvas.getContext("2d").getImageData(width >> 1, height >> 1, 1, 1).data[3];
+            }"""
+            assert 0 < desk.page.evaluate(layer) < 255

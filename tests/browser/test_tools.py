@@ -11,8 +11,8 @@ from pycocotools import mask as coco
 from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
-from pipeline.storage.campaigns import add_categories
-from pipeline.storage.images import images_of
+from pipeline.storage.campaigns import add_categories, create_campaign, get_campaign
+from pipeline.storage.images import add_image, images_of
 from pipeline.storage.masks import count_proposals, current_masks, import_mask
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work
@@ -374,6 +374,22 @@ def test_unsure_is_flagged_and_taken_back(desk: Desk) -> None:
     assert [e.payload.get("unsure", e.kind) for e in desk.events()] == ["open", "click", True, False, "undo"]
 
 
+def test_accepting_what_is_accepted_already_adds_nothing(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("Enter")
+    desk.click(CENTRE)
+    desk.page.locator("#objects [aria-pressed=true]").wait_for()
+    desk.page.keyboard.press("Enter")
+    desk.wait(lambda: desk.page.locator("#objects [aria-pressed=true]").count() == 0)
+    desk.click(CENTRE)
+    desk.page.keyboard.press("2")
+    desk.page.keyboard.press("Enter")
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "accept", "category", "accept"]
+
+
 def test_box_tool_and_negative_button_need_no_other_hand(desk: Desk) -> None:
     desk.begin()
     desk.page.keyboard.press("r")
@@ -510,6 +526,52 @@ def test_the_image_can_be_finished_without_scrolling_on_small_screens(
         assert chosen != other  # in the system's own colours, too
         swatches = desk.page.locator("#categories .swatch")
         assert swatches.nth(0).evaluate(colours)[0] != swatches.nth(1).evaluate(colours)[0]
+
+
+def test_what_is_said_later_has_its_place_before(desk: Desk) -> None:
+    desk.begin()
+    desk.page.locator("#note:empty").wait_for(state="attached")
+    assert [place.get_attribute("id") for place in desk.page.get_by_role("status").all()] == ["badge", "note"]
+    desk.page.goto(f"{desk.gateway.url}/campaigns")
+    desk.page.get_by_role("link", name="discs").wait_for()
+    assert desk.page.locator("#problem").and_(desk.page.get_by_role("alert")).count() == 1
+    assert desk.page.locator("#said").and_(desk.page.get_by_role("status")).count() == 1
+
+
+def test_text_grows_with_the_size_that_the_reader_wants(desk: Desk) -> None:
+    desk.begin()
+    size = "() => parseFloat(getComputedStyle(document.querySelector('#submit')).fontSize)"
+    before = desk.page.evaluate(size)
+    desk.page.evaluate("document.documentElement.style.fontSize = '200%'")
+    assert desk.page.evaluate(size) == 2 * before
+
+
+def test_a_category_is_chosen_for_one_campaign(desk: Desk) -> None:
+    desk.begin()
+    desk.page.keyboard.press("2")
+    desk.page.keyboard.press("Control+Enter")
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait_image(2)
+    chosen = desk.page.locator("#categories [aria-pressed=true] .name")
+    assert chosen.inner_text() == "blob"
+    with desk.gateway.services.database.begin() as conn:
+        pets = str(uuid4())
+        mine = get_campaign(conn, CAMPAIGN)
+        model: dict[str, Any] = {
+            "model_id": mine.model_id,
+            "model_digest": mine.model_digest,
+            "model_key": mine.model_key,
+        }
+        create_campaign(conn, campaign_id=pets, name="pets", source_url="x", labels=["cat", "dog"], **model)
+        image: dict[str, Any] = images_of(conn, CAMPAIGN)[0].model_dump(
+            include={"uri", "file_name", "sha256", "width", "height"}
+        )
+        facts: dict[str, Any] = {"version": "1", "phash": "0" * 16, "group_key": "x", "format": "PNG", "size_bytes": 1}
+        add_image(conn, pets, uri_sha256="0" * 64, **image, **facts)
+    desk.page.get_by_role("button", name="Leave").click()
+    desk.page.get_by_role("button", name="pets").click()
+    desk.wait_image(1)
+    assert chosen.inner_text() == "cat"
 
 
 def test_looks_are_kept(desk: Desk) -> None:

@@ -172,6 +172,14 @@ def test_a_link_out_of_the_storage_is_not_followed(gateway: Gateway, http: httpx
     assert code_of(http.get(f"/api/requests/{request_id}/archive")) == "forbidden"
 
 
+def test_export_since_no_snapshot_is_refused_at_once(gateway: Gateway, http: httpx.Client) -> None:
+    body = {"id": str(uuid4()), "kind": "export", "payload": {"since_snapshot": "999"}}
+    answer = http.post(f"{BASE}/requests", json=body)
+    assert (code_of(answer), answer.status_code) == ("not_found", 404)
+    assert "no snapshot '999'" in answer.json()["error"]["message"]
+    assert http.get(f"/api/requests/{body['id']}").status_code == 404
+
+
 def test_requests_that_wait_or_run_are_listed_alone(gateway: Gateway, http: httpx.Client) -> None:
     request_id = str(uuid4())
     http.post(f"{BASE}/requests", json={"id": request_id, "kind": "precompute"})

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from pipeline.storage.campaigns import get_campaign
+from pipeline.storage.changes import find_snapshot
 from pipeline.storage.requests import cancel_request, get_request, insert_request, list_requests
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError
@@ -69,9 +70,13 @@ class NewRequest(BaseModel):
 
 @router.post("/api/campaigns/{campaign}/requests", status_code=202)
 async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: CallerDep) -> RequestRecord:
-    """Insert a request. At most one retrain and one precompute of a campaign are active at a time."""
+    """Insert a request. At most one retrain and one precompute of a campaign are active at a time.
+
+    Raises:
+        NotFoundError: No such campaign, or no snapshot that an export could be a delta of.
+    """
     caller.need(SCOPES[new.kind])
-    checked(new.kind, new.payload)
+    asked = checked(new.kind, new.payload)
     place = new.payload.get(PLACES.get(new.kind, ""))
     if place is not None and not isinstance(place, str):
         raise BadInputError(f"{PLACES[new.kind]}: a path or URL is text.")
@@ -81,7 +86,10 @@ async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: 
         raise BadInputError("Create campaigns by POST /api/campaigns, which checks where their images are.")
 
     def insert(conn: Connection) -> RequestRecord:
-        return insert_request(conn, str(new.id), new.kind, get_campaign(conn, campaign).id, new.payload)
+        campaign_id = get_campaign(conn, campaign).id
+        if new.kind == "export" and asked["since_snapshot"] is not None:
+            find_snapshot(conn, campaign_id, asked["since_snapshot"])
+        return insert_request(conn, str(new.id), new.kind, campaign_id, new.payload)
 
     return await services.write(insert)
 

@@ -226,7 +226,10 @@ export const actions = {
     }
     if (!instance || instance.empty) return;
     const shown = session.masks.get(instance.id);
-    if (!shown || session.isBehind(instance)) {
+    if (instance.node.kind === "accept") {  // nothing has changed since
+      select(null);
+      desk.changed();
+    } else if (!shown || session.isBehind(instance)) {
       showNote("info", `${NOT_HERE} Accept it when you see it.`);
     } else if (shown.mask.pixels.length === 0) {
       showNote("info", "The mask is empty: there is nothing to accept.");

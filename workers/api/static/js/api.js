@@ -1,4 +1,4 @@
-/** JSON over HTTP, as somebody. Knows routes' shapes (errors, lists), not what they are for. */
+/** JSON and files over HTTP, as somebody. Knows routes' shapes (errors, lists), not what they are for. */
 
 /** An answer that says no; `code` is the server's error code, "offline" where no answer came. */
 export class ApiError extends Error {
@@ -12,6 +12,9 @@ export class ApiError extends Error {
 
 /** Codes after which the same call may well succeed. */
 export const PASSING = new Set(["offline", "busy", "database_unavailable", "embedding_missing"]);
+
+/** What a proxy answers while the server behind it is away. */
+const AWAY = new Set([502, 503, 504]);
 
 /** @param {number} ms @returns {Promise<void>} */
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -45,7 +48,7 @@ function headers() {
  * @param {RequestInit} [init]
  * @returns {Promise<Response>} A good answer.
  */
-export async function call(path, init = {}) {
+async function call(path, init = {}) {
   const given = { ...init, headers: { ...headers(), ...init.headers } };
   let answer;
   try {
@@ -54,20 +57,34 @@ export async function call(path, init = {}) {
     throw new ApiError("offline", "The server does not answer.");
   }
   if (answer.ok) return answer;
-  const body = await answer.json().catch(() => null);
-  const error = body?.error ?? { code: "error", message: `The server answered ${answer.status}.` };
-  throw new ApiError(error.code, error.message, error.details);
+  const error = (await answer.json().catch(() => null))?.error;
+  if (typeof error?.code === "string") throw new ApiError(error.code, error.message, error.details);
+  throw new ApiError(AWAY.has(answer.status) ? "offline" : "error", `The server answered ${answer.status}.`);
 }
+
+/**
+ * @template T
+ * @param {Promise<T>} body Of a good answer.
+ * @returns {Promise<T>} The same; one that breaks off, or is none of ours, counts as no answer.
+ */
+const whole = (body) => body.catch((error) => {
+  throw error.name === "AbortError" ? error : new ApiError("offline", "The server's answer cannot be read.");
+});
 
 /** @param {string} path @returns {Promise<any>} */
 export async function get(path) {
-  return (await call(path)).json();
+  return whole((await call(path)).json());
+}
+
+/** @param {string} path @param {RequestInit} [init] @returns {Promise<Blob>} */
+export async function getBlob(path, init) {
+  return whole((await call(path, init)).blob());
 }
 
 /** @param {string} path @param {unknown} [body] @returns {Promise<any>} */
 export async function post(path, body) {
   const json = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}) };
-  return (await call(path, json)).json();
+  return whole((await call(path, json)).json());
 }
 
 /** @param {string} path Of a list. @returns {Promise<any[]>} All its pages. */

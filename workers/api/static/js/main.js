@@ -1,7 +1,7 @@
 /** The page: choose a campaign, claim images, open and leave them. Wires the parts together. */
 
 import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, select, stroke } from "./actions.js";
-import { ApiError, call, get, getAll, identity, patiently, post } from "./api.js";
+import { ApiError, get, getAll, getBlob, identity, patiently, post } from "./api.js";
 import { uuid4 } from "./bytes.js";
 import { desk, placeOf } from "./desk.js";
 import { wireSettings } from "./dialogs.js";
@@ -18,9 +18,11 @@ import { view } from "./view.js";
 const LAST = "clickloop.last";
 const LOST = "Somebody else has this image now, since it was idle for long. What you did is kept as a draft: " +
   "you can put it back if you get the image again.";
+/** @type {string | null} Id of the campaign of the image that was opened last: a category is chosen for one campaign. */
+let campaignOfLast = null;
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
 
-/** @param {string} text Of an error, on the screen that is shown. */
+/** @param {string} text Of an error that is waited out, on the screen that is shown. */
 function tell(text) {
   if (!$("desk").hidden) {
     showNote("error", text);
@@ -30,11 +32,17 @@ function tell(text) {
   $("start-note").textContent = text;
 }
 
+/** @param {string} text Of an error that stays: a desk without work leads nowhere. */
+async function fail(text) {
+  if (!$("desk").hidden && (!desk.session || desk.session.mode === "ended")) await toStart().catch(() => {});
+  tell(text);
+}
+
 /**
  * Run something that talks to the server; failures become notes.
  * @param {() => Promise<void>} action
  */
-const attempt = (action) => attemptAs(action, tell);
+const attempt = (action) => attemptAs(action, fail);
 
 async function toStart() {
   leave();
@@ -65,14 +73,11 @@ async function claim(campaignId) {
   for (const image of given.look_ahead) fetchImage(image).catch(() => {});
 }
 
-/** @param {string} path @returns {Promise<Blob>} */
-const fetchBlob = async (path) => (await call(path)).blob();
-
 /**
  * @param {{id: string, width: number, height: number}} image
  * @returns {Promise<Blob>} Its file, which the browser keeps; of a large one a picture to begin with.
  */
-const fetchImage = (image) => fetchBlob(`/api/images/${image.id}/${isLarge(image) ? "thumbnail?size=1600" : "content"}`);
+const fetchImage = (image) => getBlob(`/api/images/${image.id}/${isLarge(image) ? "thumbnail?size=1600" : "content"}`);
 
 /**
  * @param {string} id Of the session.
@@ -97,7 +102,9 @@ async function open(id, takeOver) {
   const { image } = next.record;
   $("where").textContent = `Image ${image.number} · ${image.file_name} · ${image.width}×${image.height}`;
   $("canvas").setAttribute("aria-label", `Image ${image.file_name}`);
-  if (placeOf(desk.category) === null) desk.category = next.record.categories[0]?.number ?? null;
+  const isElsewhere = next.record.campaign_id !== campaignOfLast;
+  if (isElsewhere || placeOf(desk.category) === null) desk.category = next.record.categories[0]?.number ?? null;
+  campaignOfLast = next.record.campaign_id;
   resume();
   next.start();
   offerDraft(next);
@@ -116,7 +123,7 @@ async function display(session) {
     const bytes = await patiently(() => fetchImage(image), (error) => showNote("info", `The image has to wait: ${error.message}`));
     const bitmap = await createImageBitmap(bytes).catch(() => null);
     if (desk.session !== session) return;
-    if (bitmap) view.show(bitmap, isLarge(image) ? new Tiles(image, (place) => fetchBlob(`/api/images/${image.id}/tiles/${place}`)) : null);
+    if (bitmap) view.show(bitmap, isLarge(image) ? new Tiles(image, (place) => getBlob(`/api/images/${image.id}/tiles/${place}`)) : null);
     else skip("This browser cannot show this image.");
   } catch (error) {
     if (!(error instanceof ApiError) || error.code === "unauthorized" || desk.session !== session) throw error;

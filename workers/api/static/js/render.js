@@ -21,7 +21,8 @@ export const forget = () => tinted.clear();
 
 function thickness() {
   const { width, height } = desk.session?.record.image ?? { width: 0, height: 0 };
-  return Math.max(1, Math.round(Math.max(width, height) / 800));
+  // In a strip an outline as thick as its length asks for would fill the masks.
+  return Math.max(1, Math.round(Math.min(Math.max(width, height) / 800, Math.min(width, height) / 50)));
 }
 
 /**

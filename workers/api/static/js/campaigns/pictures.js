@@ -1,6 +1,6 @@
 /** Small pictures of images with their masks over them, drawn on canvases. Few are fetched at a time. */
 
-import { call } from "../api.js";
+import { getBlob } from "../api.js";
 import { unpack } from "../bytes.js";
 import { colourOf, tint } from "../overlay.js";
 
@@ -33,8 +33,7 @@ async function inTurn(work) {
 export async function loadPicture(image, size, categories, signal) {
   const bitmap = await inTurn(async () => {
     signal.throwIfAborted();
-    const answer = await call(`/api/images/${image.id}/thumbnail?size=${size}`, { signal });
-    return createImageBitmap(await answer.blob());
+    return createImageBitmap(await getBlob(`/api/images/${image.id}/thumbnail?size=${size}`, { signal }));
   });
   const masks = await Promise.all(image.masks.map(async (/** @type {any} */ one) => {
     const place = categories.findIndex((category) => category.number === one.category_number);

@@ -1,6 +1,6 @@
 /** What a campaign brought forth: adapters with the gate's decisions, and exports. */
 
-import { call } from "../api.js";
+import { getBlob } from "../api.js";
 import { linksWork, promote } from "./actions.js";
 import { lyingBars } from "./charts.js";
 import { make } from "../dom.js";
@@ -47,7 +47,7 @@ export function adapterView(campaign, adapters, jobs, changed) {
  * @param {string} name
  */
 async function save(path, name) {
-  const url = URL.createObjectURL(await (await call(path)).blob());
+  const url = URL.createObjectURL(await getBlob(path));
   make("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
