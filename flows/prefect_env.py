@@ -14,7 +14,12 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import BusyError
+
 logger = logging.getLogger(__name__)
+
+MOST_STARTS = 3
+"""Of the ephemeral server, until it is given up: one that ends at once finds its port taken, or its database broken."""
 
 
 def configure_prefect(workspace: Path) -> None:
@@ -52,18 +57,37 @@ def start_ephemeral_server() -> None:
     """Start the server that Prefect would start at the first flow, and have it ended with this process, even killed.
 
     Does nothing with PREFECT_API_URL, or when it runs already.
+
+    Raises:
+        BusyError: It does not come up; what it says of that is on the standard error.
     """
     if os.environ.get("PREFECT_API_URL"):
         return
     from prefect.server.api.server import SubprocessASGIServer
 
-    server = SubprocessASGIServer()
+    class Server(SubprocessASGIServer):  # the one of this process, also for Prefect
+        starts = 0
+
+        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:  # called anew, without an end, where it ended at once
+            self.starts += 1
+            if self.starts > MOST_STARTS:
+                raise RuntimeError(f"it ended {MOST_STARTS} times at its start")
+            return super()._run_uvicorn_command()
+
+    server = Server()
     if server.running:
         return
+    server.starts = 0
     # Deaf to Ctrl-C, which a terminal sends to all: flows tell it how they ended, and try long where it is dead.
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         server.start()
+    except RuntimeError as error:
+        home = os.environ["PREFECT_HOME"]
+        raise BusyError(
+            f"Prefect's server does not start: {error}. Make room if the disk of {home} is full; if its database is "
+            "broken, remove that folder: it holds no work."
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     process = server.server_process

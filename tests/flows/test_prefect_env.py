@@ -52,6 +52,35 @@ def test_the_ephemeral_server_needs_its_password_and_dies_with_a_killed_parent(t
     wait_gone([p for p in family if p.pid != parent.pid and psutil.pid_exists(p.pid)])
 
 
+@pytest.mark.timeout(240)
+def test_a_server_that_cannot_start_is_given_up_in_words_and_comes_once_it_can(tmp_path: Path) -> None:
+    (tmp_path / "prefect").mkdir()
+    broken = tmp_path / "prefect" / "prefect.db"
+    broken.write_bytes(b"no database" * 1000)
+    program = """
+import sys
+from pathlib import Path
+from flows.prefect_env import configure_prefect, start_ephemeral_server
+from schemas.errors import BusyError
+configure_prefect(Path(sys.argv[1]))
+for broken in Path(sys.argv[1]).glob("prefect/prefect.db*"):
+    try:
+        start_ephemeral_server()
+    except BusyError as error:
+        print(error.message)
+    broken.unlink()
+start_ephemeral_server()
+print("up")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, env=clean(), check=True
+    )
+    told, up = done.stdout.splitlines()
+    assert told.startswith("Prefect's server does not start: it ended 3 times at its start.")
+    assert str(tmp_path / "prefect") in told
+    assert up == "up"
+
+
 def test_settings_of_the_user_stay_but_telemetry_is_always_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("PREFECT_")]:
         monkeypatch.delenv(name)
