@@ -65,19 +65,17 @@ def start_ephemeral_server() -> None:
         return
     from prefect.server.api.server import SubprocessASGIServer
 
-    class Server(SubprocessASGIServer):  # the one of this process, also for Prefect
-        starts = 0
-
-        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:  # called anew, without an end, where it ended at once
-            self.starts += 1
-            if self.starts > MOST_STARTS:
-                raise RuntimeError(f"it ended {MOST_STARTS} times at its start")
-            return super()._run_uvicorn_command()
-
-    server = Server()
+    server = SubprocessASGIServer()
     if server.running:
         return
-    server.starts = 0
+    launch, launches = server._run_uvicorn_command, iter(range(MOST_STARTS))
+
+    def launch_again() -> Any:  # Prefect asks without an end where the server ends at once
+        if next(launches, None) is None:
+            raise RuntimeError(f"it ended {MOST_STARTS} times at its start")
+        return launch()
+
+    server._run_uvicorn_command = launch_again
     # Deaf to Ctrl-C, which a terminal sends to all: flows tell it how they ended, and try long where it is dead.
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -89,6 +87,7 @@ def start_ephemeral_server() -> None:
             "broken, remove that folder: it holds no work."
         ) from error
     finally:
+        del server._run_uvicorn_command  # the method of its class again
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     process = server.server_process
     assert process is not None
