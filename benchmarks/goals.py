@@ -39,7 +39,7 @@ VIT_B = "fdrn-timm:vit_base_patch16_224.mae"
 """FDRN with a plain ViT-B as image encoder, of random weights."""
 SHIPPED = "fdrn-compact"
 PEER = "simpleclick-base-448"
-RESTART_IMAGES = 300
+RESTART_IMAGES = 1500
 EMBEDDING_BYTES = 256 * 64 * 64 * 4
 """Of SAM's image embedding as CVAT sends it to the browser: 4.2 MB."""
 
