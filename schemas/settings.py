@@ -8,8 +8,6 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from schemas.engines import EngineSetting
 from schemas.errors import BadInputError
@@ -106,6 +104,9 @@ class Settings(BaseSettings):
         """The database's file, None when the database is a server's."""
         if not self.resolved_database_url.startswith("sqlite"):
             return None
+        from sqlalchemy import make_url  # takes as long to import as all that a command line begins with
+        from sqlalchemy.exc import ArgumentError
+
         try:
             path = make_url(self.resolved_database_url).database
         except ArgumentError:  # whoever opens it says so
@@ -125,6 +126,8 @@ class Settings(BaseSettings):
 
 def sqlite_url(path: Path) -> str:
     """The URL of a database file: in its path "?", "#" and "%" are no marks of a URL."""
+    from sqlalchemy import URL  # see `Settings.sqlite_path`
+
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
