@@ -133,7 +133,7 @@ def main() -> int:
         not answer, after which another start may do.
     """
     from flows.prefect_env import configure_prefect
-    from schemas.logs import log_plainly
+    from schemas.logs import log_plainly, tell_no_start
 
     settings = Settings()
     log_plainly(logging.WARNING, "%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -142,12 +142,8 @@ def main() -> int:
     try:
         configure_prefect(settings.workspace)
         _work(settings)
-    except DatabaseUnavailableError as error:
-        logger.error("cannot start yet: %s", error.message)
-        return 1
     except ClickloopError as error:
-        logger.error("cannot start: %s", error.message)
-        return 2
+        return tell_no_start(logger, error)
     return 0
 
 

@@ -3,7 +3,7 @@
 import logging
 import re
 
-from schemas.errors import BadInputError
+from schemas.errors import BadInputError, ClickloopError, DatabaseUnavailableError
 
 _PASSWORD = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s@'\"]*:[^/\s@'\"]*@")
 """Of a URL: who and with which secret."""
@@ -54,3 +54,16 @@ def log_plainly(level: int, line: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(line))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def tell_no_start(logger: logging.Logger, error: ClickloopError) -> int:
+    """Say why a process does not start.
+
+    Returns:
+        Its exit code: 1 where the database does not answer, after which another start may do; else 2.
+    """
+    if isinstance(error, DatabaseUnavailableError):
+        logger.error("cannot start yet: %s", error.message)
+        return 1
+    logger.error("cannot start: %s", error.message)
+    return 2

@@ -5,7 +5,8 @@ import sys
 
 from pipeline.storage.annotators import require_tokens
 from pipeline.storage.database import open_database
-from schemas.errors import ClickloopError, DatabaseUnavailableError
+from schemas.errors import ClickloopError
+from schemas.logs import tell_no_start
 from schemas.settings import Settings
 from workers.api.app import build_services, create_app
 from workers.api.logs import configure
@@ -35,12 +36,8 @@ def main() -> int:
         if not settings.is_loopback:
             with database.connect() as conn:
                 require_tokens(conn, settings.host)
-    except DatabaseUnavailableError as error:
-        logger.error("cannot start yet: %s", error.message)
-        return 1
     except ClickloopError as error:
-        logger.error("cannot start: %s", error.message)
-        return 2
+        return tell_no_start(logger, error)
     services = build_services(settings, database, Router(settings), read_admin_token(settings))
     logger.info("gateway starts host=%s port=%d", settings.host, settings.port)
     run(create_app(services), services)
