@@ -80,9 +80,10 @@ class Export(_Payload):
     """`to` None: below the campaign's folder in the storage.
 
     Only what fits all of them: masks of `categories` (names), accepted from `since` on and before `until`, by
-    `annotators` (names or pseudonyms), on images whose task is in one of `states`. `val` and `test` are the shares of
-    the images that these parts get. `images` "uri": image files are named instead of copied. `since_snapshot` (number
-    or id): only what changed since.
+    `annotators` (names or pseudonyms), on images whose task is in one of `states`; with `sure` none that an annotator
+    flagged as unsure, with `min_score` none whose model states a lower IoU. `val` and `test` are the shares of the
+    images that these parts get. `images` "uri": image files are named instead of copied. `since_snapshot` (number or
+    id): only what changed since.
     """
 
     to: Place | None = None
@@ -92,6 +93,8 @@ class Export(_Payload):
     until: AwareDatetime | None = None
     annotators: list[str] | None = Field(default=None, min_length=1)
     states: list[TaskState] | None = Field(default=None, min_length=1)
+    sure: Literal[True] | None = None
+    min_score: float | None = Field(default=None, ge=0, le=1)
     val: float = Field(default=0.0, ge=0, lt=1)
     test: float = Field(default=0.0, ge=0, lt=1)
     images: Literal["embedded", "uri"] = "embedded"

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -399,6 +400,8 @@ class MaskRow(Base):
     embedding_digest: Mapped[str | None] = mapped_column(String(64))
     engine: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
+    score: Mapped[float | None] = mapped_column(Float)
+    """The IoU that the model states of what it predicted, in [0, 1]; None where it predicted nothing."""
 
 
 class Model(Base):
@@ -529,13 +532,17 @@ class SnapshotItem(Base):
     """
 
     __tablename__ = "snapshot_items"
-    __table_args__ = (Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id", "mask_id", "category_number"),)
+    __table_args__ = (
+        Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id", "mask_id", "category_number", "unsure"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id"))
     image_id: Mapped[str] = mapped_column(String(36))
     mask_id: Mapped[str | None] = mapped_column(String(36))
     category_number: Mapped[int | None]
+    unsure: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    """Whether the annotator had flagged it."""
 
 
 class Purge(Base):
