@@ -14,7 +14,7 @@ from pipeline.storage.tallies import tallies
 from schemas.browsing import BrowsedImage, BrowsedMask, BrowsePage
 from schemas.errors import NotFoundError
 from schemas.masks import Rle
-from schemas.tables import Annotator, Image, Instance, MaskRow, Session, Task
+from schemas.tables import Annotator, EventRow, Image, Instance, MaskRow, Session, Task
 
 MAX_MASKS = 100
 """Masks of one image that are shown; their number is told anyway."""
@@ -173,15 +173,28 @@ def _with_masks(conn: Connection, rows: Sequence[Row[Any]], preview: int) -> lis
     masks: dict[str, list[Row[Any]]] = defaultdict(list)
     for mask in conn.execute(query):
         masks[mask.image_id].append(mask)
+    reasons = _skip_reasons(conn, [row.id for row in rows if row.state == "skipped"])
     return [
         BrowsedImage(
             **row._mapping,
+            skip_reason=reasons.get(row.id),
             preview_size=preview_size(row.height, row.width, preview),
             num_masks=masks[row.id][0].of_image if masks[row.id] else 0,
             masks=[_mask(mask, preview) for mask in masks[row.id]],
         )
         for row in rows
     ]
+
+
+def _skip_reasons(conn: Connection, image_ids: Sequence[str]) -> dict[str, str]:
+    """Why images were skipped the last time."""
+    skips = (
+        select(Session.image_id, EventRow.payload)
+        .join(EventRow, and_(EventRow.session_id == Session.id, EventRow.kind == "skip"))
+        .where(Session.image_id.in_(image_ids), Session.state == "skipped")
+        .order_by(EventRow.server_time)
+    )
+    return {image_id: payload["reason"] for image_id, payload in conn.execute(skips)}
 
 
 def _mask(row: Row[Any], preview: int) -> BrowsedMask:

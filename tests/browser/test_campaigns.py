@@ -44,7 +44,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         for annotator, category in (("ada", 1), ("ada", 2), ("bob", 3)):
             label(running, annotator, category)
         with running.http("bob") as http:
-            Work(http).do("skip")
+            Work(http).do("skip", reason="<b>too dark</b>")
         yield running
 
 
@@ -346,7 +346,10 @@ def test_images_are_filtered_and_paged(desk: Desk, monkeypatch: pytest.MonkeyPat
     desk.page.reload()
     desk.drawn_tiles(3)
     desk.page.get_by_label("State", exact=True).select_option("skipped")
-    desk.drawn_tiles(4)
+    desk.drawn_tiles(4).get_by_text("<b>too dark</b>", exact=True).wait_for()
+    desk.page.get_by_role("button", name="skipped: <b>too dark</b>").click()
+    desk.page.get_by_text("Skipped: <b>too dark</b>").wait_for()
+    desk.page.get_by_role("button", name="Close").click()
     desk.page.get_by_label("Annotator", exact=True).select_option("anybody")
     desk.page.get_by_label("State", exact=True).select_option("any state")
     desk.drawn_tiles(*range(1, 25))

@@ -61,6 +61,17 @@ def test_filters_by_state_category_and_annotator(catalogue: Catalogue) -> None:
     assert numbers(browse(Catalogue(catalogue.database, images=1))) == [1]
 
 
+def test_a_skipped_image_says_why_it_was_skipped_last(catalogue: Catalogue) -> None:
+    for reason in ("blurred", "not a cat: a dog"):
+        skipped = catalogue.claim(image_id=catalogue.images[0].id)
+        catalogue.append(skipped, event(skipped, 1, "skip", payload={"reason": reason}))
+    catalogue.label(catalogue.claim(image_id=catalogue.images[1].id))
+    page = browse(catalogue)
+    assert [image.skip_reason for image in page.results] == ["not a cat: a dog", *[None] * 4]
+    catalogue.label(catalogue.claim(image_id=catalogue.images[0].id))
+    assert browse(catalogue).results[0].skip_reason is None
+
+
 def test_an_image_shows_the_masks_that_are_current(catalogue: Catalogue) -> None:
     claim = catalogue.claim()
     first = catalogue.label(claim, category_number=1)

@@ -64,11 +64,12 @@ export async function gallery({ campaign, annotators, params, go, attempt }) {
     });
     const masks = counted(image.num_masks, "mask");
     const tile = make("button", {
-      type: "button", className: "tile", "aria-label": `Image ${image.number}, ${image.file_name}, ${image.state}, ${masks}`,
+      type: "button", className: "tile", "aria-label": `Image ${image.number}, ${image.file_name}, ${image.state}${image.skip_reason ? `: ${image.skip_reason}` : ""}, ${masks}`,
       onclick: () => showLarge(index),
     }, make("span", { className: "frame" }, canvas),
       make("span", { className: "line" }, make("span", { className: "name", textContent: image.file_name, title: image.file_name }), image.state !== "done" && badge(image.state)),
-      make("span", { className: "line quiet" }, `#${image.number} · ${masks}${image.holdout ? " · held out" : ""}`));
+      make("span", { className: "line quiet" }, `#${image.number} · ${masks}${image.holdout ? " · held out" : ""}`),
+      image.skip_reason && make("span", { className: "line quiet" }, make("span", { className: "name", textContent: image.skip_reason, title: image.skip_reason })));
     return make("li", {}, tile);
   });
   const first = passed.length * PAGE;
@@ -172,6 +173,7 @@ async function large(campaign, images, index) {
       make("div", { className: "picture-stage" }, canvas),
       make("div", { className: "picture-side" },
         make("p", { className: "quiet", textContent: `Image ${image.number} · ${image.width}×${image.height}${image.holdout ? " · held out" : ""}` }),
+        image.skip_reason && make("p", { textContent: `Skipped: ${image.skip_reason}` }),
         make("h3", { textContent: "Objects" }),
         image.masks.length ? make("ul", { className: "objects" }, ...objects) : make("p", { className: "quiet", textContent: "None." }), more,
         make("p", { className: "quiet", textContent: image.masks.length ? "Choose those to correct, here or in the image; the others stay as they are." : "" }),
