@@ -163,10 +163,21 @@ def test_an_export_is_asked_for_followed_and_downloaded(desk: Desk) -> None:
     dialog.wait_for(state="hidden")
     assert requests_of(desk.gateway, "export") == []
     desk.page.get_by_role("button", name="Export…").click()
+    dialog.get_by_label("Only these categories").fill("blob\n bird \n")
+    dialog.get_by_label("Masks that the annotator flagged as unsure").select_option("are left out")
+    dialog.get_by_label("Lowest score").fill("0.7")
+    dialog.get_by_role("button", name="Export", exact=True).click()
+    dialog.wait_for(state="hidden")
+    [chosen] = requests_of(desk.gateway, "export")
+    filters = {name: chosen.payload.get(name) for name in ("categories", "sure", "min_score")}
+    assert filters == {"categories": ["blob", "bird"], "sure": True, "min_score": 0.7}
+    with desk.gateway.http() as http:
+        http.post(f"/api/requests/{chosen.id}/cancel")
+    desk.page.get_by_role("button", name="Export…").click()
     dialog.get_by_label("Parquet, with images and clicks").uncheck()
     dialog.get_by_role("button", name="Export", exact=True).click()
     desk.page.get_by_text("An export was asked for.").wait_for()
-    [request] = requests_of(desk.gateway, "export")
+    [request] = [one for one in requests_of(desk.gateway, "export") if one.state == "queued"]
     assert request.payload == {"formats": ["coco"], "images": "embedded", "val": 0, "test": 0}
     jobs = desk.page.get_by_role("region", name="Running jobs")
     jobs.get_by_text("waits for the runner").wait_for()

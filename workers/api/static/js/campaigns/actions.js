@@ -142,13 +142,16 @@ export function exportMasks(campaign) {
       { name: "formats", label: "Formats", kind: "checks", choices: [["coco", "COCO JSON", true], ["parquet", "Parquet, with images and clicks", true], ["png", "One PNG per mask"],
         ["lvis", "LVIS JSON"], ["yolo-seg", "YOLO segmentation: outlines, which lose some pixels"], ["hf", "Hugging Face data set with a card"]] },
       { name: "images", label: "Image files", kind: "select", choices: [["embedded", "copied into the export"], ["uri", "only named"]] },
+      { name: "categories", label: "Only these categories", kind: "lines", limits: { rows: 2 }, hint: "One per line. Leave empty for all." },
+      { name: "sure", label: "Masks that the annotator flagged as unsure", kind: "select", choices: [["", "are exported, too"], ["sure", "are left out"]] },
+      { name: "min_score", label: "Lowest score", kind: "number", limits: { min: 0, max: 1 }, hint: "The IoU that the model expects, 0 to 1; masks that no model made have none and stay. Leave empty for all." },
       { name: "val", label: "Share to validate on", kind: "number", value: "0", required: true, limits: { min: 0, max: 0.99 } },
       { name: "test", label: "Share to test on", kind: "number", value: "0", required: true, limits: { min: 0, max: 0.99 } },
       { name: "since_snapshot", label: "Only what changed since snapshot", kind: "text", limits: { maxlength: 40 }, hint: "Its number; COCO and Parquet only. Leave empty for everything." },
       { name: "to", label: "Where to", kind: "text", hint: "A folder or URL that the server may write to; leave empty for its storage, from where it can be downloaded here." },
     ],
     go: "Export",
-  });
+  }, ({ categories, sure, ...rest }) => ({ ...given(rest), ...(categories.length && { categories }), ...(sure && { sure: true }) }));
 }
 
 /** @param {Campaign} campaign */
