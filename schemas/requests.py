@@ -12,7 +12,7 @@ from schemas.models import checked_model_id
 Step = Literal["ingest", "precompute", "retrain", "export"]
 Format = Literal["coco", "parquet", "png", "lvis", "yolo-seg", "hf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
+ImportFormat = Literal["coco", "coco-results", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
 IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
 OrderBy = Literal["uncertainty", "diversity", "gain", "mixed", "plain"]
@@ -35,11 +35,15 @@ class Ingest(_Payload):
 
 
 class Import(_Payload):
-    """Masks at `source`; `format` None: by what is there. `look`: only count. Not `trusted`: they are proposals."""
+    """Masks at `source`; `format` None: by what is there. `look`: only count. Not `trusted`: they are proposals.
+
+    `min_score`: leave out what COCO's results score lower.
+    """
 
     source: Place
     format: ImportFormat | None = None
     category: str = Field(default="object", min_length=1, max_length=200)
+    min_score: float | None = Field(default=None, ge=0, le=1)
     trusted: bool = False
     look: bool = False
 

@@ -73,8 +73,9 @@ export function importMasks(campaign) {
     fields: [
       { name: "source", label: "Where from", kind: "text", required: true, limits: { maxlength: 4000 }, hint: "A file, folder or URL, as the server sees it." },
       { name: "format", label: "Format", kind: "select", choices: [
-        ["", "by what is there"], ["coco", "COCO, LVIS"], ["label-studio", "Label Studio"], ["cvat", "CVAT"],
+        ["", "by what is there"], ["coco", "COCO, LVIS"], ["coco-results", "COCO results, by the ids of an export of this campaign"], ["label-studio", "Label Studio"], ["cvat", "CVAT"],
         ["yolo-seg", "YOLO segmentation"], ["label-map", "PNG: a category per value"], ["instance-map", "PNG: an instance per value"]] },
+      { name: "min_score", label: "Lowest score", kind: "number", limits: { min: 0, max: 1 }, hint: "Of COCO results only. Leave empty for all." },
       { name: "as", label: "What for", kind: "select", choices: [
         ["look", "only look: count and compare, store nothing"], ["propose", "as proposals that annotators accept or correct"], ["trust", "as accepted masks"]] },
     ],
