@@ -337,6 +337,7 @@ class Instance(Base):
         Index("ix_instances_campaign_image", "campaign_id", "image_id"),
         Index("ix_instances_image_id", "image_id"),
         Index("ix_instances_browsed", "campaign_id", "category_number", "image_number"),
+        _only("ix_instances_unsure", "unsure", "campaign_id", "image_number"),
         _one_of(InstanceState),
     )
 

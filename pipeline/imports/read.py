@@ -84,8 +84,8 @@ def guess(source: Source) -> ImportFormat:
             return "coco"
         if document and isinstance(document[0], dict) and "image_id" in document[0]:
             raise BadAnnotationsError(
-                f"{source.url!r} is a list of COCO's results, which does not name its images. Where its ids are those of "
-                "a COCO export of this campaign, give --format coco-results; else make a COCO file of it."
+                f"{source.url!r} is a list of COCO's results, which does not name its images. Where its ids are those "
+                "of a COCO export of this campaign, give --format coco-results; else make a COCO file of it."
             )
         return "label-studio"
     if any(name.endswith(("data.yaml", "data.yml")) for name in source.files):

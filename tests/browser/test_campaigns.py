@@ -26,18 +26,20 @@ TIMEOUT_MS = 20_000
 
 
 def label(gateway: Gateway, annotator: str, category: int) -> None:
-    """Accept the disc of the next image and submit it."""
+    """Accept the disc of the next image and submit it; of category 2 nobody is sure."""
     with gateway.http(annotator) as http:
         work = Work(http)
         instance = work.opened()
         mask = work.click(instance)["mask"]
         work.do("accept", instance, seq=mask["seq"], mask_sha256=mask["mask_sha256"], category=category)
+        if category == 2:
+            work.do("flag", instance, unsure=True)
         work.do("submit")
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Two images labelled by ada, one by bob, one skipped, of 30; a category whose name is markup."""
+    """Two images labelled by ada, the second unsure, one by bob, one skipped, of 30; a category's name is markup."""
     with gateway_in(tmp_path_factory.mktemp("campaigns"), images=30) as running:
         with running.services.database.begin() as conn:
             add_categories(conn, CAMPAIGN, [EVIL])
@@ -356,6 +358,12 @@ def test_images_are_filtered_and_paged(desk: Desk, monkeypatch: pytest.MonkeyPat
     desk.drawn_tiles(3)
     desk.page.reload()
     desk.drawn_tiles(3)
+    desk.page.get_by_label("State", exact=True).select_option("any state")
+    desk.page.get_by_label("Annotator", exact=True).select_option("anybody")
+    desk.page.get_by_label("Objects", exact=True).select_option("some unsure")
+    desk.drawn_tiles(2)
+    desk.page.get_by_label("Objects", exact=True).select_option("any")
+    desk.page.get_by_label("Annotator", exact=True).select_option("bob")
     desk.page.get_by_label("State", exact=True).select_option("skipped")
     desk.drawn_tiles(4).get_by_text("<b>too dark</b>", exact=True).wait_for()
     desk.page.get_by_role("button", name="skipped: <b>too dark</b>").click()

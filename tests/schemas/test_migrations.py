@@ -66,6 +66,7 @@ def test_imported_masks_that_were_not_counted_are_counted_once(tmp_path: Path) -
             conn.execute(f"INSERT INTO {table} ({names}) VALUES ({values})", list(filled.values()))
         conn.executescript(
             """ALTER TABLE masks DROP COLUMN score;
+            DROP INDEX ix_instances_unsure;
             DROP INDEX ix_snapshot_items_snapshot; ALTER TABLE snapshot_items DROP COLUMN unsure;
             CREATE INDEX ix_snapshot_items_snapshot ON snapshot_items (snapshot_id, image_id, mask_id, category_number);
             UPDATE alembic_version SET version_num = '0007'"""

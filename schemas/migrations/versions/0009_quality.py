@@ -1,4 +1,4 @@
-"""Masks know what the model thought of them, and snapshots whether the annotator was sure."""
+"""Masks know what the model thought of them, snapshots whether the annotator was sure, and the unsure are found."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,3 +18,12 @@ def upgrade() -> None:
     op.add_column(_ITEMS, sa.Column("unsure", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.drop_index(_INDEX, _ITEMS)
     op.create_index(_INDEX, _ITEMS, _ENTRY, unique=False)
+    only = sa.text("unsure")
+    op.create_index(
+        "ix_instances_unsure",
+        "instances",
+        ["campaign_id", "image_number"],
+        unique=False,
+        sqlite_where=only,
+        postgresql_where=only,
+    )

@@ -24,7 +24,7 @@ let loading = new AbortController();
 export async function gallery({ campaign, annotators, params, go, attempt }) {
   loading.abort();
   loading = new AbortController();
-  const filters = { state: params.get("state") ?? "done", category: params.get("category") ?? "", annotator: params.get("annotator") ?? "" };
+  const filters = { state: params.get("state") ?? "done", category: params.get("category") ?? "", annotator: params.get("annotator") ?? "", unsure: params.get("unsure") ?? "" };
   const passed = (params.get("after") ?? "").split("-").filter(Boolean);
   const query = new URLSearchParams(Object.entries({ ...filters, after: passed[passed.length - 1] ?? "0" }).filter(([, value]) => value !== ""));
   const path = `/api/campaigns/${campaign.id}/browse`;
@@ -42,6 +42,7 @@ export async function gallery({ campaign, annotators, params, go, attempt }) {
     select("state", "State", STATES),
     select("category", "Category", [["", "any category"], ...campaign.categories.map((/** @type {any} */ one) => [String(one.number), one.name])]),
     select("annotator", "Annotator", [["", "anybody"], ...annotators.map((one) => [one.id, one.name])]),
+    select("unsure", "Objects", [["", "any"], ["true", "some unsure"]]),
     make("label", { className: "check" }, shows, "Show masks"));
 
   /** @type {{canvas: HTMLCanvasElement, picture: import("./pictures.js").Picture | null}[]} */
