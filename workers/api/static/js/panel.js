@@ -30,7 +30,7 @@ export function showScreen(name) {
 /** @param {any[]} campaigns @param {(campaign: any) => void} onChoose */
 export function showCampaigns(campaigns, onChoose) {
   fill($("campaigns"), campaigns.map((campaign) => {
-    const button = make("button", { type: "button", disabled: campaign.state !== "active" },
+    const button = make("button", { type: "button" },
       make("span", { className: "name", textContent: campaign.name }),
       make("span", { className: "quiet", textContent: campaign.state === "active" ? campaign.model_id : campaign.state }));
     button.onclick = () => onChoose(campaign);
