@@ -1,5 +1,6 @@
 """The page while an operator, another window or a silent server changes what somebody works on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,32 @@ def test_a_campaign_that_goes_on_can_be_chosen_without_a_reload(desk: Desk) -> N
     campaign.click()
     desk.wait_image(1)
     desk.errors[:] = [error for error in desk.errors if "409" not in error]
+
+
+def test_the_page_says_why_an_event_is_not_saved_until_it_is(desk: Desk) -> None:
+    refused: list[Any] = []
+
+    def refuse(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            event = json.loads(message).get("event")
+            if event is None or len(refused) == 2:
+                server.send(message)
+                return
+            refused.append(event["event_id"])
+            error = {"code": "database_unavailable", "message": "The disk is full. Make room.", "details": {}}
+            socket.send(json.dumps({"type": "error", "event_id": event["event_id"], "error": error}))
+
+        socket.on_message(pass_on)
+
+    desk.page.route_web_socket("**/ws", refuse)
+    desk.begin()
+    desk.click(CENTRE)
+    desk.page.locator("#note", has_text="Not saved yet: The disk is full. Make room.").wait_for()
+    desk.wait_saved()
+    desk.wait(lambda: not desk.page.locator("#note").inner_text())
+    assert len(refused) == 2 and refused[0] == refused[1] and desk.kinds() == ["open", "click"]
 
 
 @pytest.mark.parametrize("what", ["image", "campaign"])

@@ -185,7 +185,7 @@ let noteTimer = 0;
 export function showNote(level, text) {
   clearTimeout(noteTimer);
   $("note").dataset.level = level;
-  $("note").textContent = text;
+  if ($("note").textContent !== text) $("note").textContent = text;
   if (text) noteTimer = setTimeout(() => showNote("info", ""), level === "error" ? 12_000 : 5_000);
 }
 

@@ -57,6 +57,8 @@ export class Session {
   /** @type {Map<number, number>} When the event of a seq was made. */
   #begun = new Map();
   #warned = false;
+  /** Whether the page says that an event is not saved yet. */
+  #isRefused = false;
 
   /**
    * @param {any} record As GET /api/sessions/{id} gives it.
@@ -353,6 +355,8 @@ export class Session {
     const event = /** @type {LogEvent} */ (this.pending.shift());
     this.#sent = null;
     this.#pause = 500;
+    if (this.#isRefused) this.listener.note("info", "");
+    this.#isRefused = false;
     this.lastSeq = event.seq;
     outbox.drop(this.id, event.event_id).catch(() => {});
     if (SESSION_KINDS.has(event.kind)) {
@@ -370,6 +374,8 @@ export class Session {
   #refused(error) {
     clearTimeout(this.#watchdog);
     if (PASSING.has(error.code)) {
+      this.#isRefused = true;
+      this.listener.note("error", `Not saved yet: ${error.message}`);
       this.#broken();
     } else if (WHO.has(error.code)) {
       this.#drop();
