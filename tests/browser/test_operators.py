@@ -85,6 +85,7 @@ def test_what_is_purged_under_the_hands_is_left(browser: Any, tmp_path: Path, wh
         desk.click(BESIDE, button="right")
         desk.page.locator("#gate", has_text="This image was removed from the server").wait_for()
         desk.page.get_by_role("button", name="Choose a campaign").click()
+        assert desk.page.evaluate("document.activeElement.id") == "start"
         if what == "image":
             desk.page.get_by_role("button", name="discs").click()
             desk.wait_image(2)

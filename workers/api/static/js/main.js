@@ -45,9 +45,11 @@ async function fail(text) {
 const attempt = (action) => attemptAs(action, fail);
 
 async function toStart() {
+  const isLeft = !$("desk").hidden;
   leave();
   history.replaceState(null, "", location.pathname);
   showScreen("start");
+  if (isLeft) $("start").focus();  // else the keyboard begins at the top of the page
   $("start-note").textContent = "Loading…";
   const campaigns = await patiently(() => getAll("/api/campaigns"), (error) => { $("start-note").textContent = error.message; });
   $("start-note").textContent = campaigns.length > 0 ? "" : "There is no campaign yet. `clickloop campaign create` makes one.";
