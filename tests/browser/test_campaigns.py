@@ -223,6 +223,32 @@ def test_a_job_is_cancelled_after_a_question(desk: Desk) -> None:
     dialog.get_by_role("button", name="Cancel the job").click()
     cancel.wait_for(state="detached")
     assert requests_of(desk.gateway, "precompute")[0].state == "cancelled"
+    desk.page.locator("#said", has_text="The precompute was cancelled.").wait_for()
+    assert desk.page.evaluate("document.activeElement.id") == "view"
+
+
+def test_a_job_that_fails_at_once_is_told_with_its_reason_and_can_be_tried_again(desk: Desk) -> None:
+    def fail(route: Any) -> None:
+        answer = route.fetch()
+        with desk.gateway.services.database.begin() as conn:
+            claim_request(conn, "runner", request_id=answer.json()["id"])
+            finish_request(conn, answer.json()["id"], "runner", "failed", {"code": "out_of_space"}, "The disk is full.")
+        route.fulfill(response=answer)
+
+    desk.open()
+    desk.page.route("**/requests", fail)
+    desk.page.get_by_role("button", name="Export…").click()
+    desk.page.get_by_role("dialog").get_by_role("button", name="Export", exact=True).click()
+    desk.page.locator("#said", has_text="The export failed: The disk is full.").wait_for()
+    desk.page.unroute("**/requests")
+    desk.page.get_by_role("link", name="Jobs").click()
+    desk.page.get_by_role("button", name="Try the export again").first.click()
+    desk.page.get_by_role("dialog", name="Try the export again?").get_by_role("button", name="Try again").click()
+    desk.page.locator("#said", has_text="The export was asked for again.").wait_for()
+    again, first = requests_of(desk.gateway, "export")[:2]
+    assert again.state == "queued" and first.state == "failed" and again.payload == first.payload
+    with desk.gateway.http() as http:
+        http.post(f"/api/requests/{again.id}/cancel")
 
 
 def test_a_refusal_is_shown_in_the_dialog_and_can_be_answered_again(desk: Desk) -> None:

@@ -187,6 +187,17 @@ export function pauseOrResume(campaign) {
   });
 }
 
+/** @param {any} job That failed or was cancelled. */
+export function tryAgain(job) {
+  const id = uuid4();
+  return ask({
+    title: `Try the ${job.kind} again?`,
+    text: "It is asked for anew, with what it was told before.",
+    go: "Try again",
+    run: () => post(`/api/campaigns/${job.campaign_id}/requests`, { id, kind: job.kind, payload: job.payload }),
+  });
+}
+
 /** @param {{id: string, kind: string}} job */
 export function cancelJob(job) {
   return ask({
