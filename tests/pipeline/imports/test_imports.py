@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
+from sqlalchemy.event import listen, remove
 
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
 from pipeline.imports.label_studio import decode_brush
@@ -701,6 +702,31 @@ def test_a_correction_of_an_older_version_replaces_the_mask_that_counts(database
     with database.begin() as conn:
         recount(conn)
     assert before == counts() == (0, {"1": 1})
+
+
+def test_many_masks_take_few_statements_and_no_pass_over_all_that_are_there(sqlite_database: Database) -> None:
+    catalogue = Catalogue(sqlite_database, images=1)
+    with sqlite_database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    masks = [np.array([int(bit) for bit in f"{number:016b}"], np.bool_).reshape(4, 4) for number in range(1, 151)]
+    statements: list[tuple[str, Any]] = []
+
+    def collect(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.append((statement, parameters))
+
+    listen(sqlite_database.engine, "before_cursor_execute", collect)
+    items = (replace(item, category="x") for item in of_campaign(catalogue, masks)() if isinstance(item, Found))
+    report = import_masks(sqlite_database, campaign, items, is_trusted=True)
+    remove(sqlite_database.engine, "before_cursor_execute", collect)
+    assert report.stored == len(masks) and len(statements) < len(masks)
+    with sqlite_database.connect() as conn:
+        plans = {
+            str(row[3])
+            for statement, parameters in statements
+            if statement.startswith("SELECT") and "mask_sha256 IN" in statement
+            for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        }
+    assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
