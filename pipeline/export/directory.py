@@ -217,14 +217,21 @@ class SnapshotDirectory:
         target = Path(self.root)
         if self._is_inside:
             self._require_empty()
-            for left in _stages(target):  # of exports that were killed, or come too late for this folder
-                if target / left != self._stage:
-                    shutil.rmtree(target / left, ignore_errors=True)
+            self._remove_other_stages()
             for name in sorted(os.listdir(self._stage), key=lambda name: name == MANIFEST):
                 os.rename(self._stage / name, target / name)
         else:
             self._stage.chmod(0o755)
             os.rename(self._stage, target)  # onto nothing or an empty folder; fails on any other
+            self._remove_other_stages()
+
+    def _remove_other_stages(self) -> None:
+        """Remove what exports to this target left that were killed, or that come too late for it."""
+        folder, prefix = self._stage.parent, f".{Path(self.root).name}."
+        for name in _stages(folder):
+            is_of_target = self._is_inside or (name.startswith(prefix) and "." not in name[len(prefix) : -len(_STAGE)])
+            if is_of_target and folder / name != self._stage:
+                shutil.rmtree(folder / name, ignore_errors=True)
 
     def _require_empty(self) -> None:
         """A snapshot is never written over anything; on an object store an unfinished one may be there."""

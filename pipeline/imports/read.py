@@ -1,6 +1,5 @@
 """Which format a source has, and its reader."""
 
-import json
 from typing import Literal
 
 from pipeline.imports import coco_json, cvat, label_maps, label_studio, yolo
@@ -60,11 +59,8 @@ def guess(source: Source) -> ImportFormat:
     if source.of_type(".xml"):
         return "cvat"
     if source.of_type(".json"):
-        try:
-            document = json.loads(source.read(_only_file(source, "coco")))
-        except (ValueError, RecursionError) as error:
-            raise BadAnnotationsError(f"{source.url!r} is not JSON: {error}.") from error
-        return "label-studio" if isinstance(document, list) else "coco"
+        is_list = source.begins_with(_only_file(source, "coco")).startswith(b"[")
+        return "label-studio" if is_list else "coco"
     if any(name.endswith(("data.yaml", "data.yml")) for name in source.files):
         return "yolo-seg"
     raise BadAnnotationsError(

@@ -311,6 +311,17 @@ def test_nothing_is_written_over(world: Labelled, tmp_path: Path) -> None:
         export_snapshot(world.database, world.campaign, str(tmp_path / "file"), ["coco"])
 
 
+def test_what_killed_exports_left_beside_the_folder_goes_with_the_next_one_to_it(
+    world: Labelled, tmp_path: Path
+) -> None:
+    for name in (".out.a1b2c3_4.part", ".out.b.a1b2c3_4.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"x")
+    export_snapshot(world.database, world.campaign, str(tmp_path / "out"), ["coco"])
+    assert verify_snapshot(str(tmp_path / "out")).ok
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".out.b.a1b2c3_4.part"]  # of an export to out.b
+
+
 def test_into_an_empty_folder_behind_a_link(world: Labelled, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o750)
     (tmp_path / "link").symlink_to(tmp_path / "real")
