@@ -7,7 +7,9 @@ an object.
 """
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -192,12 +194,21 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def _load_json(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(data)
+        document = json.loads(data, object_hook=_compact)
     except (ValueError, RecursionError) as error:
         raise BadAnnotationsError(f"{path} is not JSON: {error}.") from error
     if not isinstance(document, dict):
         raise BadAnnotationsError(f"{path} is no COCO file: expected an object with images, annotations, categories.")
     return document
+
+
+def _compact(entry: dict[str, Any]) -> dict[str, Any]:
+    """An object with its polygons as arrays, which take a quarter of the memory: they are most of a file."""
+    polygons = entry.get("segmentation")
+    if isinstance(polygons, list):
+        with suppress(TypeError, ValueError, OverflowError):  # malformed, as whoever reads it will say
+            entry["segmentation"] = [array("d", polygon) for polygon in polygons]
+    return entry
 
 
 def _entries(document: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:

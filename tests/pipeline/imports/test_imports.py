@@ -24,6 +24,7 @@ from sqlalchemy.event import listen, remove
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
 from pipeline.imports.label_studio import decode_brush
 from pipeline.imports.names import CONTESTED, NO_IMAGE
+from pipeline.imports.source import Source
 from pipeline.imports.store import COUNTING, HELD, TWICE
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
@@ -496,6 +497,19 @@ def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}")
     with pytest.raises(BadAnnotationsError, match=r"2 \.json files"):
         found(tmp_path)
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.json").write_text("\ufeff\n " + json.dumps(coco_document()), encoding="utf-8")
+    reads, read = list[str](), Source.read
+
+    def counted(source: Source, name: str) -> bytes:
+        reads.append(name)
+        return read(source, name)
+
+    monkeypatch.setattr(Source, "read", counted)
+    agree(found(tmp_path)[0], 1)
+    assert reads == ["x.json"]
 
 
 @pytest.mark.parametrize("format_", ["yolo-seg", "label-map", "instance-map"])
