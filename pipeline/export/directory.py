@@ -66,6 +66,7 @@ class SnapshotDirectory:
         self._url = url
         self._local = is_local(self.fs)
         self._there: dict[str, tuple[int, str]] = {}  # of an export that is gone on with: bytes and MD5 by name
+        self._note = b""
         self._is_inside = self._local and Path(self.root).is_dir()
         self._cleans_up = False
         with self._translating():
@@ -132,10 +133,11 @@ class SnapshotDirectory:
         """
         if self._local:
             return
+        self._note = orjson.dumps(facts | {"snapshot_id": snapshot_id})
         with self._translating():
             before = self.unfinished(facts)
             if before is None:
-                write_atomic(self.fs, join(self.root, NOTE), orjson.dumps(facts | {"snapshot_id": snapshot_id}))
+                write_atomic(self.fs, join(self.root, NOTE), self._note)
                 self._cleans_up = True
                 return
             if before != snapshot_id:
@@ -195,6 +197,7 @@ class SnapshotDirectory:
             _sync(self._stage.parent)
         else:
             self._remove_what_was_purged()
+            self._require_all()
             write_atomic(self.fs, join(self.root, MANIFEST), content)
             remove(self.fs, join(self.root, NOTE))
         self._published = True
@@ -214,14 +217,21 @@ class SnapshotDirectory:
         target = Path(self.root)
         if self._is_inside:
             self._require_empty()
-            for left in _stages(target):  # of exports that were killed, or come too late for this folder
-                if target / left != self._stage:
-                    shutil.rmtree(target / left, ignore_errors=True)
+            self._remove_other_stages()
             for name in sorted(os.listdir(self._stage), key=lambda name: name == MANIFEST):
                 os.rename(self._stage / name, target / name)
         else:
             self._stage.chmod(0o755)
             os.rename(self._stage, target)  # onto nothing or an empty folder; fails on any other
+            self._remove_other_stages()
+
+    def _remove_other_stages(self) -> None:
+        """Remove what exports to this target left that were killed, or that come too late for it."""
+        folder, prefix = self._stage.parent, f".{Path(self.root).name}."
+        for name in _stages(folder):
+            is_of_target = self._is_inside or (name.startswith(prefix) and "." not in name[len(prefix) : -len(_STAGE)])
+            if is_of_target and folder / name != self._stage:
+                shutil.rmtree(folder / name, ignore_errors=True)
 
     def _require_empty(self) -> None:
         """A snapshot is never written over anything; on an object store an unfinished one may be there."""
@@ -262,6 +272,25 @@ class SnapshotDirectory:
         for name in sorted(self._there.keys() - kept):
             if "/" in name:
                 remove(self.fs, join(self.root, name))
+
+    def _require_all(self) -> None:
+        """Objects that were put may be gone by now: by a rule of the bucket's, or with it, if it was made anew.
+
+        Raises:
+            BusyError: Some are; the same export puts them again.
+        """
+        self.fs.invalidate_cache()
+        found = with_retry(self.fs, lambda: self.fs.find(self.root, detail=True)) if self.files else {}
+        start = len(self.root.rstrip("/")) + 1
+        there = {path[start:]: file["size"] for path, file in found.items()}
+        gone = [file["path"] for file in self.files if there.get(file["path"]) != file["bytes"]]
+        if gone:
+            write_atomic(self.fs, join(self.root, NOTE), self._note)  # it may be gone, too
+            raise BusyError(
+                f"{len(gone)} of the {len(self.files)} objects that were put to {self._url!r} are not there any more, "
+                f"such as {gone[0]}: something else removes them, or the bucket was made anew. Run the same export "
+                "again: it puts what is missing."
+            )
 
     def _remove_quietly(self) -> None:
         """Remove what was put, the note last; a store that does not answer is not waited for."""

@@ -11,7 +11,6 @@ from pipeline.export.image_files import image_name, put_image
 from pipeline.export.parquet import plain_line
 from pipeline.export.target import Format, Target
 from schemas.arrow import IMAGES, category_names, features
-from schemas.errors import BadInputError
 
 FOLDER = "hf"
 SPLITS = {"val": "validation"}
@@ -24,15 +23,9 @@ _METADATA = pa.schema(
 
 
 class HuggingFaceFormat(Format):
-    """`hf/SPLIT/000001.jpg`, `hf/SPLIT/metadata.parquet` and a card.
-
-    Raises:
-        BadInputError: The snapshot is to name its images only.
-    """
+    """`hf/SPLIT/000001.jpg`, `hf/SPLIT/metadata.parquet` and a card."""
 
     def __init__(self, target: Target) -> None:
-        if not target.embed:
-            raise BadInputError("The format hf holds the image files. Export them, or choose parquet.")
         self._target = target
         names = category_names(target.categories)
         self._schema = _METADATA.with_metadata(features(_METADATA, names))

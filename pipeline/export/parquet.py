@@ -1,7 +1,7 @@
 """Parquet tables in shards, and the dataset card that names them."""
 
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ class ParquetFormat(Format):
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._filled: set[str] = set()
         folder, names = target.directory.local_folder("parquet"), category_names(target.categories)
         rows = _GROUP_ROWS if target.embed else _GROUP_ROWS | {"images": _URI_ROWS}
         self._tables = {table: TableWriter(folder, table, names, self._on_shard, rows[table]) for table in TABLES}
@@ -140,7 +141,7 @@ class ParquetFormat(Format):
         """End the tables and write the card."""
         for table in self._tables.values():
             table.finish()
-        self._target.directory.local_path("README.md").write_text(dataset_card(self._target.title))
+        self._target.directory.local_path("README.md").write_text(dataset_card(self._target.title, self._filled))
         self._target.directory.add("README.md")
         return {}
 
@@ -151,6 +152,8 @@ class ParquetFormat(Format):
 
     def _on_shard(self, name: str, rows: int) -> None:
         self._target.directory.add(f"parquet/{name}", rows=rows)
+        if rows:
+            self._filled.add(name.partition("-")[0])
 
     def _embedded(self, labels: Labels) -> Iterator[pa.Table]:
         """The rows of `images` with their files' bytes, a row group or so at a time.
@@ -170,9 +173,10 @@ class ParquetFormat(Format):
                 self._target.tick()
 
 
-def dataset_card(title: str, tables: Sequence[str] = tuple(TABLES)) -> str:
-    """A README that tells `datasets` and its hub which files make up which table."""
-    configs = "".join(f"- config_name: {name}\n  data_files: parquet/{name}-*.parquet\n" for name in tables)
+def dataset_card(title: str, filled: Collection[str]) -> str:
+    """A README that tells `datasets` and its hub which files make up which table; it opens none without rows."""
+    named = [name for name in TABLES if name in filled] or list(TABLES)
+    configs = "".join(f"- config_name: {name}\n  data_files: parquet/{name}-*.parquet\n" for name in named)
     return (
         f"---\nconfigs:\n{configs}---\n# {plain_line(title)}\n\n"
         "Instance masks with their click log. `images` has one row per image with its objects, `annotations` one row "

@@ -110,8 +110,8 @@ def export_snapshot(
         min_free_bytes: It stops before a local disk has less than this.
 
     Raises:
-        BadInputError: Unknown format or filter, foreign snapshot, one that there is no such delta of, or something is
-            at the URL.
+        BadInputError: Unknown format or filter, hf without images, foreign snapshot, one that there is no such delta
+            of, or something is at the URL.
         NotFoundError: There is no such older snapshot.
         BadImageError, CorruptDataError: An image to be embedded is gone or has changed since ingest.
         OutOfSpaceError: The disk is full or near its floor; nothing is visible.
@@ -120,6 +120,8 @@ def export_snapshot(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
         raise BadInputError(f"Unknown export format {', '.join(unknown) or '(none)'}. Known: {', '.join(FORMATS)}.")
+    if images == "uri" and "hf" in formats:
+        raise BadInputError("The format hf holds the image files. Export them (--images embedded), or choose parquet.")
     options = _Options(
         frozenset(formats), splits or Splits(), images == "embedded", progress, should_stop or (lambda: False)
     )

@@ -1,9 +1,8 @@
 """COCO and LVIS files: polygons, RLE compressed or not; crowd regions are left out."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from pipeline.data.coco import CocoDataset, CocoImage, CocoSample, read_coco
+from pipeline.data.coco import CocoDataset, CocoImage, CocoSample, parse_coco
 from pipeline.imports.found import Dropped, Found, Item, Items
 from pipeline.imports.names import Names
 from schemas.arrow import UNLABELLED
@@ -17,13 +16,7 @@ def read_coco_bytes(data: bytes) -> CocoDataset:
     Raises:
         BadAnnotationsError: It is malformed.
     """
-    with TemporaryDirectory() as folder:
-        local = Path(folder) / "annotations.json"
-        local.write_bytes(data)
-        try:
-            return read_coco(local, None, needs_masks=False)
-        except BadAnnotationsError as error:
-            raise BadAnnotationsError(error.message.replace(str(local), "The file")) from error
+    return parse_coco(data, Path("The file"), None, needs_masks=False)
 
 
 def read(data: bytes, names: Names) -> Items:

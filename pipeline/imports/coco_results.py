@@ -61,6 +61,6 @@ def _item(
     shown = CocoImage(image.number, Path(image.file_name), image.width, image.height)
     sample = CocoSample(index, shown, category_id, "", False, segmentation, None)
     try:
-        return Found(image, categories.get(category_id), f"results/{index}", sample.rle())
+        return Found(image, categories.get(category_id), f"results/{index}", sample.rle(), float(score))
     except BadAnnotationsError as error:
         return Dropped("the segmentation is malformed, or of another image's size", error.message)

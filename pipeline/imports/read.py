@@ -1,6 +1,5 @@
 """Which format a source has, and its reader."""
 
-import json
 from collections.abc import Mapping
 from typing import Literal
 
@@ -42,7 +41,10 @@ def read_source(
     source = Source(url)
     format_ = given or guess(source)
     if min_score is not None and format_ != "coco-results":
-        raise BadInputError(f"Masks of {format_} have no score: leave --min-score out. Those of coco-results have one.")
+        raise BadInputError(
+            f"Masks of {format_} have no score: leave --min-score out. Where the file is a list of COCO's results, by "
+            "the ids of an export of this campaign, give --format coco-results."
+        )
     if format_ == "yolo-seg":
         return yolo.read(source, names)
     if format_ == "label-map":
@@ -76,18 +78,8 @@ def guess(source: Source) -> ImportFormat:
     if source.of_type(".xml"):
         return "cvat"
     if source.of_type(".json"):
-        try:
-            document = json.loads(source.read(_only_file(source, "coco")))
-        except (ValueError, RecursionError) as error:
-            raise BadAnnotationsError(f"{source.url!r} is not JSON: {error}.") from error
-        if not isinstance(document, list):
-            return "coco"
-        if document and isinstance(document[0], dict) and "image_id" in document[0]:
-            raise BadAnnotationsError(
-                f"{source.url!r} is a list of COCO's results, which does not name its images. Where its ids are those "
-                "of a COCO export of this campaign, give --format coco-results; else make a COCO file of it."
-            )
-        return "label-studio"
+        is_list = source.begins_with(_only_file(source, "coco")).startswith(b"[")
+        return "label-studio" if is_list else "coco"
     if any(name.endswith(("data.yaml", "data.yml")) for name in source.files):
         return "yolo-seg"
     raise BadAnnotationsError(

@@ -7,6 +7,8 @@ from schemas.errors import BadAnnotationsError, TooLargeError
 
 MAX_BYTES = 2_000_000_000
 """Of one file."""
+_HEAD_BYTES = 1000
+_BLANKS = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 
 
 class Source:
@@ -64,3 +66,16 @@ class Source:
             return read_bytes(self._fs, path)
         except OSError as error:
             raise BadAnnotationsError(f"{name} in {self.url!r} cannot be read: {error}.") from error
+
+    def begins_with(self, name: str) -> bytes:
+        """The first of a file's bytes that are no blanks, nor marks or zeros of an encoding: few, "" if there is none.
+
+        Raises:
+            BadAnnotationsError: It cannot be read.
+        """
+        path = join(self._root, name)
+        try:
+            data: bytes = with_retry(self._fs, lambda: self._fs.cat_file(path, start=0, end=_HEAD_BYTES))
+        except OSError as error:
+            raise BadAnnotationsError(f"{name} in {self.url!r} cannot be read: {error}.") from error
+        return data.lstrip(_BLANKS)

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
+import numpy as np
 from pydantic import BaseModel
 from sqlalchemy import Connection, Row
 
@@ -15,7 +16,7 @@ from pipeline.imports.names import Names
 from pipeline.imports.read import read_source
 from pipeline.ingest.sources import printable
 from pipeline.masks.boxes import mask_box_xywh
-from pipeline.masks.digest import mask_digest
+from pipeline.masks.digest import box_digest
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage import campaigns, images, imported, masks
 from pipeline.storage.database import Database
@@ -149,10 +150,8 @@ def _store(
             for row in rows:
                 row["category_number"] = numbers[row.pop("category")]
             known |= _renamed(conn, campaign_id, [row for row in rows if row["instance_id"] not in known], taken)
-            for row in rows:
-                if row["instance_id"] not in known:
-                    masks.import_mask(conn, is_trusted=is_trusted, **row)
-                    report.stored += 1
+            new = [row for row in rows if row["instance_id"] not in known]
+            report.stored += masks.import_masks(conn, new, is_trusted=is_trusted)
         _revise(database, campaign_id, [row for row in rows if row["instance_id"] in known], known, is_trusted, report)
         done += len(rows)
         on_batch(done)
@@ -238,12 +237,13 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
         mask = rle_to_mask(found.rle)
     except BadInputError as error:
         return Dropped("the mask is malformed", f"{where}: {error.message}")
-    if not mask.any():
+    x, y, width, height = box = mask_box_xywh(mask)
+    if not width:
         return Dropped(EMPTY, where)
     rle = mask_to_rle(mask)
     again = rle_to_mask(rle)
-    report.round_trip_iou = min(report.round_trip_iou, float((mask & again).sum() / (mask | again).sum()))
-    digest = mask_digest(mask)
+    report.round_trip_iou = min(report.round_trip_iou, np.count_nonzero(mask & again) / np.count_nonzero(mask | again))
+    digest = box_digest(mask, (x, y, x + width, y + height))
     name = f"{campaign_id}/{found.image.id}/{printable(found.key)}/{digest}"
     return {
         "mask_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mask/{name}")),
@@ -252,6 +252,7 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
         "category": found.category,
         "rle": rle,
         "mask_sha256": digest,
-        "area": int(mask.sum()),
-        "bbox": mask_box_xywh(mask),
+        "area": int(np.count_nonzero(mask)),
+        "bbox": box,
+        "score": found.score,
     }

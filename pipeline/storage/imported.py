@@ -33,11 +33,11 @@ def same_masks(conn: Connection, campaign_id: str, masks: Collection[tuple[str, 
     """
     image_ids, digests = ({mask[at] for mask in masks} for at in (0, 1))
     own = Instance.id, Instance.state, Instance.category_number
-    columns: tuple[Any, ...] = (*own, MaskRow.image_id, MaskRow.mask_sha256)
+    columns: tuple[Any, ...] = (*own, Instance.image_id, MaskRow.mask_sha256)
     query: Select[Any] = select(*columns).join(MaskRow, MaskRow.instance_id == Instance.id)
     first = MaskRow.version == 1, MaskRow.source == "import", MaskRow.model_digest.is_(None)
     mine = Instance.campaign_id == campaign_id, Instance.session_id.is_(None)
-    wanted = MaskRow.image_id.in_(image_ids), MaskRow.mask_sha256.in_(digests)
+    wanted = Instance.image_id.in_(image_ids), MaskRow.mask_sha256.in_(digests)  # by the index of the former
     found = conn.execute(query.where(*first, *mine, *wanted).order_by(MaskRow.number))
     return [row for row in found if (row.image_id, row.mask_sha256) in masks]
 

@@ -4,7 +4,7 @@ Current is the mask of an accepted instance of a submitted session (or an import
 an instance opened from it and then accepted or deleted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, insert, or_, select
@@ -121,6 +121,7 @@ def import_mask(
     is_trusted: bool = True,
     model_digest: str | None = None,
     adapter_digest: str | None = None,
+    score: float | None = None,
 ) -> MaskRecord:
     """Store a mask that came from a file, or from the model by itself; the same id again gives the same mask.
 
@@ -128,58 +129,119 @@ def import_mask(
         is_trusted: It counts as it is; else it is a proposal, which counts once somebody has accepted it.
         model_digest: Of the model that made it, for a prelabel.
         adapter_digest: Likewise, of the adapter over it.
+        score: What it states of the mask's IoU, in [0, 1].
 
     Raises:
         NotFoundError: There is no such image.
         ConflictError: The id is another mask's.
     """
-    for value, what in ((mask_id, "mask"), (instance_id, "instance")):
-        require_id(value, what)
-    found = one(conn, mask_query().where(MaskRow.id == mask_id))
+    found = one(conn, mask_query().where(MaskRow.id == require_id(mask_id, "mask")))
     if found is not None:
         if (found.image_id, found.mask_sha256) != (image_id, mask_sha256):
             raise ConflictError("This mask id is another mask's. Make a new UUID.", mask_id=mask_id)
         return mask_record(found)
-    image = conn.execute(select(Image.campaign_id, Image.number).where(Image.id == image_id)).one_or_none()
-    if image is None:
-        raise NotFoundError(f"There is no image {image_id!r}.")
-    campaign_id = image.campaign_id
-    conn.execute(
-        insert(MaskRow).values(
-            id=mask_id,
-            campaign_id=campaign_id,
-            number=next_number(conn, MaskRow, campaign_id),
-            image_id=image_id,
-            instance_id=instance_id,
-            version=1,
-            source="import",
-            category_number=category_number,
-            height=rle.size[0],
-            width=rle.size[1],
-            rle_counts=rle.counts,
-            mask_sha256=mask_sha256,
-            area=area,
-            bbox=list(bbox),
-            num_clicks=0,
-            model_digest=model_digest,
-            adapter_digest=adapter_digest,
-            created_at=db_now(),
-        )
-    )
-    conn.execute(
-        insert(Instance).values(
-            id=instance_id,
-            campaign_id=campaign_id,
-            image_id=image_id,
-            state="accepted" if is_trusted else "open",
-            category_number=category_number,
-            unsure=False,
-            mask_id=mask_id,
-            image_number=image.number,
-        )
-    )
-    add_imported(conn, campaign_id, is_trusted=is_trusted)
+    row = {
+        "mask_id": mask_id,
+        "instance_id": instance_id,
+        "image_id": image_id,
+        "category_number": category_number,
+        "rle": rle,
+        "mask_sha256": mask_sha256,
+        "area": area,
+        "bbox": bbox,
+        "score": score,
+    }
+    import_masks(conn, [row], is_trusted=is_trusted, model_digest=model_digest, adapter_digest=adapter_digest)
     return get_mask(conn, mask_id)
+
+
+def import_masks(
+    conn: Connection,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    is_trusted: bool = True,
+    model_digest: str | None = None,
+    adapter_digest: str | None = None,
+) -> int:
+    """Store masks of one campaign, as `import_mask` does; those whose id is there already stay as they are.
+
+    Args:
+        rows: `import_mask`'s `mask_id`, `instance_id`, `image_id`, `category_number`, `rle`, `mask_sha256`, `area`,
+            `bbox` and `score` of each.
+
+    Returns:
+        How many are new.
+
+    Raises:
+        NotFoundError: There is no such image.
+    """
+    images = _images(conn, {row["image_id"] for row in rows})
+    if not rows:
+        return 0
+    campaign_id = images[rows[0]["image_id"]].campaign_id
+    number = next_number(conn, MaskRow, campaign_id)  # locks: nobody stores one of these between the look and the write
+    known = known_masks(conn, [row["mask_id"] for row in rows])
+    new = [row for row in rows if row["mask_id"] not in known]
+    if not new:
+        return 0
+    made = {
+        "campaign_id": campaign_id,
+        "version": 1,
+        "source": "import",
+        "num_clicks": 0,
+        "model_digest": model_digest,
+        "adapter_digest": adapter_digest,
+    }
+    masks = [
+        {
+            **made,
+            "id": require_id(row["mask_id"], "mask"),
+            "number": number + place,
+            "image_id": row["image_id"],
+            "instance_id": require_id(row["instance_id"], "instance"),
+            "category_number": row["category_number"],
+            "height": row["rle"].size[0],
+            "width": row["rle"].size[1],
+            "rle_counts": row["rle"].counts,
+            "mask_sha256": row["mask_sha256"],
+            "area": row["area"],
+            "bbox": list(row["bbox"]),
+            "score": row["score"],
+        }
+        for place, row in enumerate(new)
+    ]
+    conn.execute(insert(MaskRow).values(created_at=db_now()), masks)
+    state = "accepted" if is_trusted else "open"
+    instances = [
+        {
+            "id": row["instance_id"],
+            "campaign_id": campaign_id,
+            "image_id": row["image_id"],
+            "state": state,
+            "category_number": row["category_number"],
+            "unsure": False,
+            "mask_id": row["mask_id"],
+            "image_number": images[row["image_id"]].number,
+        }
+        for row in new
+    ]
+    conn.execute(insert(Instance), instances)
+    add_imported(conn, campaign_id, len(new), is_trusted=is_trusted)
+    return len(new)
+
+
+def _images(conn: Connection, image_ids: Collection[str]) -> dict[str, Row[Any]]:
+    """Campaign and number of each.
+
+    Raises:
+        NotFoundError: One is not there.
+    """
+    columns: tuple[Any, ...] = (Image.id, Image.campaign_id, Image.number)
+    found = {row.id: row for row in conn.execute(select(*columns).where(Image.id.in_(image_ids)))}
+    for image_id in image_ids:
+        if image_id not in found:
+            raise NotFoundError(f"There is no image {image_id!r}.")
+    return found
 
 
 def mask_query() -> Select[Any]:

@@ -35,13 +35,13 @@ def counted(conn: Connection, campaign_id: str, image_ids: Sequence[str]) -> Ite
         conn.execute(statement, {"images": image_ids})
 
 
-def add_imported(conn: Connection, campaign_id: str, *, is_trusted: bool) -> None:
-    """Count an imported mask (a proposal, if not trusted) that was just stored, by whom the campaign is locked."""
+def add_imported(conn: Connection, campaign_id: str, amount: int, *, is_trusted: bool) -> None:
+    """Count imported masks (proposals, if not trusted) that were just stored, by whom the campaign is locked."""
     kind = "imported" if is_trusted else "proposal"
     shard = 0 if conn.dialect.name == "sqlite" else func.pg_backend_pid()
-    one = insert_into(conn, Tally).values(campaign_id=campaign_id, kind=kind, key="", shard=shard, amount=1)
+    more = insert_into(conn, Tally).values(campaign_id=campaign_id, kind=kind, key="", shard=shard, amount=amount)
     keys = ["campaign_id", "kind", "key", "shard"]
-    conn.execute(one.on_conflict_do_update(index_elements=keys, set_={"amount": Tally.amount + 1}))
+    conn.execute(more.on_conflict_do_update(index_elements=keys, set_={"amount": Tally.amount + amount}))
 
 
 def forget_tallies(conn: Connection, campaign_id: str) -> None:

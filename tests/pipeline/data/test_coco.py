@@ -1,5 +1,6 @@
 import copy
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.coco import read_coco
+from pipeline.data.coco import parse_coco, read_coco
 from pipeline.evaluation.run import evaluate
 from pipeline.masks.rle import mask_to_rle, rle_area
 from pipeline.models import create_model
@@ -176,3 +177,16 @@ def test_missing_broken_and_resized_images_are_refused(folder: Path) -> None:
     Image.fromarray(IMAGE[:50]).save(folder / "images" / "a.png")
     with pytest.raises(BadAnnotationsError, match="50x80"):
         first.read_image()
+
+
+def test_polygons_take_little_memory() -> None:
+    polygon = [10 + number / 64 for number in range(1000)]
+    annotations = [{"id": n, "image_id": 1, "category_id": 1, "segmentation": [polygon]} for n in range(100)]
+    document = {"images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 40}],
+                "categories": [{"id": 1, "name": "cat"}], "annotations": annotations}  # fmt: skip
+    data = json.dumps(document).encode()
+    tracemalloc.start()
+    dataset = parse_coco(data, Path("The file"), None)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(dataset.samples) == 100 and held < 12 * 1000 * 100  # 32 bytes a number as Python has them

@@ -25,11 +25,13 @@ from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import mask_to_rle
 from pipeline.storage import purge, requests, snapshots
+from pipeline.storage.annotators import pseudonyms
 from pipeline.storage.campaigns import add_categories
 from pipeline.storage.database import Database
 from pipeline.storage.files import patience
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import current_masks, import_mask
+from pipeline.storage.sql import database_now
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadInputError, BusyError, NotFoundError
 from schemas.tables import Instance, Task
@@ -129,7 +131,7 @@ class Editor:
         """Something happens."""
         image = self.one(self.images())
         masks = self.masks(image)
-        match self.random.integers(8):
+        match self.random.integers(9):
             case 0 | 1:
                 self.world.label(image, self.drawn(0, 3))
             case 2 if masks:
@@ -144,11 +146,18 @@ class Editor:
                 self.add_images()
             case 7:
                 self.trust(image)
+            case 8:
+                self.set_state(image, self.one(["new", "skipped", "done"]))
 
     def relabel(self, mask_id: str) -> None:
         """The same mask has another category."""
         with self.world.database.begin() as conn:
             conn.execute(update(Instance).where(Instance.mask_id == mask_id).values(category_number=2))
+
+    def set_state(self, image: ImageRecord, state: str) -> None:
+        """The image's task was skipped, or is to be done again."""
+        with self.world.database.begin() as conn:
+            conn.execute(update(Task).where(Task.image_id == image.id).values(state=state))
 
     def purge(self, image: ImageRecord) -> None:
         with self.world.database.connect() as conn:
@@ -179,9 +188,23 @@ def export(world: Labelled, to: Path, **options: Any) -> Any:
     return report
 
 
-def require_property(world: Labelled, tmp_path: Path, seed: int) -> None:
+def drawn_filters(world: Labelled, random: Generator) -> dict[str, Any]:
+    """Some of what an export can be filtered by; masks that are there already are older than the time."""
+    with world.database.connect() as conn:
+        people, now = list(pseudonyms(conn).values()), database_now(conn).isoformat()
+    of_all = {"states": ["new", "done"], "categories": [1, 3], "annotators": people, "since": now, "until": now}
+    names = random.choice(["states", "categories", "annotators", "since", "until"], 2, replace=False)
+    return {name: of_all[name] for name in names}
+
+
+def require_property(world: Labelled, tmp_path: Path, seed: int, *, is_filtered: bool) -> None:
     """After random edits, a delta since any older snapshot gives the newer one."""
     editor = Editor(world, np.random.default_rng(seed), tmp_path)
+    for _ in range(4):
+        editor.edit()
+    options: dict[str, Any] = {"splits": Splits(val=0.3)}
+    if is_filtered:
+        options["filters"] = drawn_filters(world, editor.random)
     whole = {}
     for turn in range(4):
         for _ in range(editor.random.integers(1, 7)):
@@ -189,17 +212,20 @@ def require_property(world: Labelled, tmp_path: Path, seed: int) -> None:
         if turn == 2:
             with world.database.begin() as conn:
                 add_categories(conn, world.campaign_id, ["bird"])
-        report = export(world, tmp_path / f"whole-{turn}")
+        report = export(world, tmp_path / f"whole-{turn}", **options)
         for number, older in whole.items():
             delta = tmp_path / f"delta-{turn}-{number}"
-            export(world, delta, snapshot_id=report.snapshot_id, since_snapshot=str(number))
+            export(world, delta, snapshot_id=report.snapshot_id, since_snapshot=str(number), **options)
             require_same(older, delta, tmp_path / f"whole-{turn}")
         whole[report.snapshot_number] = tmp_path / f"whole-{turn}"
 
 
+@pytest.mark.parametrize("is_filtered", [False, True])
 @pytest.mark.parametrize("seed", range(2))
-def test_the_older_export_and_the_delta_are_the_newer_one(database: Database, tmp_path: Path, seed: int) -> None:
-    require_property(Labelled(database, tmp_path / "images"), tmp_path, seed)
+def test_the_older_export_and_the_delta_are_the_newer_one(
+    database: Database, tmp_path: Path, seed: int, is_filtered: bool
+) -> None:
+    require_property(Labelled(database, tmp_path / "images"), tmp_path, seed, is_filtered=is_filtered)
 
 
 def written(folder: Path) -> tuple[set[int], set[int], dict[str, Any]]:

@@ -139,6 +139,8 @@ def test_hf_without_images_is_refused(world: Labelled, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="hf holds the image files"):
         export_snapshot(world.database, world.campaign, str(tmp_path / "out"), ["hf"], images="uri")
     assert not (tmp_path / "out").exists()
+    with world.database.connect() as conn:
+        assert list_snapshots(conn, world.campaign_id) == []
 
 
 def lvis(world: Labelled, out: Path, **options: Any) -> dict[str, Any]:

@@ -102,6 +102,23 @@ def test_a_damaged_object_of_an_unfinished_export_is_put_again(
     require_undisturbed(world, url, export(world, url))
 
 
+def test_objects_that_vanish_meanwhile_are_missed(world: Labelled, s3_bucket: str) -> None:
+    url, gone = f"{s3_bucket}/out", list[str]()
+
+    def empty_the_bucket() -> bool:
+        if not gone and len(there := object_names(url)) > 8:
+            gone.extend(there)
+            fsspec.filesystem("s3").rm([f"{url}/{name}" for name in there])
+        return False
+
+    with pytest.raises(BusyError, match="not there any more"):
+        export(world, url, should_stop=empty_the_bucket)
+    assert gone and MANIFEST not in object_names(url)
+    require_undisturbed(world, url, export(world, url))
+    with world.database.connect() as conn:
+        assert len(list_snapshots(conn, world.campaign_id)) == 1
+
+
 def test_a_source_that_goes_away_is_said(world: Labelled, tmp_path: Path, faulty_s3: FaultyS3, s3_bucket: str) -> None:
     fs = fsspec.filesystem("s3")
     uris = {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from pipeline.export import batches, parquet, png, snapshot
 from pipeline.export import coco as coco_module
 from pipeline.export.snapshot import FORMATS, export_snapshot
 from pipeline.export.verify import verify_snapshot
+from pipeline.masks.boxes import mask_box_xywh
+from pipeline.masks.digest import mask_digest
+from pipeline.masks.rle import mask_to_rle
 from pipeline.storage import snapshots
 from pipeline.storage.campaigns import add_categories
 from pipeline.storage.database import Database
+from pipeline.storage.masks import import_mask
 from schemas.errors import BadInputError, CorruptDataError, OutOfSpaceError
 from tests.disks import full_disk
 from tests.pipeline.export.labelled import ADAPTER, Labelled, blob, standard, tree
@@ -133,6 +138,22 @@ def test_datasets_loads_it_as_it_is(world: Labelled, tmp_path: Path) -> None:
     assert len(clicks) == 39
     streamed = datasets.load_dataset(str(out), "images", streaming=True)["train"]
     assert next(iter(streamed))["image"].size == (80, 60)
+
+
+def test_datasets_is_told_of_no_table_without_rows(sqlite_database: Database, tmp_path: Path) -> None:
+    """It opens none: masks that were imported have no clicks."""
+    world, out = Labelled(sqlite_database, tmp_path / "images", 1), str(tmp_path / "out")
+    with sqlite_database.begin() as conn:
+        import_mask(
+            conn, mask_id=str(uuid.uuid4()), instance_id=str(uuid.uuid4()), image_id=world.images[0].id,
+            category_number=1, rle=mask_to_rle(blob(1)), mask_sha256=mask_digest(blob(1)), area=int(blob(1).sum()),
+            bbox=mask_box_xywh(blob(1)),
+        )  # fmt: skip
+    export_snapshot(world.database, world.campaign, out, ["parquet"])
+    names = datasets.get_dataset_config_names(out)
+    assert names == ["images", "annotations"]
+    for name in names:
+        assert len(datasets.load_dataset(out, name, cache_dir=str(tmp_path / "cache"))["train"]) == 1
 
 
 def test_duckdb_and_pyarrow_read_it(world: Labelled, tmp_path: Path) -> None:
@@ -327,6 +348,17 @@ def test_nothing_is_written_over(world: Labelled, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInputError):
         export_snapshot(world.database, world.campaign, str(tmp_path / "file"), ["coco"])
+
+
+def test_what_killed_exports_left_beside_the_folder_goes_with_the_next_one_to_it(
+    world: Labelled, tmp_path: Path
+) -> None:
+    for name in (".out.a1b2c3_4.part", ".out.b.a1b2c3_4.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"x")
+    export_snapshot(world.database, world.campaign, str(tmp_path / "out"), ["coco"])
+    assert verify_snapshot(str(tmp_path / "out")).ok
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".out.b.a1b2c3_4.part"]  # of an export to out.b
 
 
 def test_into_an_empty_folder_behind_a_link(world: Labelled, tmp_path: Path) -> None:

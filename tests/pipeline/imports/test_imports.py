@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco
+from sqlalchemy.event import listen, remove
 
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
 from pipeline.imports.label_studio import decode_brush
 from pipeline.imports.names import CONTESTED, NO_IMAGE
+from pipeline.imports.source import Source
 from pipeline.imports.store import COUNTING, HELD, TWICE
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.storage.campaigns import get_campaign, list_categories
@@ -330,7 +332,7 @@ def test_coco_results_are_taken_by_the_ids_of_the_campaign(tmp_path: Path) -> No
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
     taken, dropped = found(path, given="coco-results", categories={2: "cat"}, min_score=0.5)
-    assert [(mask.image.number, mask.category) for mask in taken] == [(1, "cat"), (4, None)]
+    assert [(mask.image.number, mask.category, mask.score) for mask in taken] == [(1, "cat", 0.9), (4, None, 0.5)]
     assert [bool((rle_to_mask(mask.rle) == truth).all()) for mask, truth in zip(taken, MASKS.values(), strict=True)]
     assert Counter(one.reason for one in dropped) == {
         "its score is below 0.5": 1,
@@ -532,6 +534,19 @@ def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}")
     with pytest.raises(BadAnnotationsError, match=r"2 \.json files"):
         found(tmp_path)
+
+
+def test_a_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.json").write_text("\ufeff\n " + json.dumps(coco_document()), encoding="utf-8")
+    reads, read = list[str](), Source.read
+
+    def counted(source: Source, name: str) -> bytes:
+        reads.append(name)
+        return read(source, name)
+
+    monkeypatch.setattr(Source, "read", counted)
+    agree(found(tmp_path)[0], 1)
+    assert reads == ["x.json"]
 
 
 @pytest.mark.parametrize("format_", ["yolo-seg", "label-map", "instance-map"])
@@ -738,6 +753,31 @@ def test_a_correction_of_an_older_version_replaces_the_mask_that_counts(database
     with database.begin() as conn:
         recount(conn)
     assert before == counts() == (0, {"1": 1})
+
+
+def test_many_masks_take_few_statements_and_no_pass_over_all_that_are_there(sqlite_database: Database) -> None:
+    catalogue = Catalogue(sqlite_database, images=1)
+    with sqlite_database.connect() as conn:
+        campaign = get_campaign(conn, catalogue.campaign_id)
+    masks = [np.array([int(bit) for bit in f"{number:016b}"], np.bool_).reshape(4, 4) for number in range(1, 151)]
+    statements: list[tuple[str, Any]] = []
+
+    def collect(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.append((statement, parameters))
+
+    listen(sqlite_database.engine, "before_cursor_execute", collect)
+    items = (replace(item, category="x") for item in of_campaign(catalogue, masks)() if isinstance(item, Found))
+    report = import_masks(sqlite_database, campaign, items, is_trusted=True)
+    remove(sqlite_database.engine, "before_cursor_execute", collect)
+    assert report.stored == len(masks) and len(statements) < len(masks)
+    with sqlite_database.connect() as conn:
+        plans = {
+            str(row[3])
+            for statement, parameters in statements
+            if statement.startswith("SELECT") and "mask_sha256 IN" in statement
+            for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        }
+    assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
