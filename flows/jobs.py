@@ -228,6 +228,7 @@ def new_job(
     stale = timedelta() if services.is_alone else requests.STALE
     with services.database.begin() as conn:
         campaign_id = campaigns.get_campaign(conn, campaign).id if campaign else None
+        requests.put_back_silent(conn, stale)  # first, as what died too often is over and keeps nobody from asking anew
         try:
             requests.insert_request(conn, request_id, kind, campaign_id, payload)
         except StateError as error:

@@ -73,7 +73,9 @@ def start_ephemeral_server() -> None:
     def launch_again() -> Any:  # Prefect asks without an end where the server ends at once
         if next(launches, None) is None:
             raise RuntimeError(f"it ended {MOST_STARTS} times at its start")
-        return launch()
+        process = launch()
+        _end_with_parent(process.pid)  # not once it is up, which takes seconds in which this process may be killed
+        return process
 
     server._run_uvicorn_command = launch_again
     # Deaf to Ctrl-C, which a terminal sends to all: flows tell it how they ended, and try long where it is dead.
@@ -89,9 +91,6 @@ def start_ephemeral_server() -> None:
     finally:
         del server._run_uvicorn_command  # the method of its class again
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-    process = server.server_process
-    assert process is not None
-    _end_with_parent(process.pid)
     logger.info("Prefect's ephemeral server runs at %s", server.address)
 
 

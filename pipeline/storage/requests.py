@@ -80,7 +80,7 @@ def claim_request(
         The job, now running, its attempt counted; None when none waits.
     """
     assert 0 < len(owner) <= 64, owner
-    _put_back(conn, Request.heartbeat_at < database_now(conn) - stale)
+    put_back_silent(conn, stale)
     query = select(Request.id, Request.attempt).where(Request.state == "queued")
     if request_id is not None:
         query = query.where(Request.id == request_id)
@@ -142,6 +142,11 @@ def put_back(conn: Connection, id: str, owner: str, *, count_attempt: bool = Fal
     values = {"state": "queued", "owner": None, "attempt": attempt, "updated_at": db_now()}
     if conn.execute(_own(id, owner).values(**values)).rowcount == 0:
         raise _lost(id)
+
+
+def put_back_silent(conn: Connection, stale: timedelta) -> None:
+    """Let running jobs whose owner has not been heard of for `stale` wait again; fail them after the third attempt."""
+    _put_back(conn, Request.heartbeat_at < database_now(conn) - stale)
 
 
 def put_back_of(conn: Connection, owner: str) -> None:

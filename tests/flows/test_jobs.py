@@ -114,6 +114,18 @@ def test_what_a_dead_command_left_is_taken_up_by_the_next_one(services: Services
     assert record_of(services.database, "r").state == "done"
 
 
+def test_what_died_three_times_does_not_keep_the_next_command_from_beginning(
+    services: Services, campaign: CampaignRecord
+) -> None:
+    claimed(services, campaign, owner="dead")
+    for _ in range(2):
+        with services.database.begin() as conn:
+            assert requests.claim_request(conn, "dead", stale=timedelta(seconds=-1)) is not None
+    with new_job(services, "precompute", "discs", {}) as job:
+        assert job.request.id != "r"
+    assert record_of(services.database, "r").error == "Its runner died 3 times."
+
+
 def test_beside_serve_a_running_precompute_is_not_taken(
     settings: Settings, database: Database, services: Services, campaign: CampaignRecord
 ) -> None:

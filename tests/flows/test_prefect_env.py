@@ -53,6 +53,19 @@ def test_the_ephemeral_server_needs_its_password_and_dies_with_a_killed_parent(t
 
 
 @pytest.mark.timeout(240)
+def test_a_parent_that_is_killed_while_the_server_starts_leaves_none(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.DEVNULL, env=clean())
+    servers: list[psutil.Process] = []
+    while not servers:
+        assert parent.poll() is None
+        servers = [p for p in descendants(parent.pid) if "uvicorn" in " ".join(p.cmdline()) and p.pid != parent.pid]
+    time.sleep(0.2)
+    parent.kill()
+    parent.wait()
+    wait_gone(servers)
+
+
+@pytest.mark.timeout(240)
 def test_a_server_that_cannot_start_is_given_up_in_words_and_comes_once_it_can(tmp_path: Path) -> None:
     (tmp_path / "prefect").mkdir()
     broken = tmp_path / "prefect" / "prefect.db"
