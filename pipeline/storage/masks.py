@@ -232,7 +232,8 @@ def _images(conn: Connection, image_ids: Collection[str]) -> dict[str, Row[Any]]
     Raises:
         NotFoundError: One is not there.
     """
-    query = select(Image.id, Image.campaign_id, Image.number).where(Image.id.in_(image_ids))
+    columns: tuple[Any, ...] = (Image.id, Image.campaign_id, Image.number)
+    query: Select[Any] = select(*columns).where(Image.id.in_(image_ids))
     found = {row.id: row for row in conn.execute(query)}
     for image_id in image_ids:
         if image_id not in found:
