@@ -20,6 +20,8 @@ from schemas.settings import Settings
 RETRY_S = 20.0
 """Seconds that a call is repeated while the gateway is restarting (it is back in less than 5)."""
 POLL_S = 0.5
+SOON_S = 2.0
+"""Seconds in which a job that waits for nobody begins."""
 FINISHED = frozenset({"done", "failed", "cancelled"})
 
 
@@ -104,10 +106,14 @@ class Client:
         Returns:
             The finished request's record (state done, failed or cancelled).
         """
+        late = time.monotonic() + SOON_S
         try:
             while True:
                 record = dict(self.call("GET", f"/api/requests/{request_id}"))
-                on_progress(record["progress"])
+                if record["state"] == "queued" and time.monotonic() > late:
+                    on_progress({"step": "waits for the flow runner"})
+                else:
+                    on_progress(record["progress"])
                 if record["state"] in FINISHED:
                     return record
                 time.sleep(POLL_S)

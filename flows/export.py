@@ -21,6 +21,8 @@ def export_flow(
     until: str | None = None,
     annotators: list[str] | None = None,
     states: list[str] | None = None,
+    sure: bool | None = None,
+    min_score: float | None = None,
     val: float = 0.0,
     test: float = 0.0,
     images: Literal["embedded", "uri"] = "embedded",
@@ -37,6 +39,8 @@ def export_flow(
         until: Time with a zone.
         annotators: Names or pseudonyms.
         states: Of tasks.
+        sure: True: without masks that an annotator flagged as unsure.
+        min_score: Without masks whose model states a lower IoU.
         val: Share to validate on.
         test: Share to test on.
         images: Whether image files are copied or named.
@@ -45,7 +49,8 @@ def export_flow(
     Returns:
         The manifest's URI, snapshot number, counts and files.
     """
-    filters = {"categories": categories, "since": since, "until": until, "annotators": annotators, "states": states}
+    filters: dict[str, Any] = {"categories": categories, "annotators": annotators, "states": states}
+    filters |= {"since": since, "until": until, "sure": sure, "min_score": min_score}
     parts = {"val": val, "test": test}
     asked = {"to": to, "formats": formats, "images": images, "since_snapshot": since_snapshot} | filters | parts
     with job_scope("export", campaign, asked) as job:

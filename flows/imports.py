@@ -15,6 +15,7 @@ def import_flow(
     source: str,
     format: ImportFormat | None = None,
     category: str = "object",
+    min_score: float | None = None,
     trusted: bool = False,
     look: bool = False,
 ) -> dict[str, Any]:
@@ -25,20 +26,28 @@ def import_flow(
         source: File or folder, on any storage.
         format: One of `IMPORT_FORMATS`; None: by what is there.
         category: Of the instances of instance maps.
+        min_score: Leave out what COCO's results score lower.
         trusted: They count as they are; else once somebody has accepted them.
         look: Only count what is there.
 
     Returns:
         See `pipeline.imports.store.ImportReport`.
     """
-    asked = {"source": source, "format": format, "category": category, "trusted": trusted, "look": look}
+    asked: dict[str, Any] = {"source": source, "format": format, "category": category, "min_score": min_score}
+    asked |= {"trusted": trusted, "look": look}
     with job_scope("import", campaign, asked) as job:
-        return job.done(store_masks(campaign, source, format, category, trusted, look))
+        return job.done(store_masks(campaign, source, format, category, min_score, trusted, look))
 
 
 @as_step("store masks")
 def store_masks(
-    campaign: str, source: str, format: ImportFormat | None, category: str, trusted: bool, look: bool
+    campaign: str,
+    source: str,
+    format: ImportFormat | None = None,
+    category: str = "object",
+    min_score: float | None = None,
+    trusted: bool = False,
+    look: bool = False,
 ) -> dict[str, Any]:
     """Read, count, store; safe to run twice, since what is stored is known by its id."""
     job = current_job()
@@ -54,6 +63,7 @@ def store_masks(
         source,
         given=format,
         category=category,
+        min_score=min_score,
         is_trusted=trusted,
         is_look=look,
         on_batch=on_batch,

@@ -71,6 +71,8 @@ ANNOTATIONS = pa.schema(
         ("adapter_digest", pa.string()),
         ("embedding_digest", pa.string()),
         ("created_at", _TIME),
+        ("unsure", pa.bool_()),
+        ("score", pa.float64()),
     ]
 )
 """One row per mask, by image_id, then id."""

@@ -34,6 +34,7 @@ class BrowsedImage(BaseModel):
     Attributes:
         preview_size: (height, width) of the picture that the masks' previews lie over.
         num_masks: All its current masks; `masks` has the first of them.
+        skip_reason: What whoever skipped it last said, empty where nothing; None: it is not skipped.
     """
 
     model_config = ConfigDict(frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
@@ -47,6 +48,7 @@ class BrowsedImage(BaseModel):
     state: str
     preview_size: tuple[int, int]
     num_masks: int
+    skip_reason: str | None = None
     masks: list[BrowsedMask]
 
 

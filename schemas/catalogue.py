@@ -55,6 +55,7 @@ class MaskRecord(_Row):
     embedding_digest: str | None
     engine: dict[str, Any] | None
     created_at: datetime
+    score: float | None = None
 
     @property
     def rle(self) -> Rle:

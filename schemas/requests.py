@@ -12,7 +12,7 @@ from schemas.models import checked_model_id
 Step = Literal["ingest", "precompute", "retrain", "export"]
 Format = Literal["coco", "parquet", "png", "lvis", "yolo-seg", "hf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-ImportFormat = Literal["coco", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
+ImportFormat = Literal["coco", "coco-results", "label-studio", "cvat", "yolo-seg", "label-map", "instance-map"]
 IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 AdapterKind = Literal["head", "affine", "lora", "clickadapter", "full"]
 OrderBy = Literal["uncertainty", "diversity", "gain", "mixed", "plain"]
@@ -35,11 +35,15 @@ class Ingest(_Payload):
 
 
 class Import(_Payload):
-    """Masks at `source`; `format` None: by what is there. `look`: only count. Not `trusted`: they are proposals."""
+    """Masks at `source`; `format` None: by what is there. `look`: only count. Not `trusted`: they are proposals.
+
+    `min_score`: leave out what COCO's results score lower.
+    """
 
     source: Place
     format: ImportFormat | None = None
     category: str = Field(default="object", min_length=1, max_length=200)
+    min_score: float | None = Field(default=None, ge=0, le=1)
     trusted: bool = False
     look: bool = False
 
@@ -80,9 +84,10 @@ class Export(_Payload):
     """`to` None: below the campaign's folder in the storage.
 
     Only what fits all of them: masks of `categories` (names), accepted from `since` on and before `until`, by
-    `annotators` (names or pseudonyms), on images whose task is in one of `states`. `val` and `test` are the shares of
-    the images that these parts get. `images` "uri": image files are named instead of copied. `since_snapshot` (number
-    or id): only what changed since.
+    `annotators` (names or pseudonyms), on images whose task is in one of `states`; with `sure` none that an annotator
+    flagged as unsure, with `min_score` none whose model states a lower IoU. `val` and `test` are the shares of the
+    images that these parts get. `images` "uri": image files are named instead of copied. `since_snapshot` (number or
+    id): only what changed since.
     """
 
     to: Place | None = None
@@ -92,6 +97,8 @@ class Export(_Payload):
     until: AwareDatetime | None = None
     annotators: list[str] | None = Field(default=None, min_length=1)
     states: list[TaskState] | None = Field(default=None, min_length=1)
+    sure: Literal[True] | None = None
+    min_score: float | None = Field(default=None, ge=0, le=1)
     val: float = Field(default=0.0, ge=0, lt=1)
     test: float = Field(default=0.0, ge=0, lt=1)
     images: Literal["embedded", "uri"] = "embedded"

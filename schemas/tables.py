@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -336,6 +337,7 @@ class Instance(Base):
         Index("ix_instances_campaign_image", "campaign_id", "image_id"),
         Index("ix_instances_image_id", "image_id"),
         Index("ix_instances_browsed", "campaign_id", "category_number", "image_number"),
+        _only("ix_instances_unsure", "unsure", "campaign_id", "image_number"),
         _one_of(InstanceState),
     )
 
@@ -399,6 +401,8 @@ class MaskRow(Base):
     embedding_digest: Mapped[str | None] = mapped_column(String(64))
     engine: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
+    score: Mapped[float | None] = mapped_column(Float)
+    """The IoU that the model states of what it predicted, in [0, 1]; None where it predicted nothing."""
 
 
 class Model(Base):
@@ -529,13 +533,17 @@ class SnapshotItem(Base):
     """
 
     __tablename__ = "snapshot_items"
-    __table_args__ = (Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id", "mask_id", "category_number"),)
+    __table_args__ = (
+        Index("ix_snapshot_items_snapshot", "snapshot_id", "image_id", "mask_id", "category_number", "unsure"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     snapshot_id: Mapped[str] = mapped_column(ForeignKey("snapshots.id"))
     image_id: Mapped[str] = mapped_column(String(36))
     mask_id: Mapped[str | None] = mapped_column(String(36))
     category_number: Mapped[int | None]
+    unsure: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    """Whether the annotator had flagged it."""
 
 
 class Purge(Base):

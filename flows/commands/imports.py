@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from flows.commands.jobs import run_job
-from flows.commands.options import Nouns, command, settings_of
+from flows.commands.options import Nouns, command, fraction, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
 from schemas.requests import IMPORT_FORMATS
@@ -17,6 +17,8 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="URL", help="file or folder; images are found by their names")
     parser.add_argument("--format", choices=IMPORT_FORMATS, help="what it is (default: by what is there)")
     parser.add_argument("--category", default="object", metavar="NAME", help="of an instance-map's instances (object)")
+    least = "leave out what scores lower, 0 to 1; of coco-results (0)"
+    parser.add_argument("--min-score", type=fraction, metavar="S", help=least)
     parser.add_argument(
         "--trusted", action="store_true", help="they count as they are (default: once somebody has accepted them)"
     )
@@ -33,6 +35,7 @@ def import_(args: argparse.Namespace) -> int:
         "source": absolute_url(args.source),
         "format": args.format,
         "category": args.category,
+        "min_score": args.min_score,
         "trusted": args.trusted,
         "look": args.dry_run,
     }

@@ -35,6 +35,9 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", type=utc_time, metavar="TIME", help="only masks accepted before then; ISO, UTC")
     states = "only images whose task is so; repeatable (all)"
     parser.add_argument("--state", action="append", choices=get_args(TaskState), help=states)
+    parser.add_argument("--sure", action="store_true", help="no masks that an annotator flagged as unsure")
+    least = "no masks whose model states a lower IoU than this, 0 to 1; what no model made stays"
+    parser.add_argument("--min-score", type=fraction, metavar="S", help=least)
     parser.add_argument("--val", type=fraction, metavar="SHARE", help="share of the images to validate on, 0 to 1 (0)")
     parser.add_argument("--test", type=fraction, metavar="SHARE", help="share of the images to test on, 0 to 1 (0)")
     parser.add_argument("--images", choices=["embedded", "uri"], help="copy image files or name them (embedded)")
@@ -81,6 +84,8 @@ def export(args: argparse.Namespace) -> int:
         "since": args.since,
         "until": args.until,
         "states": args.state,
+        "sure": args.sure or None,
+        "min_score": args.min_score,
         "val": args.val,
         "test": args.test,
         "images": args.images,

@@ -79,7 +79,7 @@ class CocoFormat(Format):
         sides = [numbers(pa.array(column)) for column in box.T.copy()]
         height, width = (numbers(pa.array(column)) for column in size.T.copy())
         lineage = {name: quoted(annotations[name]) for name in _LINEAGE}
-        lineage |= {name: numbers(annotations[name]) for name in ("version", "num_clicks")}
+        lineage |= {name: numbers(annotations[name]) for name in ("version", "num_clicks", "score")}
         counts = quoted(segmentation.field("counts"))
         return {
             "id": numbers(annotations["id"]),
@@ -89,6 +89,7 @@ class CocoFormat(Format):
             "area": numbers(annotations["area"].cast(pa.int64())),
             "bbox": list_parts(sides),
             "iscrowd": ["0"],
+            "unsure": numbers(annotations["unsure"]),
             "lineage": object_parts(lineage),
         }
 

@@ -32,8 +32,8 @@ def list_parts(columns: Sequence[Parts]) -> Parts:
 
 
 def numbers(values: pa.Array | pa.ChunkedArray) -> Parts:
-    """Whole numbers and truth values."""
-    return [values.cast(pa.string())]
+    """Numbers and truth values; null is null."""
+    return [pc.fill_null(values.cast(pa.string()), "null")]
 
 
 def quoted(values: pa.Array | pa.ChunkedArray) -> Parts:

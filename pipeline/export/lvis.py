@@ -11,9 +11,7 @@ from pipeline.export.batches import Labels
 from pipeline.export.coco import CocoFormat
 from pipeline.export.json_lines import Parts
 from pipeline.export.target import Target
-
-_PARTIAL = frozenset({"since", "until", "annotators"})
-"""Filters that leave masks of an image out."""
+from pipeline.storage.snapshots import OF_MASKS
 
 
 class LvisFormat(CocoFormat):
@@ -22,7 +20,7 @@ class LvisFormat(CocoFormat):
     An image that an annotator submitted was searched for every category of the snapshot (of its filter, if it has
     one): those without a mask are in `neg_category_ids`. Nothing is known to be absent, and what is present may not be
     complete (`not_exhaustive_category_ids`), where masks were only imported, where a mask has no category (also if
-    the filter leaves it out), and where the snapshot leaves masks of an image out by date or annotator.
+    the filter leaves it out), and where the snapshot leaves masks of an image out by date, annotator or quality.
     """
 
     file_name = "lvis/instances.json"
@@ -31,7 +29,7 @@ class LvisFormat(CocoFormat):
         super().__init__(target)
         wanted = target.filters.get("categories")
         self._searched = [number for number, _ in target.categories if wanted is None or number in wanted]
-        self._partial = bool(_PARTIAL & target.filters.keys())
+        self._partial = bool(OF_MASKS & target.filters.keys())
         self._images_with: dict[int, int] = {}
         self._instances: dict[int, int] = {}
 

@@ -17,12 +17,14 @@ class Found:
         category: Name of its category; None: it has none.
         key: Tells it from the source's others, the same in every run.
         rle: Of the image's size.
+        score: What whoever predicted it thinks of it, in [0, 1]; None: nothing.
     """
 
     image: ImageRecord
     category: str | None
     key: str
     rle: Rle
+    score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def read(data: bytes, names: Names) -> Items:
     if tasks and not any("data" in task for task in tasks):
         raise BadAnnotationsError(
             "The file is a list, but not of Label Studio's tasks, which have `data`. Export as JSON, not as JSON-MIN; "
-            "of COCO's results make a COCO file, with its images and categories."
+            "of COCO's results, whose ids are those of an export of this campaign, give --format coco-results."
         )
     paths = [_path(task, names) for task in tasks]
     images = names.find_all({path: _names(path) for path in paths if path is not None})

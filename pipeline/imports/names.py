@@ -86,12 +86,14 @@ class Names:
     """
 
     def __init__(self, images: Iterable[ImageRecord]) -> None:
+        self._numbered: dict[int, ImageRecord] = {}
         self._sure: dict[str, ImageRecord] = {}
         """By sha256 and URI."""
         self._places: dict[str, list[_Place]] = defaultdict(list)
         """By file name without ending, each list in the order of the folders' names."""
         newest: dict[str, ImageRecord] = {}
         for image in images:
+            self._numbered[image.number] = image
             self._sure[image.sha256] = image
             newest[image.uri] = image  # a file that changed is another image, and the one that is there now
         self._sure |= newest
@@ -101,6 +103,11 @@ class Names:
             self._places[path.stem].append(place)
         for places in self._places.values():
             places.sort(key=_names)
+
+    def numbered(self, number: object) -> ImageRecord | None:
+        """The image of a number, as exports have it; None: there is none, or it is no number."""
+        is_number = isinstance(number, int) and not isinstance(number, bool)
+        return self._numbered.get(number) if is_number else None  # type: ignore[call-overload]
 
     def find(self, *names: str) -> ImageRecord | None:
         """The image that has one of these names, each a sha256, a URI or a path, the surest first; None: not one."""

@@ -1,19 +1,28 @@
 """Which format a source has, and its reader."""
 
+from collections.abc import Mapping
 from typing import Literal
 
-from pipeline.imports import coco_json, cvat, label_maps, label_studio, yolo
+from pipeline.imports import coco_json, coco_results, cvat, label_maps, label_studio, yolo
 from pipeline.imports.found import Items
 from pipeline.imports.names import Names
 from pipeline.imports.source import Source
-from schemas.errors import BadAnnotationsError
+from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.requests import IMPORT_FORMATS, ImportFormat
 
-_SingleFile = Literal["coco", "label-studio", "cvat"]
-_ENDINGS = {"coco": ".json", "label-studio": ".json", "cvat": ".xml"}
+_SingleFile = Literal["coco", "coco-results", "label-studio", "cvat"]
+_ENDINGS = {"coco": ".json", "coco-results": ".json", "label-studio": ".json", "cvat": ".xml"}
 
 
-def read_source(url: str, names: Names, given: ImportFormat | None = None, category: str = "object") -> Items:
+def read_source(
+    url: str,
+    names: Names,
+    given: ImportFormat | None = None,
+    category: str = "object",
+    *,
+    categories: Mapping[int, str] | None = None,
+    min_score: float | None = None,
+) -> Items:
     """What a file or folder holds.
 
     Args:
@@ -21,13 +30,21 @@ def read_source(url: str, names: Names, given: ImportFormat | None = None, categ
         names: The campaign's images.
         given: The format; None: by what is there.
         category: Of the instances of instance maps, which name none.
+        categories: The campaign's, by number; of COCO's results, which have no others.
+        min_score: Leave out what has a lower score, which only COCO's results have.
 
     Raises:
+        BadInputError: A score is asked for that the format has not.
         BadAnnotationsError: There is nothing, or not of this format; or no format can be told.
         TooLargeError: A file is too large.
     """
     source = Source(url)
     format_ = given or guess(source)
+    if min_score is not None and format_ != "coco-results":
+        raise BadInputError(
+            f"Masks of {format_} have no score: leave --min-score out. Where the file is a list of COCO's results, by "
+            "the ids of an export of this campaign, give --format coco-results."
+        )
     if format_ == "yolo-seg":
         return yolo.read(source, names)
     if format_ == "label-map":
@@ -35,6 +52,8 @@ def read_source(url: str, names: Names, given: ImportFormat | None = None, categ
     if format_ == "instance-map":
         return label_maps.read_instances(source, names, category)
     data = source.read(_only_file(source, format_))
+    if format_ == "coco-results":
+        return coco_results.read(data, names, categories or {}, min_score or 0.0)
     return {"coco": coco_json.read, "label-studio": label_studio.read, "cvat": cvat.read}[format_](data, names)
 
 

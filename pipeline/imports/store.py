@@ -66,14 +66,15 @@ def import_source(
     is_trusted: bool,
     given: ImportFormat | None = None,
     category: str = "object",
+    min_score: float | None = None,
     is_look: bool = False,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> ImportReport:
     """Register the masks of a file or folder; see `read_source` and `import_masks`."""
     with database.connect() as conn:
         names = Names(images.images_of(conn, campaign.id))
-
-    items = read_source(url, names, given, category)
+        categories = {known.number: known.name for known in campaigns.list_categories(conn, campaign.id)}
+    items = read_source(url, names, given, category, categories=categories, min_score=min_score)
     return import_masks(database, campaign, items, is_trusted=is_trusted, is_look=is_look, on_batch=on_batch)
 
 
@@ -253,4 +254,5 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
         "mask_sha256": digest,
         "area": int(np.count_nonzero(mask)),
         "bbox": box,
+        "score": found.score,
     }

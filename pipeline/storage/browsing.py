@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, literal_column, select
 from sqlalchemy.orm import aliased
 
 from pipeline.masks.previews import preview_mask, preview_size
@@ -14,7 +14,7 @@ from pipeline.storage.tallies import tallies
 from schemas.browsing import BrowsedImage, BrowsedMask, BrowsePage
 from schemas.errors import NotFoundError
 from schemas.masks import Rle
-from schemas.tables import Annotator, Image, Instance, MaskRow, Session, Task
+from schemas.tables import Annotator, EventRow, Image, Instance, MaskRow, Session, Task
 
 MAX_MASKS = 100
 """Masks of one image that are shown; their number is told anyway."""
@@ -30,11 +30,13 @@ class BrowseFilter:
         state: Of the image's task.
         category: Number of a category of which the image has a current mask.
         annotator_id: Who submitted or skipped it at some time.
+        unsure: True: it has a current mask that its annotator flagged as unsure.
     """
 
     state: str | None = None
     category: int | None = None
     annotator_id: str | None = None
+    unsure: bool = False
 
 
 def browse_images(
@@ -97,7 +99,7 @@ def _images(campaign_id: str) -> Select[Any]:
 
 def _count(conn: Connection, campaign_id: str, wanted: BrowseFilter, numbers: Select[Any]) -> tuple[int, bool]:
     """How many images match, and whether that is all of them; without a look at them where their tasks tell."""
-    if wanted.category is None and wanted.annotator_id is None:
+    if wanted.category is None and wanted.annotator_id is None and not wanted.unsure:
         tasks = tallies(conn, campaign_id, "task")
         return sum(tasks.values()) if wanted.state is None else tasks.get(wanted.state, 0), True
     found = _counted(conn, numbers)
@@ -114,7 +116,9 @@ def _numbers(conn: Connection, campaign_id: str, wanted: BrowseFilter) -> Select
     """The numbers of the images that match, read from the index of the filter that the fewest pass."""
     filters: list[Select[Any]] = []
     if wanted.category is not None:
-        filters.append(_of_category(campaign_id, wanted.category))
+        filters.append(_with_mask(campaign_id, Instance.category_number == wanted.category))
+    if wanted.unsure:
+        filters.append(_with_mask(campaign_id, literal_column("instances.unsure")))  # as its index says it
     if wanted.annotator_id is not None:
         filters.append(_by_annotator(campaign_id, wanted.annotator_id))
     if wanted.state is not None:
@@ -130,12 +134,13 @@ def _numbers(conn: Connection, campaign_id: str, wanted: BrowseFilter) -> Select
     return first.where(*(exists(other.where(other.selected_columns.number == number)) for other in others))
 
 
-def _of_category(campaign_id: str, category: int) -> Select[Any]:
+def _with_mask(campaign_id: str, wanted: ColumnElement[bool]) -> Select[Any]:
+    """Images that have a current mask like that."""
     return (
         select(Instance.image_number.label("number"))
         .distinct()
         .outerjoin(Session, Session.id == Instance.session_id)
-        .where(Instance.campaign_id == campaign_id, Instance.category_number == category, is_current())
+        .where(Instance.campaign_id == campaign_id, wanted, is_current())
     )
 
 
@@ -173,15 +178,28 @@ def _with_masks(conn: Connection, rows: Sequence[Row[Any]], preview: int) -> lis
     masks: dict[str, list[Row[Any]]] = defaultdict(list)
     for mask in conn.execute(query):
         masks[mask.image_id].append(mask)
+    reasons = _skip_reasons(conn, [row.id for row in rows if row.state == "skipped"])
     return [
         BrowsedImage(
             **row._mapping,
+            skip_reason=reasons.get(row.id),
             preview_size=preview_size(row.height, row.width, preview),
             num_masks=masks[row.id][0].of_image if masks[row.id] else 0,
             masks=[_mask(mask, preview) for mask in masks[row.id]],
         )
         for row in rows
     ]
+
+
+def _skip_reasons(conn: Connection, image_ids: Sequence[str]) -> dict[str, str]:
+    """Why images were skipped the last time."""
+    skips = (
+        select(Session.image_id, EventRow.payload)
+        .join(EventRow, and_(EventRow.session_id == Session.id, EventRow.kind == "skip"))
+        .where(Session.image_id.in_(image_ids), Session.state == "skipped")
+        .order_by(EventRow.server_time)
+    )
+    return {image_id: payload["reason"] for image_id, payload in conn.execute(skips)}
 
 
 def _mask(row: Row[Any], preview: int) -> BrowsedMask:

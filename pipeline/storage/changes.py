@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, cast, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, cast, exists, func, select
 
 from pipeline.storage.tombstones import tombstones
 from schemas.catalogue import SnapshotRecord
@@ -37,7 +37,8 @@ class Changes:
     """From an older snapshot to a newer one; all ids are numbers, as files show them.
 
     Attributes:
-        images: Images of the newer one that are new, or have a mask that is new, gone or of another category; by id.
+        images: Images of the newer one that are new, or have a mask that is new, gone, of another category or flagged
+            otherwise; by id.
         removed_images: By id; those that were purged since among them.
         removed_annotations: By image and id; those on removed images among them, but not on purged ones: nobody knows
             these any more.
@@ -111,14 +112,15 @@ def changes_between(conn: Connection, base: SnapshotRecord, snapshot: SnapshotRe
 
 def _differences(base: SnapshotRecord, snapshot: SnapshotRecord) -> Select[Any]:
     """The entries that only one of the snapshots has, by image and mask, and whether the newer one has these two."""
-    entry = (SnapshotItem.image_id, SnapshotItem.mask_id, SnapshotItem.category_number)
+    entry = (SnapshotItem.image_id, SnapshotItem.mask_id, SnapshotItem.category_number, SnapshotItem.unsure)
     of_both = SnapshotItem.snapshot_id.in_([base.id, snapshot.id])
     # Most images have the same entries in both. So these are compared first, an image's at once: their index has them
     # by image. Where the same come in another order, the image is looked at for nothing.
+    marks = 2 * func.coalesce(SnapshotItem.category_number, 0) + cast(SnapshotItem.unsure, Integer)
     alike = select(
         SnapshotItem.image_id,
         func.aggregate_strings(SnapshotItem.mask_id, ",").label("masks"),
-        func.aggregate_strings(cast(func.coalesce(SnapshotItem.category_number, 0), Text), ",").label("categories"),
+        func.aggregate_strings(cast(marks, Text), ",").label("marks"),
     )
     whole = alike.where(of_both).group_by(SnapshotItem.snapshot_id, SnapshotItem.image_id).subquery()
     once = func.count() == 1

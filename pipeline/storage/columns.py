@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, cast, func, select
+from sqlalchemy import Boolean, ColumnElement, Connection, Float, Integer, Select, Text, cast, func, select
 
 from schemas.columns import UtcDateTime
 
@@ -19,10 +19,11 @@ def read_columns(conn: Connection, query: Select[Any]) -> pa.Table:
 
     Args:
         conn: Any transaction.
-        query: Of integers, times and texts; JSON comes as the text that is stored.
+        query: Of numbers, truth values, times and texts; JSON comes as the text that is stored.
 
     Returns:
-        The columns under their labels as int64, timestamp (UTC) or string, in any order. Empty texts are null.
+        The columns under their labels as int64, float64, bool, timestamp (UTC) or string, in any order. Empty texts are
+        null.
     """
     rows = query.subquery()
     texts = [func.coalesce(_text(conn, column), "") for column in rows.c]
@@ -44,9 +45,10 @@ def _text(conn: Connection, column: ColumnElement[Any]) -> ColumnElement[str]:
 
 
 def _kind(column: ColumnElement[Any]) -> pa.DataType:
-    if isinstance(column.type, Integer):
-        return pa.int64()
-    return TIME if isinstance(column.type, UtcDateTime) else pa.string()
+    for own, kind in ((Integer, pa.int64()), (Float, pa.float64()), (Boolean, pa.bool_()), (UtcDateTime, TIME)):
+        if isinstance(column.type, own):
+            return kind
+    return pa.string()
 
 
 def _split(text: str) -> pa.Array:

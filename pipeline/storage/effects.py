@@ -56,6 +56,7 @@ class NewMask:
         seq: Newest event whose mask this is.
         rle_counts: COCO compressed counts, ASCII.
         bbox: (x, y, width, height) in pixels.
+        score: The IoU that the model states, in [0, 1]; None where it predicted nothing.
     """
 
     mask_id: str
@@ -73,6 +74,7 @@ class NewMask:
     adapter_digest: str | None = None
     embedding_digest: str | None = None
     engine: dict[str, Any] | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ def _write_mask(conn: Connection, session: Row[Any], event_id: str, mask: NewMas
             adapter_digest=mask.adapter_digest,
             embedding_digest=mask.embedding_digest,
             engine=mask.engine,
+            score=mask.score,
             created_at=db_now(),
         )
     )

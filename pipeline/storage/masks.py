@@ -121,6 +121,7 @@ def import_mask(
     is_trusted: bool = True,
     model_digest: str | None = None,
     adapter_digest: str | None = None,
+    score: float | None = None,
 ) -> MaskRecord:
     """Store a mask that came from a file, or from the model by itself; the same id again gives the same mask.
 
@@ -128,6 +129,7 @@ def import_mask(
         is_trusted: It counts as it is; else it is a proposal, which counts once somebody has accepted it.
         model_digest: Of the model that made it, for a prelabel.
         adapter_digest: Likewise, of the adapter over it.
+        score: What it states of the mask's IoU, in [0, 1].
 
     Raises:
         NotFoundError: There is no such image.
@@ -147,6 +149,7 @@ def import_mask(
         "mask_sha256": mask_sha256,
         "area": area,
         "bbox": bbox,
+        "score": score,
     }
     import_masks(conn, [row], is_trusted=is_trusted, model_digest=model_digest, adapter_digest=adapter_digest)
     return get_mask(conn, mask_id)
@@ -163,8 +166,8 @@ def import_masks(
     """Store masks of one campaign, as `import_mask` does; those whose id is there already stay as they are.
 
     Args:
-        rows: `import_mask`'s `mask_id`, `instance_id`, `image_id`, `category_number`, `rle`, `mask_sha256`, `area` and
-            `bbox` of each.
+        rows: `import_mask`'s `mask_id`, `instance_id`, `image_id`, `category_number`, `rle`, `mask_sha256`, `area`,
+            `bbox` and `score` of each.
 
     Returns:
         How many are new.
@@ -203,6 +206,7 @@ def import_masks(
             "mask_sha256": row["mask_sha256"],
             "area": row["area"],
             "bbox": list(row["bbox"]),
+            "score": row["score"],
         }
         for place, row in enumerate(new)
     ]
@@ -233,8 +237,7 @@ def _images(conn: Connection, image_ids: Collection[str]) -> dict[str, Row[Any]]
         NotFoundError: One is not there.
     """
     columns: tuple[Any, ...] = (Image.id, Image.campaign_id, Image.number)
-    query: Select[Any] = select(*columns).where(Image.id.in_(image_ids))
-    found = {row.id: row for row in conn.execute(query)}
+    found = {row.id: row for row in conn.execute(select(*columns).where(Image.id.in_(image_ids)))}
     for image_id in image_ids:
         if image_id not in found:
             raise NotFoundError(f"There is no image {image_id!r}.")

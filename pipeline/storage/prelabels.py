@@ -86,6 +86,7 @@ def store_prelabels(
                 is_trusted=False,
                 model_digest=pins.model_digest,
                 adapter_digest=pins.adapter_digest,
+                score=own.score,
             )
     if known:
         withdrawn = update(Instance).where(Instance.mask_id.in_(known), Instance.session_id.is_(None))

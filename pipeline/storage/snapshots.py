@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -52,10 +53,13 @@ from schemas.tables import (
     Task,
 )
 
-FILTERS = frozenset({"holdout", "categories", "since", "until", "annotators", "states"})
+OF_MASKS = frozenset({"since", "until", "annotators", "sure", "min_score"})
+"""Filters that leave out masks that people made, whatever they are of."""
+FILTERS = OF_MASKS | {"holdout", "categories", "states"}
 MASK_COLUMNS = (
     "instance_id", "version", "source", "session_id", "seq", "annotator_id", "height", "width", "rle_counts",
     "mask_sha256", "area", "bbox", "num_clicks", "model_digest", "adapter_digest", "embedding_digest", "created_at",
+    "score",
 )  # fmt: skip
 EVENT_COLUMNS = (
     "event_id", "session_id", "seq", "instance_id", "kind", "payload", "pins", "server_time", "annotator_id"
@@ -74,13 +78,15 @@ def create_snapshot(
         purpose: export or retrain.
         filters: Only what fits all of them. `holdout` (bool): images held out, or the others; `categories` (list of
             numbers); `since` and `until` (ISO times with a zone): masks accepted from then on, and before then;
-            `annotators` (list of pseudonyms): their masks; `states` (list of task states): images whose task is in one.
+            `annotators` (list of pseudonyms): their masks; `sure` (True): masks that nobody flagged as unsure;
+            `min_score`: masks whose model states at least this IoU, and those that no model predicted; `states` (list
+            of task states): images whose task is in one.
 
     Returns:
         The snapshot. Images of submitted sessions without any such mask are in it as verified to be empty. A mask that
-        only `since`, `until` or `annotators` leave out still says that its image is not empty, and so does one without
-        a category that `categories` leaves out: it may be of any. The former also choose whose and which submissions
-        count.
+        only a filter of `OF_MASKS` leaves out still says that its image is not empty, and so does one without
+        a category that `categories` leaves out: it may be of any. `since`, `until` and `annotators` also choose whose
+        and which submissions count.
 
     Raises:
         BadInputError: A filter is unknown, or its value means nothing.
@@ -106,7 +112,7 @@ def create_snapshot(
         )
     )
     require_no_purge(conn, campaign_id)  # nothing else would hold what the entries name
-    columns = ["snapshot_id", "image_id", "mask_id", "category_number"]
+    columns = ["snapshot_id", "image_id", "mask_id", "category_number", "unsure"]
     conn.execute(insert(SnapshotItem).from_select(columns, _items(snapshot_id, campaign_id, wanted)))
     masks, images = func.count(SnapshotItem.mask_id), func.count(SnapshotItem.image_id.distinct())
     counts = conn.execute(select(masks, images).where(SnapshotItem.snapshot_id == snapshot_id)).one()
@@ -205,8 +211,8 @@ def image_page(
 def mask_columns(conn: Connection, snapshot_id: str, image_ids: Sequence[str]) -> pa.Table:
     """The masks of a snapshot on some of its images, in any order; see `read_columns`.
 
-    Besides `MASK_COLUMNS`: `image_id` and `id` (their numbers), `annotation_uuid`, `parent_uuid`, `accept_event_id` and
-    the `category_number` of then.
+    Besides `MASK_COLUMNS`: `image_id` and `id` (their numbers), `annotation_uuid`, `parent_uuid`, `accept_event_id`,
+    and of then the `category_number` and whether it was `unsure`.
     """
     row = MaskRow.__table__.c
     query = (
@@ -217,6 +223,7 @@ def mask_columns(conn: Connection, snapshot_id: str, image_ids: Sequence[str]) -
             row.parent_id.label("parent_uuid"),
             row.event_id.label("accept_event_id"),
             SnapshotItem.category_number,
+            SnapshotItem.unsure,
             *(row[name] for name in MASK_COLUMNS),
         )
         .select_from(SnapshotItem)
@@ -308,7 +315,7 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
         of_image = and_(Task.campaign_id == Image.campaign_id, Task.image_id == Image.id)  # as its index has them
         images.append(exists().where(of_image, Task.state.in_(filters["states"])))
     masks = (
-        select(Instance.image_id, Instance.mask_id, Instance.category_number)
+        select(Instance.image_id, Instance.mask_id, Instance.category_number, Instance.unsure)
         .outerjoin(Session, Session.id == Instance.session_id)
         .where(Instance.campaign_id == campaign_id, is_current())
     )
@@ -319,20 +326,23 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
         masks = masks.where(Instance.category_number.in_(filters["categories"]))
     full = masks.cte("current_masks")
     chosen = select(full)
-    if filters.keys() & {"since", "until", "annotators"}:
+    if filters.get("sure"):
+        chosen = chosen.where(~full.c.unsure)
+    if filters.keys() & {"since", "until", "annotators", "min_score"}:
         chosen = chosen.join(MaskRow, MaskRow.id == full.c.mask_id)
         chosen = chosen.where(*_made_within(MaskRow.created_at, filters))
         if "annotators" in filters:
             chosen = chosen.where(_made_by(MaskRow.annotator_id, filters))
+        if "min_score" in filters:
+            chosen = chosen.where(MaskRow.score.is_(None) | (MaskRow.score >= filters["min_score"]))
     submitted = select(Session.id).where(Session.image_id == Image.id, Session.state == "submitted")
     if "annotators" in filters:
         submitted = submitted.where(_made_by(Session.annotator_id, filters))
     if filters.keys() & {"since", "until"}:
         submit = and_(EventRow.session_id == Session.id, EventRow.kind == "submit")
         submitted = submitted.join(EventRow, submit).where(*_made_within(EventRow.server_time, filters))
-    of_campaign = select(Image.id, null().label("mask_id"), null().label("category_number")).where(
-        Image.campaign_id == campaign_id
-    )
+    nothing = null().label("mask_id"), null().label("category_number"), false().label("unsure")
+    of_campaign = select(Image.id, *nothing).where(Image.campaign_id == campaign_id)
     empty = of_campaign.where(exists(submitted), Image.id.not_in(select(full.c.image_id)), *images)
     parts = [chosen, empty]
     if "categories" in filters:
@@ -340,7 +350,7 @@ def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Selec
         of_chosen = Image.id.in_(select(chosen.subquery().c.image_id))
         parts = [chosen, empty.where(~is_open), of_campaign.where(is_open, of_chosen)]
     both = union_all(*parts).subquery()
-    entries = select(literal(snapshot_id), both.c.image_id, both.c.mask_id, both.c.category_number)
+    entries = select(literal(snapshot_id), *both.c)
     return entries.order_by(both.c.image_id, both.c.mask_id)  # as their index has them: it grows at its end
 
 

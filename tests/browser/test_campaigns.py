@@ -26,25 +26,27 @@ TIMEOUT_MS = 20_000
 
 
 def label(gateway: Gateway, annotator: str, category: int) -> None:
-    """Accept the disc of the next image and submit it."""
+    """Accept the disc of the next image and submit it; of category 2 nobody is sure."""
     with gateway.http(annotator) as http:
         work = Work(http)
         instance = work.opened()
         mask = work.click(instance)["mask"]
         work.do("accept", instance, seq=mask["seq"], mask_sha256=mask["mask_sha256"], category=category)
+        if category == 2:
+            work.do("flag", instance, unsure=True)
         work.do("submit")
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Two images labelled by ada, one by bob, one skipped, of 30; a category whose name is markup."""
+    """Two images labelled by ada, the second unsure, one by bob, one skipped, of 30; a category's name is markup."""
     with gateway_in(tmp_path_factory.mktemp("campaigns"), images=30) as running:
         with running.services.database.begin() as conn:
             add_categories(conn, CAMPAIGN, [EVIL])
         for annotator, category in (("ada", 1), ("ada", 2), ("bob", 3)):
             label(running, annotator, category)
         with running.http("bob") as http:
-            Work(http).do("skip")
+            Work(http).do("skip", reason="<b>too dark</b>")
         yield running
 
 
@@ -163,10 +165,21 @@ def test_an_export_is_asked_for_followed_and_downloaded(desk: Desk) -> None:
     dialog.wait_for(state="hidden")
     assert requests_of(desk.gateway, "export") == []
     desk.page.get_by_role("button", name="Export…").click()
+    dialog.get_by_label("Only these categories").fill("blob\n bird \n")
+    dialog.get_by_label("Masks that the annotator flagged as unsure").select_option("are left out")
+    dialog.get_by_label("Lowest score").fill("0.7")
+    dialog.get_by_role("button", name="Export", exact=True).click()
+    dialog.wait_for(state="hidden")
+    [chosen] = requests_of(desk.gateway, "export")
+    filters = {name: chosen.payload.get(name) for name in ("categories", "sure", "min_score")}
+    assert filters == {"categories": ["blob", "bird"], "sure": True, "min_score": 0.7}
+    with desk.gateway.http() as http:
+        http.post(f"/api/requests/{chosen.id}/cancel")
+    desk.page.get_by_role("button", name="Export…").click()
     dialog.get_by_label("Parquet, with images and clicks").uncheck()
     dialog.get_by_role("button", name="Export", exact=True).click()
     desk.page.get_by_text("An export was asked for.").wait_for()
-    [request] = requests_of(desk.gateway, "export")
+    [request] = [one for one in requests_of(desk.gateway, "export") if one.state == "queued"]
     assert request.payload == {"formats": ["coco"], "images": "embedded", "val": 0, "test": 0}
     jobs = desk.page.get_by_role("region", name="Running jobs")
     jobs.get_by_text("waits for the runner").wait_for()
@@ -210,6 +223,32 @@ def test_a_job_is_cancelled_after_a_question(desk: Desk) -> None:
     dialog.get_by_role("button", name="Cancel the job").click()
     cancel.wait_for(state="detached")
     assert requests_of(desk.gateway, "precompute")[0].state == "cancelled"
+    desk.page.locator("#said", has_text="The precompute was cancelled.").wait_for()
+    assert desk.page.evaluate("document.activeElement.id") == "view"
+
+
+def test_a_job_that_fails_at_once_is_told_with_its_reason_and_can_be_tried_again(desk: Desk) -> None:
+    def fail(route: Any) -> None:
+        answer = route.fetch()
+        with desk.gateway.services.database.begin() as conn:
+            claim_request(conn, "runner", request_id=answer.json()["id"])
+            finish_request(conn, answer.json()["id"], "runner", "failed", {"code": "out_of_space"}, "The disk is full.")
+        route.fulfill(response=answer)
+
+    desk.open()
+    desk.page.route("**/requests", fail)
+    desk.page.get_by_role("button", name="Export…").click()
+    desk.page.get_by_role("dialog").get_by_role("button", name="Export", exact=True).click()
+    desk.page.locator("#said", has_text="The export failed: The disk is full.").wait_for()
+    desk.page.unroute("**/requests")
+    desk.page.get_by_role("link", name="Jobs").click()
+    desk.page.get_by_role("button", name="Try the export again").first.click()
+    desk.page.get_by_role("dialog", name="Try the export again?").get_by_role("button", name="Try again").click()
+    desk.page.locator("#said", has_text="The export was asked for again.").wait_for()
+    again, first = requests_of(desk.gateway, "export")[:2]
+    assert again.state == "queued" and first.state == "failed" and again.payload == first.payload
+    with desk.gateway.http() as http:
+        http.post(f"/api/requests/{again.id}/cancel")
 
 
 def test_a_refusal_is_shown_in_the_dialog_and_can_be_answered_again(desk: Desk) -> None:
@@ -345,8 +384,17 @@ def test_images_are_filtered_and_paged(desk: Desk, monkeypatch: pytest.MonkeyPat
     desk.drawn_tiles(3)
     desk.page.reload()
     desk.drawn_tiles(3)
+    desk.page.get_by_label("State", exact=True).select_option("any state")
+    desk.page.get_by_label("Annotator", exact=True).select_option("anybody")
+    desk.page.get_by_label("Objects", exact=True).select_option("some unsure")
+    desk.drawn_tiles(2)
+    desk.page.get_by_label("Objects", exact=True).select_option("any")
+    desk.page.get_by_label("Annotator", exact=True).select_option("bob")
     desk.page.get_by_label("State", exact=True).select_option("skipped")
-    desk.drawn_tiles(4)
+    desk.drawn_tiles(4).get_by_text("<b>too dark</b>", exact=True).wait_for()
+    desk.page.get_by_role("button", name="skipped: <b>too dark</b>").click()
+    desk.page.get_by_text("Skipped: <b>too dark</b>").wait_for()
+    desk.page.get_by_role("button", name="Close").click()
     desk.page.get_by_label("Annotator", exact=True).select_option("anybody")
     desk.page.get_by_label("State", exact=True).select_option("any state")
     desk.drawn_tiles(*range(1, 25))

@@ -90,6 +90,16 @@ def test_following_a_request_tells_its_progress_until_it_ends(server: _Server) -
     assert told == [{"done": 1}, {"done": 2}]
 
 
+def test_a_request_that_waits_for_long_is_said_to(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.client.SOON_S", 0.0)
+    queued, done = {"state": "queued", "progress": {}}, {"state": "done", "progress": {"done": 2}}
+    server.answers = [(200, queued), (200, done)]
+    told: list[dict[str, Any]] = []
+    with client(server) as speaking:
+        speaking.follow("r", told.append)
+    assert told == [{"step": "waits for the flow runner"}, {"done": 2}]
+
+
 def test_interrupting_cancels_the_request(server: _Server) -> None:
     server.answers = [(200, {"state": "running", "progress": {}}), (200, {})]
 

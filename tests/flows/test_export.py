@@ -46,6 +46,8 @@ def test_what_was_asked_for_is_written(
     assert export("squares", categories=["square"])["counts"]["annotations"] == 0
     late = export("late", since="2020-01-01T00:00:00Z", until="2020-01-02T00:00:00Z", states=["new"])
     assert late["counts"]["annotations"] == 0 and late["filters"].keys() == {"since", "until", "states"}
+    good = export("good", sure=True, min_score=1.0)
+    assert good["filters"] == {"sure": True, "min_score": 1.0}
     for options, error in (({"categories": ["cat"]}, BadInputError), ({"annotators": ["nobody"]}, NotFoundError)):
         with pytest.raises(error):
             export("refused", **options)

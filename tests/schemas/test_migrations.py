@@ -64,8 +64,13 @@ def test_imported_masks_that_were_not_counted_are_counted_once(tmp_path: Path) -
             filled = {name: 0 for _, name, _, needed, default, _ in columns if needed and default is None} | row
             names, values = ", ".join(filled), ", ".join("?" * len(filled))
             conn.execute(f"INSERT INTO {table} ({names}) VALUES ({values})", list(filled.values()))
-        conn.execute("UPDATE alembic_version SET version_num = '0007'")
-        conn.commit()
+        conn.executescript(
+            """ALTER TABLE masks DROP COLUMN score;
+            DROP INDEX ix_instances_unsure;
+            DROP INDEX ix_snapshot_items_snapshot; ALTER TABLE snapshot_items DROP COLUMN unsure;
+            CREATE INDEX ix_snapshot_items_snapshot ON snapshot_items (snapshot_id, image_id, mask_id, category_number);
+            UPDATE alembic_version SET version_num = '0007'"""
+        )
     upgrade_database(url)
     with closing(sqlite3.connect(tmp_path / "old.db")) as conn:
         assert conn.execute("SELECT kind, amount FROM tallies WHERE kind = 'imported'").fetchall() == [("imported", 1)]

@@ -257,6 +257,7 @@ def _new_mask(plan: Plan, question: RefineRequest, reply: MaskReply) -> NewMask:
         adapter_digest=question.pins.adapter_digest,
         embedding_digest=reply.embedding_digest,
         engine=reply.engine.model_dump(),
+        score=reply.scores[reply.candidate] if reply.scores else None,
     )
 
 

@@ -91,6 +91,8 @@ class Labelled:
         *,
         corrects: Sequence[str] = (),
         deletes: Sequence[str] = (),
+        score: float | None = None,
+        unsure: bool = False,
     ) -> None:
         """One submitted session: per instance open, two clicks, an undone click, accept.
 
@@ -99,6 +101,8 @@ class Labelled:
             masks: Category and mask of each instance.
             corrects: Ids of stored masks that the first ones replace.
             deletes: Ids of stored masks that are opened and deleted.
+            score: What the model states of the masks.
+            unsure: Whether they are flagged.
         """
         with self.database.begin() as conn:
             claim = claim_task(
@@ -107,7 +111,7 @@ class Labelled:
             assert claim is not None
             seq = 0
             for (category, mask), opened in zip_longest(masks, corrects):
-                seq = self._instance(conn, claim, seq, category, mask, opened)
+                seq = self._instance(conn, claim, seq, category, mask, opened, score=score, unsure=unsure)
             for opened in deletes:
                 seq = self._delete(conn, claim, seq, opened)
             append_event(conn, claim.session_id, event(claim, seq + 1, "submit"), self.annotator, lease_s=60)
@@ -122,7 +126,16 @@ class Labelled:
         return seq
 
     def _instance(
-        self, conn: Any, claim: Claim, seq: int, category: int | None, mask: Mask, opened: str | None = None
+        self,
+        conn: Any,
+        claim: Claim,
+        seq: int,
+        category: int | None,
+        mask: Mask,
+        opened: str | None = None,
+        *,
+        score: float | None,
+        unsure: bool,
     ) -> int:
         instance = str(uuid.uuid4())
 
@@ -162,8 +175,9 @@ class Labelled:
             bbox=mask_box_xywh(mask),
             adapter_digest=ADAPTER,
             model_digest="d" * 64,
+            score=score,
         )
-        change = InstanceChange(instance, "accepted", category, mask_id=accepted.mask_id)
+        change = InstanceChange(instance, "accepted", category, unsure, accepted.mask_id)
         payload = {"seq": seq, "mask_sha256": mask_digest(mask), "category": category}
         send("accept", Effects([change], accepted), payload=payload)
         self.masks[len(self.masks) + 1] = mask

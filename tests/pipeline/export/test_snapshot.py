@@ -92,8 +92,26 @@ def test_coco_says_where_each_mask_came_from_and_no_name(world: Labelled, tmp_pa
     assert [image["verified_empty"] for image in coco["images"]] == [False, True, False, False]
     assert {image["split"] for image in coco["images"]} <= {"train", "holdout"}
     lineage = coco["annotations"][0]["lineage"]
-    assert (lineage["adapter_digest"], lineage["source"]) == (ADAPTER, "annotator")
+    assert (lineage["adapter_digest"], lineage["source"], lineage["score"]) == (ADAPTER, "annotator", None)
     assert all(b"Ann Secret" not in data for data in tree(tmp_path / "out").values())
+
+
+def test_files_say_what_the_model_and_the_annotator_thought_of_a_mask(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    world = Labelled(sqlite_database, tmp_path / "images", 2)
+    world.label(world.images[0], [(1, blob(0))], score=0.75, unsure=True)
+    world.label(world.images[1], [(1, blob(1))])
+    export_snapshot(world.database, world.campaign, str(tmp_path / "out"), FORMATS)
+    coco = json.loads((tmp_path / "out" / "coco" / "instances.json").read_text())["annotations"]
+    assert [(mask["unsure"], mask["lineage"]["score"]) for mask in coco] == [(True, 0.75), (False, None)]
+    rows = pq.read_table(tmp_path / "out" / "parquet" / "annotations-00000.parquet").to_pylist()
+    assert [(row["unsure"], row["score"]) for row in rows] == [(True, 0.75), (False, None)]
+    filters = {"sure": True}
+    report = export_snapshot(world.database, world.campaign, str(tmp_path / "sure"), ["lvis"], filters=filters)
+    assert report.counts["annotations"] == 1
+    (image,) = json.loads((tmp_path / "sure" / "lvis" / "instances.json").read_text())["images"]
+    assert image["neg_category_ids"] == []
 
 
 def test_no_category_is_added_where_every_mask_has_one(sqlite_database: Database, tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def rich_coco_document() -> dict[str, Any]:
     return {**document, "annotations": [*document["annotations"], *more]}
 
 
+def coco_results() -> list[dict[str, Any]]:
+    document = rich_coco_document()
+    masks = [mask["segmentation"] for mask in document["annotations"]]
+    return [{"image_id": 1, "category_id": 0, "segmentation": mask, "score": 0.5} for mask in masks]
+
+
 def test_without_damage_everything_is_read(folder: Path) -> None:
     for name, text, expected in (
         ("a.json", json.dumps(rich_coco_document()), (4, 0)),
@@ -74,13 +80,16 @@ def test_without_damage_everything_is_read(folder: Path) -> None:
     ):
         (folder / name).write_text(text)
         assert read_all(folder / name) == expected, name
+    (folder / "d.json").write_text(json.dumps(coco_results()))
+    assert read_all(folder / "d.json", "coco-results") == (4, 0)
 
 
-@pytest.mark.parametrize("format_", ["coco", "label-studio"])
+@pytest.mark.parametrize("format_", ["coco", "coco-results", "label-studio"])
 @settings(max_examples=200)
 @given(data=st.data())
 def test_changed_json_documents(folder: Path, format_: ImportFormat, data: st.DataObject) -> None:
-    document = rich_coco_document() if format_ == "coco" else label_studio_document()
+    made = {"coco": rich_coco_document, "coco-results": coco_results, "label-studio": label_studio_document}
+    document = made[format_]()
     path = folder / "any.json"
     path.write_text(json.dumps(mutated(data.draw, document)))
     read_all(path, data.draw(st.sampled_from([format_, None])))
@@ -135,7 +144,7 @@ def test_xml_with_entities_is_refused_in_every_encoding(folder: Path, encoding: 
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-@pytest.mark.parametrize("format_", ["coco", "label-studio", None])
+@pytest.mark.parametrize("format_", ["coco", "coco-results", "label-studio", None])
 def test_towers_of_brackets_are_refused(folder: Path, opening: str, format_: ImportFormat | None) -> None:
     path = folder / "deep.json"
     path.write_text(opening * 200_000)

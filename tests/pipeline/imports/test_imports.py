@@ -315,6 +315,43 @@ def test_brush_code_is_read_back(values: list[int], times: int) -> None:
         decode_brush(code[:-2], pixels.size)
 
 
+def test_coco_results_are_taken_by_the_ids_of_the_campaign(tmp_path: Path) -> None:
+    masks = [annotation["segmentation"] for annotation in coco_document()["annotations"]]
+    good = {"image_id": 1, "category_id": 2, "segmentation": masks[0], "score": 0.9}
+    results = [
+        good,
+        {**good, "image_id": "b/same", "category_id": 0, "segmentation": masks[1], "score": 0.5},
+        {**good, "score": 0.4},
+        {**good, "image_id": 9},
+        {**good, "image_id": "elsewhere"},
+        {**good, "category_id": 7},
+        {**good, "segmentation": None, "bbox": [1, 2, 3, 4]},
+        {**good, "segmentation": {**masks[0], "size": [WIDTH, HEIGHT]}},
+        {**good, "score": "high"},
+    ]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results))
+    taken, dropped = found(path, given="coco-results", categories={2: "cat"}, min_score=0.5)
+    assert [(mask.image.number, mask.category, mask.score) for mask in taken] == [(1, "cat", 0.9), (4, None, 0.5)]
+    assert [bool((rle_to_mask(mask.rle) == truth).all()) for mask, truth in zip(taken, MASKS.values(), strict=True)]
+    assert Counter(one.reason for one in dropped) == {
+        "its score is below 0.5": 1,
+        "the campaign has no image of this number": 1,
+        NO_IMAGE: 1,
+        "the campaign has no category of this number": 1,
+        "it has no mask, a box at most": 1,
+        "the segmentation is malformed, or of another image's size": 1,
+        "its score is no number from 0 to 1": 1,
+    }
+    with pytest.raises(BadAnnotationsError, match="--format coco-results"):
+        found(path)
+    path.write_text(json.dumps(coco_document()))
+    with pytest.raises(BadAnnotationsError, match="no list of COCO results"):
+        found(path, given="coco-results")
+    with pytest.raises(BadInputError, match="Masks of coco have no score"):
+        found(path, min_score=0.5)
+
+
 def test_label_studio_gives_brush_masks_and_polygons(tmp_path: Path) -> None:
     (first, mask), (second, other) = MASKS.items()
     rgba = np.repeat((mask * 255).astype(np.uint8)[:, :, None], 4, axis=2)

@@ -129,7 +129,7 @@ class Catalogue:
             past = datetime(2020, 1, 1, tzinfo=UTC)
             conn.execute(update(Task).where(Task.id == claim.task_id).values(lease_expires_at=past))
 
-    def label(self, claim: Claim, *, opened: str | None = None, **mask_fields: Any) -> NewMask:
+    def label(self, claim: Claim, *, opened: str | None = None, unsure: bool = False, **mask_fields: Any) -> NewMask:
         """Open, click, accept one instance and submit the session; returns the accepted mask."""
         instance = new_uuid()
         start = event(claim, 1, "open", instance_id=instance, payload={"mask_id": opened})
@@ -137,7 +137,7 @@ class Catalogue:
         self.append(claim, event(claim, 2, instance_id=instance))
         mask = new_mask(instance, 2, **mask_fields)
         accept = event(claim, 3, "accept", instance_id=instance, payload={"seq": 2, "mask_sha256": SHA})
-        accepted = InstanceChange(instance, "accepted", mask.category_number, mask_id=mask.mask_id)
+        accepted = InstanceChange(instance, "accepted", mask.category_number, unsure, mask.mask_id)
         self.append(claim, accept, effects=Effects([accepted], mask))
         self.append(claim, event(claim, 4, "submit"))
         return mask

@@ -27,7 +27,7 @@ from tests.pipeline.storage.walk import Walk
 
 def browse(catalogue: Catalogue, **options: Any) -> BrowsePage:
     wanted = BrowseFilter(
-        **{name: options.pop(name) for name in ("state", "category", "annotator_id") if name in options}
+        **{name: options.pop(name) for name in ("state", "category", "annotator_id", "unsure") if name in options}
     )
     with catalogue.database.connect() as conn:
         return browse_images(conn, catalogue.campaign_id, wanted, **options)
@@ -59,6 +59,32 @@ def test_filters_by_state_category_and_annotator(catalogue: Catalogue) -> None:
     assert numbers(browse(catalogue, annotator_id=catalogue.other_id)) == [3]
     assert numbers(browse(catalogue, state="done", category=1, annotator_id=catalogue.other_id)) == []
     assert numbers(browse(Catalogue(catalogue.database, images=1))) == [1]
+
+
+def test_images_with_an_unsure_object_are_found_until_it_is_corrected(sqlite_database: Database) -> None:
+    catalogue = Catalogue(sqlite_database, images=3)
+    image = catalogue.images[1].id
+    unsure = catalogue.label(catalogue.claim(image_id=image), unsure=True)
+    catalogue.label(catalogue.claim(image_id=image))
+    catalogue.label(catalogue.claim())
+    page = browse(catalogue, unsure=True)
+    assert (numbers(page), page.count, page.is_exact) == ([2], 1, True)
+    assert numbers(browse(catalogue, unsure=True, category=2)) == []
+    plans = plans_of(catalogue, BrowseFilter(unsure=True))
+    assert any("ix_instances_unsure (campaign_id=? AND image_number>?)" in plan for plan in plans)
+    catalogue.label(catalogue.claim(image_id=image), opened=unsure.mask_id)
+    assert numbers(browse(catalogue, unsure=True)) == []
+
+
+def test_a_skipped_image_says_why_it_was_skipped_last(catalogue: Catalogue) -> None:
+    for reason in ("blurred", "not a cat: a dog"):
+        skipped = catalogue.claim(image_id=catalogue.images[0].id)
+        catalogue.append(skipped, event(skipped, 1, "skip", payload={"reason": reason}))
+    catalogue.label(catalogue.claim(image_id=catalogue.images[1].id))
+    page = browse(catalogue)
+    assert [image.skip_reason for image in page.results] == ["not a cat: a dog", *[None] * 4]
+    catalogue.label(catalogue.claim(image_id=catalogue.images[0].id))
+    assert browse(catalogue).results[0].skip_reason is None
 
 
 def test_an_image_shows_the_masks_that_are_current(catalogue: Catalogue) -> None:
@@ -206,25 +232,30 @@ def test_a_page_takes_no_more_steps_among_more_images(
     assert 10 < steps[1] < 1.5 * steps[0]
 
 
-def test_no_table_is_searched_through_once_per_image(sqlite_database: Database) -> None:
-    """SQLite's plans of every query of a page with all filters: only the campaign's own rows are gone through."""
-    catalogue = Catalogue(sqlite_database, images=1)
-    wanted = BrowseFilter("done", 1, catalogue.annotator_id)
+def plans_of(catalogue: Catalogue, wanted: BrowseFilter) -> list[str]:
+    """SQLite's plans of every query of a page."""
+    database = catalogue.database
     statements: list[tuple[str, Any]] = []
 
     def collect(conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
         statements.append((statement, parameters))
 
-    with sqlite_database.connect() as conn:
-        listen(sqlite_database.engine, "before_cursor_execute", collect)
+    with database.connect() as conn:
+        listen(database.engine, "before_cursor_execute", collect)
         browse_images(conn, catalogue.campaign_id, wanted)
-        remove(sqlite_database.engine, "before_cursor_execute", collect)
-        plans = [
+        remove(database.engine, "before_cursor_execute", collect)
+        return [
             row[3]
             for statement, parameters in statements
             if statement.startswith("SELECT")
             for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         ]
+
+
+def test_no_table_is_searched_through_once_per_image(sqlite_database: Database) -> None:
+    """With all filters only the campaign's own rows are gone through."""
+    catalogue = Catalogue(sqlite_database, images=1)
+    plans = plans_of(catalogue, BrowseFilter("done", 1, catalogue.annotator_id))
     assert any(
         "ix_instances_browsed (campaign_id=? AND category_number=? AND image_number>?)" in plan for plan in plans
     )

@@ -55,8 +55,8 @@ def test_prelabels_are_proposals_with_their_lineage_and_stored_once(catalogue: C
     masks = found((0, 0, 2, 2), (2, 2, 4, 4))
     assert store(catalogue, 0, ADAPTED, masks) == 2
     first = proposals(catalogue)
-    assert [(m.model_digest, m.adapter_digest, m.source, m.category_number) for m in first] == [
-        (SHA, ADAPTED.adapter_digest, "import", 1)
+    assert [(m.model_digest, m.adapter_digest, m.source, m.category_number, m.score) for m in first] == [
+        (SHA, ADAPTED.adapter_digest, "import", 1, 0.9)
     ] * 2
     assert store(catalogue, 0, ADAPTED, masks) == 0
     assert proposals(catalogue) == first

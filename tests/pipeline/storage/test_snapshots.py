@@ -107,6 +107,22 @@ def test_other_categories_can_be_left_out(catalogue: Catalogue) -> None:
         assert [mask.id for mask in snapshot_masks(conn, made.id)] == [dog.mask_id]
 
 
+def test_masks_of_doubtful_quality_can_be_left_out_and_their_images_are_not_empty(catalogue: Catalogue) -> None:
+    scores = (0.9, 0.4, None, 0.95)
+    masks = [catalogue.label(catalogue.claim(), unsure=index == 3, score=score) for index, score in enumerate(scores)]
+    whole, good, sure = _snapshot(catalogue), _snapshot(catalogue, min_score=0.9), _snapshot(catalogue, sure=True)
+    both = _snapshot(catalogue, min_score=0.5, sure=True)
+    with catalogue.database.connect() as conn:
+        stored = mask_columns(conn, whole.id, [image.id for image in catalogue.images]).to_pylist()
+        held = [[mask.id for mask in snapshot_masks(conn, made.id)] for made in (good, sure, both)]
+    assert {row["annotation_uuid"]: (row["score"], row["unsure"]) for row in stored} == {
+        mask.mask_id: (score, index == 3) for index, (mask, score) in enumerate(zip(masks, scores, strict=True))
+    }
+    ids = [mask.mask_id for mask in masks]
+    assert held == [[ids[0], ids[2], ids[3]], ids[:3], [ids[0], ids[2]]]
+    assert [made.images for made in (whole, good, sure, both)] == [4, 3, 3, 2]
+
+
 def test_bad_filters_and_unknown_campaigns_are_refused(catalogue: Catalogue) -> None:
     with pytest.raises(BadInputError):
         _snapshot(catalogue, colour="red")

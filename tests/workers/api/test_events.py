@@ -113,6 +113,7 @@ def test_accept_stores_the_mask_of_its_prefix_in_the_same_transaction(gateway: G
         [row] = session_instances(conn, work.session_id)
     assert mask.mask_sha256 == shown["mask"]["mask_sha256"]
     assert (mask.seq, mask.num_clicks, mask.category_number) == (2, 1, 2)
+    assert mask.score == shown["mask"]["scores"][0] > 0
     assert mask.rle_counts == shown["mask"]["rle"]["counts"]
     assert mask.model_digest and mask.engine and mask.embedding_digest == shown["mask"]["embedding_digest"]
     assert (row.state, row.mask_id, row.category_number) == ("accepted", event_id, 2)

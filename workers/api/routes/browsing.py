@@ -24,6 +24,7 @@ async def index(
     state: TaskState | None = None,
     category: Annotated[int | None, Query(ge=0, le=MAX_NUMBER)] = None,
     annotator: Annotated[str | None, Query(max_length=36, description="An annotator's id.")] = None,
+    unsure: Annotated[bool, Query(description="Only images with an object that was flagged as unsure.")] = False,
     after: Annotated[int, Query(ge=0, le=MAX_NUMBER)] = 0,
     limit: Annotated[int, Query(ge=1, le=60)] = 24,
     preview: Side = 320,
@@ -32,7 +33,7 @@ async def index(
     caller.need("review")
 
     def load(conn: Connection) -> BrowsePage:
-        wanted = BrowseFilter(state, category, annotator)
+        wanted = BrowseFilter(state, category, annotator, unsure)
         campaign_id = get_campaign(conn, campaign).id
         return browse_images(conn, campaign_id, wanted, after=after, limit=limit, preview=preview)
 

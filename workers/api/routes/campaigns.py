@@ -82,7 +82,11 @@ def _refuse_taken_name(conn: Connection, new: NewCampaign) -> None:
     except NotFoundError:
         return
     if existing.id != str(new.id):
-        raise ConflictError(f"There is a campaign named {new.name!r} already.", id=existing.id)
+        raise ConflictError(
+            f"There is a campaign named {new.name!r} already. Choose another name, or register more images with "
+            f"`clickloop campaign ingest`.",
+            id=existing.id,
+        )
 
 
 @router.get("/{campaign}")

@@ -16,6 +16,9 @@ export const PASSING = new Set(["offline", "busy", "database_unavailable", "embe
 /** What a proxy answers while the server behind it is away. */
 const AWAY = new Set([502, 503, 504]);
 
+/** How long the server may take to begin an answer: a connection that is half-open never ends by itself. */
+const BEGIN_MS = 20_000;
+
 /** @param {number} ms @returns {Promise<void>} */
 export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
@@ -49,12 +52,17 @@ function headers() {
  * @returns {Promise<Response>} A good answer.
  */
 async function call(path, init = {}) {
-  const given = { ...init, headers: { ...headers(), ...init.headers } };
+  const silence = new AbortController();
+  init.signal?.addEventListener("abort", () => silence.abort());
+  const given = { ...init, headers: { ...headers(), ...init.headers }, signal: silence.signal };
+  const timer = setTimeout(() => silence.abort(), BEGIN_MS);
   let answer;
   try {
     answer = await fetch(path, given);
   } catch {
     throw new ApiError("offline", "The server does not answer.");
+  } finally {
+    clearTimeout(timer);
   }
   if (answer.ok) return answer;
   const error = (await answer.json().catch(() => null))?.error;

@@ -32,9 +32,9 @@ function tell(text) {
   $("start-note").textContent = text;
 }
 
-/** @param {string} text Of an error that stays: a desk without work leads nowhere. */
+/** @param {string} text Of an error that stays: a desk without work leads nowhere, and the start shows what is so now. */
 async function fail(text) {
-  if (!$("desk").hidden && (!desk.session || desk.session.mode === "ended")) await toStart().catch(() => {});
+  if (!desk.session || desk.session.mode === "ended") await toStart().catch(() => {});
   tell(text);
 }
 
@@ -45,9 +45,11 @@ async function fail(text) {
 const attempt = (action) => attemptAs(action, fail);
 
 async function toStart() {
+  const isLeft = !$("desk").hidden;
   leave();
   history.replaceState(null, "", location.pathname);
   showScreen("start");
+  if (isLeft) $("start").focus();  // else the keyboard begins at the top of the page
   $("start-note").textContent = "Loading…";
   const campaigns = await patiently(() => getAll("/api/campaigns"), (error) => { $("start-note").textContent = error.message; });
   $("start-note").textContent = campaigns.length > 0 ? "" : "There is no campaign yet. `clickloop campaign create` makes one.";
@@ -170,10 +172,9 @@ const listener = {
     const campaignId = desk.session?.record.campaign_id;
     attempt(() => (kind === "release" ? toStart() : claim(campaignId)));
   },
-  async unauthorized() {
-    const why = "The server does not accept this token.";
+  async unauthorized(why) {
     const id = desk.session?.id;
-    if (!await askIdentity(why)) showNote("error", `${why} Nothing is saved until it has another: press your name.`);
+    if (!await askIdentity(why)) showNote("error", `${why} Nothing is saved until you press your name and change it or the token.`);
     else if (id) await attempt(() => open(id, true));
   },
 };
@@ -192,6 +193,8 @@ function gate() {
   } else if (session?.mode === "lost") {
     rememberDraft(session);
     showGate(LOST, "Next image", () => attempt(() => claim(campaignId)));
+  } else if (session?.mode === "gone") {
+    showGate(session.why, "Choose a campaign", () => attempt(toStart));
   }
 }
 
@@ -241,6 +244,7 @@ addEventListener("hashchange", () => {
   if (id !== desk.session?.id) attempt(() => (id ? open(id, true) : toStart()));
 });
 addEventListener("online", () => desk.session?.hurry());
+addEventListener("storage", showIdentity);  // changed in another window
 addEventListener("beforeunload", (event) => {
   if (desk.session && desk.session.pending.length > 0) event.preventDefault();
 });
@@ -250,5 +254,5 @@ showIdentity();
 attempt(async () => {
   if (!identity.name) await askIdentity("");
   const id = linked();
-  await (id ? open(id, true).catch(toStart) : toStart());
+  await (id ? open(id, true) : toStart());
 });

@@ -30,7 +30,7 @@ export function showScreen(name) {
 /** @param {any[]} campaigns @param {(campaign: any) => void} onChoose */
 export function showCampaigns(campaigns, onChoose) {
   fill($("campaigns"), campaigns.map((campaign) => {
-    const button = make("button", { type: "button", disabled: campaign.state !== "active" },
+    const button = make("button", { type: "button" },
       make("span", { className: "name", textContent: campaign.name }),
       make("span", { className: "quiet", textContent: campaign.state === "active" ? campaign.model_id : campaign.state }));
     button.onclick = () => onChoose(campaign);
@@ -185,7 +185,7 @@ let noteTimer = 0;
 export function showNote(level, text) {
   clearTimeout(noteTimer);
   $("note").dataset.level = level;
-  $("note").textContent = text;
+  if ($("note").textContent !== text) $("note").textContent = text;
   if (text) noteTimer = setTimeout(() => showNote("info", ""), level === "error" ? 12_000 : 5_000);
 }
 

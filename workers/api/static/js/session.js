@@ -23,12 +23,14 @@ import * as outbox from "./outbox.js";
  * @property {(instanceId: string, shown: Shown, before: Shown | undefined, latency: Latency | null) => void} mask
  * @property {(kind: string) => void} ended By its own submit, skip or release, once that is durable.
  * @property {() => void} reloaded
- * @property {() => void} unauthorized
+ * @property {(why: string) => void} unauthorized
  */
 
 const ACK_MS = 20_000;
 const MASK_KINDS = new Set(["open", "click", "box", "brush", "mask_edit", "candidate", "undo", "redo"]);
 const SESSION_KINDS = new Set(["submit", "skip", "release"]);
+/** Refusals that another name or token may mend. */
+const WHO = new Set(["unauthorized", "forbidden"]);
 /** With this code the server closes a connection over a frame that is too big. */
 const TOO_BIG = 1009;
 
@@ -38,7 +40,9 @@ const SAYINGS = /** @type {Record<string, string>} */ ({
   gap: "The server misses an event of this page. The page now shows the server's state.",
   stale_preview: "The mask has changed since it was shown. Look at it and accept again.",
   undo_mismatch: "That was undone already. The page now shows the server's state.",
+  unauthorized: "The server does not accept this token.",
 });
+const GONE = "This image was removed from the server, and what was done on it with it.";
 
 export class Session {
   /** @type {WebSocket | null} */
@@ -53,6 +57,8 @@ export class Session {
   /** @type {Map<number, number>} When the event of a seq was made. */
   #begun = new Map();
   #warned = false;
+  /** Whether the page says that an event is not saved yet. */
+  #isRefused = false;
 
   /**
    * @param {any} record As GET /api/sessions/{id} gives it.
@@ -72,7 +78,9 @@ export class Session {
     this.masks = new Map();
     /** @type {Map<string, Standing>} Masks of the image from before this session, by id. */
     this.earlier = new Map();
-    this.mode = /** @type {"live" | "loading" | "readonly" | "lost" | "ended"} */ ("loading");
+    this.mode = /** @type {"live" | "loading" | "readonly" | "lost" | "gone" | "ended"} */ ("loading");
+    /** Why it is gone: there is nothing to go on with. */
+    this.why = "";
     /** @type {any} */
     this.record = record;
     this.leaseNo = this.lastSeq = 0;
@@ -201,13 +209,25 @@ export class Session {
       this.#take(record, events);
       if (stale && this.isLive) this.mode = "readonly";
     } catch (error) {
-      this.#fail(error);
+      if (!(error instanceof ApiError) || WHO.has(error.code)) this.#fail(error);
+      else this.#leave(error);
       return;
     }
     this.listener.reloaded();
     if (!this.isLive) return;
     if (!this.#socket) this.#connect();
     this.#fetchAccepted().finally(() => this.#fetchMissing());
+  }
+
+  /** @param {ApiError} error For which there is nothing to go on with. */
+  #leave(error) {
+    const isRemoved = error.code === "not_found";
+    if (isRemoved) {
+      this.pending = [];
+      outbox.clear(this.id).catch(() => {});
+    }
+    this.why = isRemoved ? GONE : error.message;
+    this.#turn("gone");
   }
 
   /** @param {any} record @param {LogEvent[]} events */
@@ -335,6 +355,8 @@ export class Session {
     const event = /** @type {LogEvent} */ (this.pending.shift());
     this.#sent = null;
     this.#pause = 500;
+    if (this.#isRefused) this.listener.note("info", "");
+    this.#isRefused = false;
     this.lastSeq = event.seq;
     outbox.drop(this.id, event.event_id).catch(() => {});
     if (SESSION_KINDS.has(event.kind)) {
@@ -352,10 +374,12 @@ export class Session {
   #refused(error) {
     clearTimeout(this.#watchdog);
     if (PASSING.has(error.code)) {
+      this.#isRefused = true;
+      this.listener.note("error", `Not saved yet: ${error.message}`);
       this.#broken();
-    } else if (error.code === "unauthorized") {
+    } else if (WHO.has(error.code)) {
       this.#drop();
-      this.listener.unauthorized();
+      this.listener.unauthorized(SAYINGS[error.code] ?? error.message);
     } else if (error.code === "stale_epoch" || error.code === "lease_lost") {
       this.#turn(error.code === "stale_epoch" ? "readonly" : "lost");
     } else {
@@ -367,7 +391,7 @@ export class Session {
     }
   }
 
-  /** @param {"readonly" | "lost"} mode */
+  /** @param {"readonly" | "lost" | "gone"} mode */
   #turn(mode) {
     this.mode = mode;
     this.#drop();
@@ -432,7 +456,7 @@ export class Session {
   /** @param {unknown} error */
   #fail(error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.code === "unauthorized") this.listener.unauthorized();
+    if (WHO.has(error.code)) this.listener.unauthorized(SAYINGS[error.code] ?? error.message);
     else this.listener.note("error", error.message);
   }
 }

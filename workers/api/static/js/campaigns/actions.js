@@ -73,8 +73,9 @@ export function importMasks(campaign) {
     fields: [
       { name: "source", label: "Where from", kind: "text", required: true, limits: { maxlength: 4000 }, hint: "A file, folder or URL, as the server sees it." },
       { name: "format", label: "Format", kind: "select", choices: [
-        ["", "by what is there"], ["coco", "COCO, LVIS"], ["label-studio", "Label Studio"], ["cvat", "CVAT"],
+        ["", "by what is there"], ["coco", "COCO, LVIS"], ["coco-results", "COCO results, by the ids of an export of this campaign"], ["label-studio", "Label Studio"], ["cvat", "CVAT"],
         ["yolo-seg", "YOLO segmentation"], ["label-map", "PNG: a category per value"], ["instance-map", "PNG: an instance per value"]] },
+      { name: "min_score", label: "Lowest score", kind: "number", limits: { min: 0, max: 1 }, hint: "Of COCO results only. Leave empty for all." },
       { name: "as", label: "What for", kind: "select", choices: [
         ["look", "only look: count and compare, store nothing"], ["propose", "as proposals that annotators accept or correct"], ["trust", "as accepted masks"]] },
     ],
@@ -142,13 +143,16 @@ export function exportMasks(campaign) {
       { name: "formats", label: "Formats", kind: "checks", choices: [["coco", "COCO JSON", true], ["parquet", "Parquet, with images and clicks", true], ["png", "One PNG per mask"],
         ["lvis", "LVIS JSON"], ["yolo-seg", "YOLO segmentation: outlines, which lose some pixels"], ["hf", "Hugging Face data set with a card"]] },
       { name: "images", label: "Image files", kind: "select", choices: [["embedded", "copied into the export"], ["uri", "only named"]] },
+      { name: "categories", label: "Only these categories", kind: "lines", limits: { rows: 2 }, hint: "One per line. Leave empty for all." },
+      { name: "sure", label: "Masks that the annotator flagged as unsure", kind: "select", choices: [["", "are exported, too"], ["sure", "are left out"]] },
+      { name: "min_score", label: "Lowest score", kind: "number", limits: { min: 0, max: 1 }, hint: "The IoU that the model expects, 0 to 1; masks that no model made have none and stay. Leave empty for all." },
       { name: "val", label: "Share to validate on", kind: "number", value: "0", required: true, limits: { min: 0, max: 0.99 } },
       { name: "test", label: "Share to test on", kind: "number", value: "0", required: true, limits: { min: 0, max: 0.99 } },
       { name: "since_snapshot", label: "Only what changed since snapshot", kind: "text", limits: { maxlength: 40 }, hint: "Its number; COCO and Parquet only. Leave empty for everything." },
       { name: "to", label: "Where to", kind: "text", hint: "A folder or URL that the server may write to; leave empty for its storage, from where it can be downloaded here." },
     ],
     go: "Export",
-  });
+  }, ({ categories, sure, ...rest }) => ({ ...given(rest), ...(categories.length && { categories }), ...(sure && { sure: true }) }));
 }
 
 /** @param {Campaign} campaign */
@@ -180,6 +184,17 @@ export function pauseOrResume(campaign) {
     text: active ? "No more images are given out; those being labeled can be finished." : "Images are given out again.",
     go: active ? "Pause" : "Resume",
     run: () => post(`${base(campaign)}/${active ? "pause" : "resume"}`),
+  });
+}
+
+/** @param {any} job That failed or was cancelled. */
+export function tryAgain(job) {
+  const id = uuid4();
+  return ask({
+    title: `Try the ${job.kind} again?`,
+    text: "It is asked for anew, with what it was told before.",
+    go: "Try again",
+    run: () => post(`/api/campaigns/${job.campaign_id}/requests`, { id, kind: job.kind, payload: job.payload }),
   });
 }
 

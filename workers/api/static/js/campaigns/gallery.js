@@ -24,7 +24,7 @@ let loading = new AbortController();
 export async function gallery({ campaign, annotators, params, go, attempt }) {
   loading.abort();
   loading = new AbortController();
-  const filters = { state: params.get("state") ?? "done", category: params.get("category") ?? "", annotator: params.get("annotator") ?? "" };
+  const filters = { state: params.get("state") ?? "done", category: params.get("category") ?? "", annotator: params.get("annotator") ?? "", unsure: params.get("unsure") ?? "" };
   const passed = (params.get("after") ?? "").split("-").filter(Boolean);
   const query = new URLSearchParams(Object.entries({ ...filters, after: passed[passed.length - 1] ?? "0" }).filter(([, value]) => value !== ""));
   const path = `/api/campaigns/${campaign.id}/browse`;
@@ -42,6 +42,7 @@ export async function gallery({ campaign, annotators, params, go, attempt }) {
     select("state", "State", STATES),
     select("category", "Category", [["", "any category"], ...campaign.categories.map((/** @type {any} */ one) => [String(one.number), one.name])]),
     select("annotator", "Annotator", [["", "anybody"], ...annotators.map((one) => [one.id, one.name])]),
+    select("unsure", "Objects", [["", "any"], ["true", "some unsure"]]),
     make("label", { className: "check" }, shows, "Show masks"));
 
   /** @type {{canvas: HTMLCanvasElement, picture: import("./pictures.js").Picture | null}[]} */
@@ -64,11 +65,12 @@ export async function gallery({ campaign, annotators, params, go, attempt }) {
     });
     const masks = counted(image.num_masks, "mask");
     const tile = make("button", {
-      type: "button", className: "tile", "aria-label": `Image ${image.number}, ${image.file_name}, ${image.state}, ${masks}`,
+      type: "button", className: "tile", "aria-label": `Image ${image.number}, ${image.file_name}, ${image.state}${image.skip_reason ? `: ${image.skip_reason}` : ""}, ${masks}`,
       onclick: () => showLarge(index),
     }, make("span", { className: "frame" }, canvas),
       make("span", { className: "line" }, make("span", { className: "name", textContent: image.file_name, title: image.file_name }), image.state !== "done" && badge(image.state)),
-      make("span", { className: "line quiet" }, `#${image.number} · ${masks}${image.holdout ? " · held out" : ""}`));
+      make("span", { className: "line quiet" }, `#${image.number} · ${masks}${image.holdout ? " · held out" : ""}`),
+      image.skip_reason && make("span", { className: "line quiet" }, make("span", { className: "name", textContent: image.skip_reason, title: image.skip_reason })));
     return make("li", {}, tile);
   });
   const first = passed.length * PAGE;
@@ -172,6 +174,7 @@ async function large(campaign, images, index) {
       make("div", { className: "picture-stage" }, canvas),
       make("div", { className: "picture-side" },
         make("p", { className: "quiet", textContent: `Image ${image.number} · ${image.width}×${image.height}${image.holdout ? " · held out" : ""}` }),
+        image.skip_reason && make("p", { textContent: `Skipped: ${image.skip_reason}` }),
         make("h3", { textContent: "Objects" }),
         image.masks.length ? make("ul", { className: "objects" }, ...objects) : make("p", { className: "quiet", textContent: "None." }), more,
         make("p", { className: "quiet", textContent: image.masks.length ? "Choose those to correct, here or in the image; the others stay as they are." : "" }),

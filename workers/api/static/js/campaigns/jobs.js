@@ -1,7 +1,6 @@
 /** Jobs in words, and those that wait or run, followed live. */
 
 import { get } from "../api.js";
-import { cancelJob } from "./actions.js";
 import { make } from "../dom.js";
 import { badge, button, counted, duration, number, table, when } from "./dom.js";
 
@@ -15,6 +14,13 @@ export function outcomeOf(job) {
   if (job.kind === "export" && result.counts) return `snapshot ${result.snapshot}, ${counted(result.counts.annotations ?? 0, "mask")} on ${counted(result.counts.images ?? 0, "image")}`;
   const figures = Object.entries(result).filter(([, value]) => typeof value === "number" && value !== 0);
   return figures.slice(0, 5).map(([name, value]) => `${name.replaceAll("_", " ")} ${number(/** @type {number} */ (value), Number.isInteger(value) ? 0 : 2)}`).join(", ");
+}
+
+/** @param {any} job That is over. @returns {string} How it ended, as a sentence. */
+export function endOf(job) {
+  if (job.state === "cancelled") return `The ${job.kind} was cancelled.`;
+  const outcome = outcomeOf(job);
+  return `The ${job.kind} ${job.state === "failed" ? "failed" : "is done"}${outcome ? `: ${outcome}` : ""}`.replace(/[^.]$/, "$&.");
 }
 
 /** @param {any} job @returns {[done: number, total: number] | null} How far it is, where it says so. */
@@ -35,13 +41,17 @@ function wordsOf(job) {
   return words.join(", ");
 }
 
-/** @param {any[]} jobs @param {() => void} changed After one was cancelled. @returns {HTMLElement} */
-export function jobTable(jobs, changed) {
+/** @typedef {(job: any) => void} OnJob */
+
+/** @param {any[]} jobs @param {OnJob} onCancel @param {OnJob} onRetry @returns {HTMLElement} */
+export function jobTable(jobs, onCancel, onRetry) {
   return table("Jobs, newest first", ["Job", "State", "Asked for", "Took", "Outcome", ""], jobs.map((job) => {
     const active = job.state === "queued" || job.state === "running";
     const took = active ? null : duration((Date.parse(job.updated_at) - Date.parse(job.created_at)) / 1000);
-    const cancel = active && !job.cancel ? button("Cancel", async () => { if (await cancelJob(job)) changed(); }, { ariaLabel: `Cancel the ${job.kind}` }) : "";
-    return [job.kind, badge(job.state), when(job.created_at), took, make("span", { className: "words", textContent: active ? wordsOf(job) : outcomeOf(job) || "–" }), cancel];
+    const isRetried = (job.state === "failed" || job.state === "cancelled") && !job.payload.create;  // a campaign is not made twice
+    const answer = active && !job.cancel ? button("Cancel", () => onCancel(job), { ariaLabel: `Cancel the ${job.kind}` })
+      : isRetried ? button("Try again…", () => onRetry(job), { ariaLabel: `Try the ${job.kind} again` }) : "";
+    return [job.kind, badge(job.state), when(job.created_at), took, make("span", { className: "words", textContent: active ? wordsOf(job) : outcomeOf(job) || "–" }), answer];
   }));
 }
 
@@ -49,21 +59,23 @@ export function jobTable(jobs, changed) {
 export class LiveJobs {
   /** @type {Map<string, {row: HTMLElement, words: any, bar: any, cancel: any}>} */
   #rows = new Map();
-  /** @type {Set<string> | null} */
-  #known = null;
+  /** @type {Set<string>} */
+  #known = new Set();
   #timer = 0;
   #over = false;
 
   /**
    * @param {string | null} campaignId Null: of all campaigns.
    * @param {Map<string, string>} names Of campaigns by id, to be told beside the job.
-   * @param {() => void} onEnd After a job has ended.
+   * @param {(ids: string[]) => void} onEnd After jobs that it has seen, or was told to follow, have ended.
+   * @param {OnJob} onCancel
    * @param {(error: unknown) => void} onAsked After every time that the server was asked; null: it answered.
    */
-  constructor(campaignId, names, onEnd, onAsked) {
+  constructor(campaignId, names, onEnd, onCancel, onAsked) {
     this.path = `/api/requests?active=true${campaignId ? `&campaign=${campaignId}` : ""}`;
     this.names = names;
     this.onEnd = onEnd;
+    this.onCancel = onCancel;
     this.onAsked = onAsked;
     this.list = make("ul", {});
     this.element = make("section", { className: "live", "aria-label": "Running jobs", hidden: true }, this.list);
@@ -71,6 +83,12 @@ export class LiveJobs {
 
   /** Ask now, and from then on. */
   start() { this.#ask(); }
+
+  /** @param {string} id Of a job that was asked for: its end is told, even if it is over before it is seen. */
+  follow(id) {
+    this.#known.add(id);
+    this.hurry();
+  }
 
   /** Ask no more. */
   stop() {
@@ -108,9 +126,9 @@ export class LiveJobs {
     }
     for (const job of jobs.toReversed()) this.#update(job);
     this.element.hidden = jobs.length === 0;
-    const ended = [...(this.#known ?? [])].some((id) => !ids.has(id));
+    const ended = [...this.#known].filter((id) => !ids.has(id));
     this.#known = ids;
-    if (ended) this.onEnd();
+    if (ended.length > 0) this.onEnd(ended);
   }
 
   /** @param {any} job */
@@ -127,7 +145,7 @@ export class LiveJobs {
   /** @param {any} job */
   #add(job) {
     const [words, bar] = [make("span", { className: "quiet" }), make("progress", { "aria-label": `Progress of the ${job.kind}` })];
-    const cancel = button("Cancel", async () => { if (await cancelJob(job)) this.hurry(); }, { ariaLabel: `Cancel the ${job.kind}` });
+    const cancel = button("Cancel", () => this.onCancel(job), { ariaLabel: `Cancel the ${job.kind}` });
     const name = this.names.get(job.campaign_id) ?? job.payload.create?.name;
     const row = make("li", {}, make("span", { className: "what" }, make("strong", { textContent: job.kind }), name ? ` ${name}` : ""), bar, words, cancel);
     const shown = { row, words, bar, cancel };

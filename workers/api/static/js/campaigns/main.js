@@ -3,12 +3,13 @@
 import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
 import { askIdentity, attempt as attemptAs, showIdentity } from "../identity.js";
 import {
-  claimNext, createCampaign, exportMasks, importMasks, order, pauseOrResume, precompute, prelabel, propose, readImages, retrain, rollBack,
+  cancelJob, claimNext, createCampaign, exportMasks, importMasks, order, pauseOrResume, precompute, prelabel, propose, readImages, retrain,
+  rollBack, tryAgain,
 } from "./actions.js";
 import { $, make } from "../dom.js";
 import { badge, button, counted, link, number } from "./dom.js";
 import { gallery } from "./gallery.js";
-import { LiveJobs, jobTable } from "./jobs.js";
+import { LiveJobs, endOf, jobTable } from "./jobs.js";
 import { overview } from "./overview.js";
 import { adapterView, exportView } from "./results.js";
 import { shares } from "./charts.js";
@@ -95,10 +96,29 @@ const refresh = () => attempt(showPatiently);
  * @param {string} said
  */
 async function act(action, said) {
-  if (await action() === null) return;
+  const done = await action();
+  if (done === null) return;
   $("said").textContent = said;
   await refresh();
+  const job = done.request ?? done;
+  if (job.kind) live?.follow(job.id);
 }
+
+/** @param {any} job */
+async function cancel(job) {
+  await act(() => cancelJob(job), `The ${job.kind} stops at its next batch.`);
+  if (document.activeElement === document.body) $("view").focus();  // its button is gone
+}
+
+/** @param {any} job */
+const retry = (job) => act(() => tryAgain(job), `The ${job.kind} was asked for again.`);
+
+/** @param {string[]} ids Of jobs that have ended: it is said how. */
+const ended = (ids) => attempt(async () => {
+  const jobs = await Promise.all(ids.map((id) => get(`/api/requests/${id}`)));
+  await showPatiently();
+  $("said").textContent = jobs.map(endOf).join(" ");
+});
 
 async function listPage() {
   const [campaigns, progress] = await Promise.all([getAll("/api/campaigns"), get("/api/progress")]);
@@ -114,7 +134,7 @@ async function listPage() {
       shares("Images by state", states),
       make("p", { className: "quiet small", textContent: all ? `${number((100 * (states[0].count + states[1].count)) / all)} % of ${counted(all, "image")} labeled` : "No image yet" }));
   });
-  const jobs = new LiveJobs(null, new Map(campaigns.map((one) => [one.id, one.name])), refresh, onPoll);
+  const jobs = new LiveJobs(null, new Map(campaigns.map((one) => [one.id, one.name])), ended, cancel, onPoll);
   const element = make("div", { className: "stack" },
     make("div", { className: "head" }, make("h2", { textContent: "Campaigns" }),
       button("New campaign", () => act(createCampaign, "The campaign is being created."), { className: "main", id: "new-campaign" })),
@@ -129,7 +149,7 @@ async function campaignPage(id, params) {
   const tab = TABS.find(([name]) => name === params.get("tab"))?.[0] ?? "overview";
   const base = `/api/campaigns/${encodeURIComponent(id)}`;
   const campaign = await get(base);
-  const jobs = new LiveJobs(campaign.id, new Map(), refresh, onPoll);
+  const jobs = new LiveJobs(campaign.id, new Map(), ended, cancel, onPoll);
   const bodies = {
     overview: async () => {
       const [status, statistics] = await Promise.all([get(`${base}/status`), get(`${base}/statistics`)]);
@@ -147,7 +167,7 @@ async function campaignPage(id, params) {
     exports: async () => exportView(await getAll(`${base}/exports`), attempt),
     jobs: async () => {
       const requests = await getAll(`/api/requests?campaign=${campaign.id}`);
-      return requests.length ? jobTable(requests, refresh) : make("p", { className: "quiet", textContent: "No job yet." });
+      return requests.length ? jobTable(requests, cancel, retry) : make("p", { className: "quiet", textContent: "No job yet." });
     },
   };
   const body = await bodies[tab]().catch((error) => {
