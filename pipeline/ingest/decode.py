@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.storage.files import is_local, open_storage, read_bytes
+from pipeline.storage.files import exists, is_local, open_storage, read_bytes
 from schemas.errors import BadImageError, CorruptDataError
 from schemas.predictions import ImageRef, Window
 
@@ -138,12 +138,15 @@ def read_image_bytes(ref: ImageRef) -> bytes:
         BadImageError: The file is gone, or (on a disk) may not be read.
         CorruptDataError: Its bytes are not those that were ingested.
         OSError: The storage cannot be reached (worth a retry).
+        FileNotFoundError: The bucket is gone.
         PermissionError: An object store refuses the credentials.
     """
     fs, path = open_storage(ref.uri)
     try:
         data = read_bytes(fs, path)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        if not is_local(fs) and not exists(fs, path.partition("/")[0]):
+            raise  # all images of its bucket are gone, for no fault of this one
         raise BadImageError(f"{ref.uri} is gone since it was ingested. Put it back, or ingest it again.") from error
     except PermissionError as error:
         if not is_local(fs):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -438,3 +439,15 @@ def test_reading_checks_the_bytes_and_the_size(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(BadImageError, match="gone"):
         read_image(ref)
+
+
+@pytest.mark.s3
+def test_an_image_is_not_to_blame_for_its_bucket(s3_bucket: str) -> None:
+    name, s3 = s3_bucket.removeprefix("s3://"), boto3.client("s3")
+    ref = ImageRef(sha256="0" * 64, uri=f"{s3_bucket}/a/b.png", width=80, height=60)
+    with pytest.raises(BadImageError, match="gone since"):
+        read_image_bytes(ref)
+    s3.delete_bucket(Bucket=name)
+    with pytest.raises(FileNotFoundError):
+        read_image_bytes(ref)
+    s3.create_bucket(Bucket=name)
