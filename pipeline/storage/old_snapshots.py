@@ -6,6 +6,7 @@ what that one learned from. As every retrain copies all current masks, they woul
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Select, delete, exists, func, select
 
@@ -48,7 +49,7 @@ def collect_entries(
     return done
 
 
-def _useless(before: datetime, gone: Collection[str]) -> Select[str]:
+def _useless(before: datetime, gone: Collection[str]) -> Select[Any]:
     """Older snapshots of retrains whose adapter is not there, of campaigns without a job that could go on with one."""
     there = Adapter.removed_at.is_(None), Adapter.digest.not_in(gone)
     adapter = exists().where(Adapter.snapshot_id == Snapshot.id, *there)

@@ -85,7 +85,7 @@ class Scope:
     image_id: str | None = None
 
     @property
-    def images(self) -> Select[str]:
+    def images(self) -> Select[Any]:
         """A query for the ids of its images."""
         query = select(Image.id).where(Image.campaign_id == self.campaign.id)
         return query if self.image_id is None else query.where(Image.id == self.image_id)
@@ -369,7 +369,7 @@ def _require_idle(conn: Connection, scope: Scope) -> None:
         )
 
 
-def _shas(scope: Scope) -> Select[str]:
+def _shas(scope: Scope) -> Select[Any]:
     return select(Image.sha256).where(Image.id.in_(scope.images))
 
 

@@ -75,6 +75,7 @@ def test_a_deployment_runs_as_a_request_of_the_catalogue(
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
         "CLICKLOOP_WORKSPACE": str(settings.workspace),
@@ -92,6 +93,7 @@ def test_a_deployment_runs_as_a_request_of_the_catalogue(
             path = f"/deployments/{deployment['id']}/create_flow_run"
             run_id = wait_for("the flow run", lambda: _created(api, path, run))["id"]
             state = wait_for("the end of the flow run", lambda: _ended(api, run_id))
+            wait_for("a run by the clock", lambda: _scheduled(api, "triggers"))
     assert state["type"] == "COMPLETED", state
     with database.connect() as conn:
         request = requests.get_request(conn, run_id)
@@ -109,6 +111,12 @@ def _created(api: httpx.Client, path: str, body: dict[str, Any]) -> Any:
     answer = api.post(path, json=body)
     assert answer.is_success or answer.status_code == 503, answer.text
     return answer.json() if answer.is_success else None
+
+
+def _scheduled(api: httpx.Client, name: str) -> Any:
+    """The runs of a deployment that the server's scheduler made."""
+    answer = api.post("/flow_runs/filter", json={"flows": {"name": {"any_": [name]}}, "limit": 5})
+    return [run for run in answer.json() if run["auto_scheduled"]] if answer.is_success else None
 
 
 def _ended(api: httpx.Client, run_id: str) -> Any:
