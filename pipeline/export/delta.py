@@ -91,7 +91,7 @@ def find_base(
     base = get_snapshot(conn, find_snapshot(conn, campaign_id, since_snapshot))
     if base.purpose != "export":
         raise BadInputError(f"Snapshot {base.number} was taken to {base.purpose} and never exported.")
-    if base.filters != filters:
+    if _unordered(base.filters) != _unordered(filters):
         raise BadInputError(
             f"Snapshot {base.number} has the filters {_said(base.filters)}, this export has {_said(filters)}. "
             "A delta needs the same: what is filtered out would look as if it were gone."
@@ -105,6 +105,11 @@ def find_base(
             f"--images {kind}. A delta needs the same shares and images, and no other formats."
         )
     return base
+
+
+def _unordered(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Filters to be compared: lists of them are sets."""
+    return {name: set(value) if isinstance(value, list) else value for name, value in filters.items()}
 
 
 def _choices(payload: Mapping[str, Any]) -> tuple[tuple[float, float, str], set[str]]:

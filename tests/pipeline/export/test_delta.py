@@ -133,7 +133,9 @@ class Editor:
         masks = self.masks(image)
         match self.random.integers(9):
             case 0 | 1:
-                self.world.label(image, self.drawn(0, 3))
+                self.world.label(
+                    image, self.drawn(0, 3), score=self.one([0.2, 0.9, None]), unsure=self.one([True, False])
+                )
             case 2 if masks:
                 self.world.label(image, self.drawn(1, 3), corrects=masks[:1])
             case 3 if masks:
@@ -150,9 +152,10 @@ class Editor:
                 self.set_state(image, self.one(["new", "skipped", "done"]))
 
     def relabel(self, mask_id: str) -> None:
-        """The same mask has another category."""
+        """The same mask has another category, or is flagged otherwise."""
+        values = self.one([{"category_number": 2}, {"unsure": ~Instance.unsure}])
         with self.world.database.begin() as conn:
-            conn.execute(update(Instance).where(Instance.mask_id == mask_id).values(category_number=2))
+            conn.execute(update(Instance).where(Instance.mask_id == mask_id).values(values))
 
     def set_state(self, image: ImageRecord, state: str) -> None:
         """The image's task was skipped, or is to be done again."""
@@ -193,7 +196,8 @@ def drawn_filters(world: Labelled, random: Generator) -> dict[str, Any]:
     with world.database.connect() as conn:
         people, now = list(pseudonyms(conn).values()), database_now(conn).isoformat()
     of_all = {"states": ["new", "done"], "categories": [1, 3], "annotators": people, "since": now, "until": now}
-    names = random.choice(["states", "categories", "annotators", "since", "until"], 2, replace=False)
+    of_all |= {"sure": True, "min_score": 0.5}
+    names = random.choice(list(of_all), 2, replace=False)
     return {name: of_all[name] for name in names}
 
 
@@ -273,8 +277,8 @@ def test_a_purge_between_is_told_in_every_delta_since_before_and_in_none_since_a
 
 
 def test_an_image_that_a_filter_takes_out_is_gone_without_a_purge(world: Labelled, tmp_path: Path) -> None:
-    filters = {"states": ["done"]}
-    base = export(world, tmp_path / "older", filters=filters)
+    base = export(world, tmp_path / "older", filters={"states": ["done", "submitted"]})
+    filters = {"states": ["submitted", "done"]}
     with world.database.begin() as conn:
         conn.execute(update(Task).where(Task.image_id == world.images[2].id).values(state="new"))
     delta = export(world, tmp_path / "delta", filters=filters, since_snapshot=str(base.snapshot_number))
