@@ -5,6 +5,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -111,7 +112,7 @@ class Settings(BaseSettings):
             path = make_url(self.resolved_database_url).database
         except ArgumentError:  # whoever opens it says so
             return None
-        return Path(path) if path else None
+        return Path(unquote(path)) if path else None
 
     @property
     def resolved_storage_url(self) -> str:
@@ -125,10 +126,11 @@ class Settings(BaseSettings):
 
 
 def sqlite_url(path: Path) -> str:
-    """The URL of a database file: in its path "?", "#" and "%" are no marks of a URL."""
-    from sqlalchemy import URL  # see `Settings.sqlite_path`
+    """The URL of a database file: in its path "?", "#" and "%" are no marks of a URL.
 
-    return URL.create("sqlite", database=str(path)).render_as_string()
+    Whoever parses one decodes the path: SQLAlchemy does so only from 2.1 on.
+    """
+    return f"sqlite:///{quote(str(path), safe=' /:@')}"
 
 
 def _check_config(path: Path, settings_cls: type[BaseSettings]) -> None:

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from alembic import command
 from alembic.config import Config
@@ -233,7 +234,7 @@ def _parse(url: str) -> URL:
     if backend == "sqlite":
         if not parsed.database or parsed.database == ":memory:":
             raise BadInputError("SQLite needs a file: sqlite:////data/clickloop.db.")
-        return parsed.set(drivername="sqlite+pysqlite")
+        return parsed.set(drivername="sqlite+pysqlite", database=unquote(parsed.database))  # see `sqlite_url`
     if backend in {"postgresql", "postgres"}:  # the latter is what libpq, too, takes
         return parsed.set(drivername="postgresql+psycopg")
     raise BadInputError(f"Databases are SQLite and PostgreSQL; the URL names {backend!r}.")
