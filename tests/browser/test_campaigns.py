@@ -175,11 +175,13 @@ def test_an_export_is_asked_for_followed_and_downloaded(desk: Desk) -> None:
     assert filters == {"categories": ["blob", "bird"], "sure": True, "min_score": 0.7}
     with desk.gateway.http() as http:
         http.post(f"/api/requests/{chosen.id}/cancel")
+    desk.page.get_by_text("The export was cancelled.").wait_for()
     desk.page.get_by_role("button", name="Export…").click()
     dialog.get_by_label("Parquet, with images and clicks").uncheck()
     dialog.get_by_role("button", name="Export", exact=True).click()
     desk.page.get_by_text("An export was asked for.").wait_for()
-    [request] = [one for one in requests_of(desk.gateway, "export") if one.state == "queued"]
+    desk.wait(lambda: len(requests_of(desk.gateway, "export")) == 2)
+    request = requests_of(desk.gateway, "export")[0]
     assert request.payload == {"formats": ["coco"], "images": "embedded", "val": 0, "test": 0}
     jobs = desk.page.get_by_role("region", name="Running jobs")
     jobs.get_by_text("waits for the runner").wait_for()
