@@ -46,7 +46,7 @@ def campaign_flow(
         name = campaign or make_campaign(create or {})
         results = {step: STEPS[step](name) for step in steps or (["ingest"] if create else list(STEPS))}
         if create and create.get("annotations"):
-            results["import"] = store_masks(name, create["annotations"], None, "object", trusted=True, look=False)
+            results["import"] = store_masks(name, create["annotations"], None, "object", None, trusted=True, look=False)
         record = job.services.campaign(name)
         facts = {"campaign_id": record.id, "name": record.name, "model_id": record.model_id}
         return job.done(facts | results)

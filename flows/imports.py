@@ -43,11 +43,11 @@ def import_flow(
 def store_masks(
     campaign: str,
     source: str,
-    format: ImportFormat | None = None,
-    category: str = "object",
-    min_score: float | None = None,
-    trusted: bool = False,
-    look: bool = False,
+    format: ImportFormat | None,
+    category: str,
+    min_score: float | None,
+    trusted: bool,
+    look: bool,
 ) -> dict[str, Any]:
     """Read, count, store; safe to run twice, since what is stored is known by its id."""
     job = current_job()

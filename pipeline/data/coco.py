@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,8 +289,13 @@ def _to_rle(segmentation: Any, image: CocoImage, where: str) -> Rle:
         raise BadAnnotationsError(f"{where}: {error}") from error
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value of a JSON file is a whole number; to Python, true is one, too."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _whole(entry: dict[str, Any], key: str, where: str) -> int:
     value = entry.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_whole(value):
         raise BadAnnotationsError(f"{where}: {key} is {value!r}; expected a whole number.")
     return value

@@ -4,14 +4,14 @@ The list says neither which images nor which categories its ids mean. So this fo
 says that the ids are the campaign's, as `coco/instances.json` of its exports has them.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.coco import CocoImage, CocoSample
+from pipeline.data.coco import CocoImage, CocoSample, is_whole
 from pipeline.imports.found import Dropped, Found, Item, Items
 from pipeline.imports.names import NO_IMAGE, Names
+from pipeline.imports.source import parse_json
 from schemas.errors import BadAnnotationsError
 
 
@@ -27,10 +27,7 @@ def read(data: bytes, names: Names, categories: Mapping[int, str], min_score: fl
     Raises:
         BadAnnotationsError: It is no such list.
     """
-    try:
-        results = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadAnnotationsError(f"The file is not JSON: {error}.") from error
+    results = parse_json(data)
     if not isinstance(results, list) or not all(isinstance(one, dict) and "image_id" in one for one in results):
         raise BadAnnotationsError(
             "The file is no list of COCO results: expected objects with image_id, category_id, segmentation and score."
@@ -43,7 +40,10 @@ def _item(
     result: dict[str, Any], where: str, index: int, names: Names, categories: Mapping[int, str], min_score: float
 ) -> Item:
     image_id, category_id, score = (result.get(key) for key in ("image_id", "category_id", "score"))
-    image = names.find(image_id) if isinstance(image_id, str) else names.numbered(image_id)
+    if isinstance(image_id, str):
+        image = names.find(image_id)
+    else:
+        image = names.numbered(image_id) if is_whole(image_id) else None
     if image is None:
         reason = NO_IMAGE if isinstance(image_id, str) else "the campaign has no image of this number"
         return Dropped(reason, f"{where}: image_id {str(image_id)[:100]}")
@@ -52,8 +52,7 @@ def _item(
         return Dropped("its score is no number from 0 to 1", f"{where}: {str(score)[:100]}")
     if score < min_score:
         return Dropped(f"its score is below {min_score:g}", f"{where}: {score:g}")
-    is_number = isinstance(category_id, int) and not isinstance(category_id, bool)
-    if not is_number or category_id not in {0, *categories}:
+    if not is_whole(category_id) or (category_id and category_id not in categories):
         return Dropped("the campaign has no category of this number", f"{where}: {str(category_id)[:100]}")
     segmentation = result.get("segmentation")
     if not segmentation or not isinstance(segmentation, list | dict):

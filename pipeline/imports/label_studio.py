@@ -1,6 +1,5 @@
 """Label Studio's JSON export: brush masks in its own run-length code, and polygons in percent of the sides."""
 
-import json
 import re
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.imports.found import Dropped, Found, Item, Items
 from pipeline.imports.names import Names
+from pipeline.imports.source import parse_json
 from pipeline.ingest.sources import OTHER_IMAGES, SUFFIXES
 from pipeline.masks.polygons import polygons_to_rle
 from pipeline.masks.rle import check_size, mask_to_rle
@@ -43,10 +43,7 @@ def read(data: bytes, names: Names) -> Items:
     Raises:
         BadAnnotationsError: It is no such export.
     """
-    try:
-        tasks = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadAnnotationsError(f"The file is not JSON: {error}.") from error
+    tasks = parse_json(data)
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadAnnotationsError("The file is no Label Studio export: expected a list of tasks.")
     if tasks and not any("data" in task for task in tasks):

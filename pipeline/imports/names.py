@@ -104,10 +104,9 @@ class Names:
         for places in self._places.values():
             places.sort(key=_names)
 
-    def numbered(self, number: object) -> ImageRecord | None:
-        """The image of a number, as exports have it; None: there is none, or it is no number."""
-        is_number = isinstance(number, int) and not isinstance(number, bool)
-        return self._numbered.get(number) if is_number else None  # type: ignore[call-overload]
+    def numbered(self, number: int) -> ImageRecord | None:
+        """The image of a number, as exports have it; None: there is none."""
+        return self._numbered.get(number)
 
     def find(self, *names: str) -> ImageRecord | None:
         """The image that has one of these names, each a sha256, a URI or a path, the surest first; None: not one."""

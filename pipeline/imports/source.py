@@ -1,6 +1,8 @@
 """The files of an import: a single file or a folder, on any storage."""
 
+import json
 from pathlib import PurePosixPath
+from typing import Any
 
 from pipeline.storage.files import join, kind, open_storage, read_bytes, with_retry
 from schemas.errors import BadAnnotationsError, TooLargeError
@@ -9,6 +11,18 @@ MAX_BYTES = 2_000_000_000
 """Of one file."""
 _HEAD_BYTES = 1000
 _BLANKS = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
+
+
+def parse_json(data: bytes) -> Any:
+    """A JSON file's content.
+
+    Raises:
+        BadAnnotationsError: It is none.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadAnnotationsError(f"The file is not JSON: {error}.") from error
 
 
 class Source:

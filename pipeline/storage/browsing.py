@@ -193,6 +193,8 @@ def _with_masks(conn: Connection, rows: Sequence[Row[Any]], preview: int) -> lis
 
 def _skip_reasons(conn: Connection, image_ids: Sequence[str]) -> dict[str, str]:
     """Why images were skipped the last time."""
+    if not image_ids:  # as on most pages
+        return {}
     skips = (
         select(Session.image_id, EventRow.payload)
         .join(EventRow, and_(EventRow.session_id == Session.id, EventRow.kind == "skip"))

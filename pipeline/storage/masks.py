@@ -175,9 +175,9 @@ def import_masks(
     Raises:
         NotFoundError: There is no such image.
     """
-    images = _images(conn, {row["image_id"] for row in rows})
     if not rows:
         return 0
+    images = _images(conn, {row["image_id"] for row in rows})
     campaign_id = images[rows[0]["image_id"]].campaign_id
     number = next_number(conn, MaskRow, campaign_id)  # locks: nobody stores one of these between the look and the write
     known = known_masks(conn, [row["mask_id"] for row in rows])
