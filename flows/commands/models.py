@@ -14,6 +14,7 @@ from flows.commands.options import (
     fraction,
     group,
     number,
+    partial_of,
     positive_int,
     settings_of,
 )
@@ -35,7 +36,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-clicks", type=positive_int, default=20, metavar="N", help="per object (20)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N objects only")
     parser.add_argument("--no-flip", action="store_true", help="don't average with the mirrored image")
-    parser.add_argument("--out", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--out", metavar="FILE", help="write the report as JSON; a stopped run goes on (FILE.partial)")
 
     parser = command(nouns, common, "predict", predict, "the mask of some clicks on one image")
     _model_options(parser)
@@ -119,12 +120,13 @@ def evaluate(args: argparse.Namespace) -> int:
     terminal = Terminal.of(args)
     settings_of(args)
     check_writable(args.out)
-    from pipeline.data.benchmarks import check_samples, open_samples
+    from pipeline.data.benchmarks import check_samples, open_samples, state_of
     from pipeline.evaluation.run import evaluate as run
     from pipeline.models import default_weights_path, weights_digest
 
     samples = open_samples(args.data, args.images)
     check_samples(samples, args.limit)
+    keep = partial_of(args.out)
     report = run(
         _load(args),
         samples,
@@ -136,10 +138,14 @@ def evaluate(args: argparse.Namespace) -> int:
         checkpoint_sha256=weights_digest(args.checkpoint or default_weights_path(args.model)),
         data=str(args.data),
         progress=terminal.progress,
+        keep=keep,
+        identity=f"{state_of(args.data)} {weights_digest(args.adapter) if args.adapter else ''}",
     ).model_dump(mode="json")
     terminal.result(report, _report_lines(report))
     if args.out:
         Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
+    if keep:
+        keep.unlink(missing_ok=True)
     return 0
 
 
@@ -225,8 +231,11 @@ def train(args: argparse.Namespace) -> int:
         result = _train_compact(args, data, out, resume)
     else:
         raise BadInputError(f"Unknown configuration {args.config!r}. Known: {', '.join([*sorted(RUNS), *PUBLISHED])}.")
-    Terminal.of(args).result(result, [f"{name:<12}{value}" for name, value in result.items()])
-    return 0
+    lines = [f"{name:<12}{value}" for name, value in result.items()]
+    if not result["finished"]:
+        lines.append(f"To go on: --resume {state}")
+    Terminal.of(args).result(result, lines)
+    return int(result["interrupted"])
 
 
 def _train_compact(args: argparse.Namespace, data: Path | None, out: Path, resume: Path | None) -> dict[str, Any]:

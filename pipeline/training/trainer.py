@@ -25,6 +25,7 @@ from pipeline.models._base import Encoding
 from pipeline.models.fdrn import FdrnCompact
 from pipeline.training.checkpoint import load_state, save_state
 from pipeline.training.clicks import later_click, opening_clicks, rows_to_array
+from pipeline.training.interrupts import ignore_interrupts, noted_interrupts
 from pipeline.training.objective import ObjectiveConfig, objective
 from pipeline.training.optim import OptimConfig, learning_rate_at, make_optimizer, update_average
 
@@ -71,6 +72,7 @@ class TrainResult:
         samples: Regions learnt from, earlier runs included.
         seconds: Wall-clock, earlier runs included.
         finished: All steps are done.
+        interrupted: By Ctrl-C or SIGTERM.
         state_path: The state to resume or export from.
     """
 
@@ -78,6 +80,7 @@ class TrainResult:
     samples: int
     seconds: float
     finished: bool
+    interrupted: bool
     state_path: Path
 
 
@@ -122,6 +125,8 @@ class Trainer:
     ) -> TrainResult:
         """Train until the steps or the minutes are used up; the state is on disk afterwards.
 
+        Ctrl-C or SIGTERM ends it after the step at work.
+
         Args:
             minutes: Of this call; None means no limit.
             progress: Called with (step, loss, mean IoU) at every line of the log.
@@ -137,26 +142,29 @@ class Trainer:
             sampler=range(self.step * self.ranks + self.rank, self.config.steps * self.ranks, self.ranks),
             num_workers=self.config.loader_workers,
             prefetch_factor=4 if self.config.loader_workers else None,
+            worker_init_fn=ignore_interrupts,
         )
-        for batch in loader:
-            loss, iou = self.train_step(batch)
-            losses.append(loss)
-            ious.append(iou)
-            now = time.monotonic()
-            self.seconds = before + now - started
-            if self.step % self.config.log_every == 0 and self.rank == 0:
-                self._log(float(np.mean(losses)), float(np.mean(ious)))
-                if progress is not None:
-                    progress(self.step, float(np.mean(losses)), float(np.mean(ious)))
-                losses, ious = [], []
-            if now - saved > self.config.save_every_s and self.rank == 0:
-                self.save()
-                saved = now
-            if self._anyone(minutes is not None and now - started > minutes * 60):
-                break
+        with noted_interrupts() as interrupted:
+            for batch in loader:
+                loss, iou = self.train_step(batch)
+                losses.append(loss)
+                ious.append(iou)
+                now = time.monotonic()
+                self.seconds = before + now - started
+                if self.step % self.config.log_every == 0 and self.rank == 0:
+                    self._log(float(np.mean(losses)), float(np.mean(ious)))
+                    if progress is not None:
+                        progress(self.step, float(np.mean(losses)), float(np.mean(ious)))
+                    losses, ious = [], []
+                if now - saved > self.config.save_every_s and self.rank == 0:
+                    self.save()
+                    saved = now
+                if self._anyone(interrupted() or (minutes is not None and now - started > minutes * 60)):
+                    break
         if self.rank == 0:
             self.save()
-        return TrainResult(self.step, self.samples, self.seconds, self.step >= self.config.steps, self.state_path)
+        finished = self.step >= self.config.steps
+        return TrainResult(self.step, self.samples, self.seconds, finished, interrupted(), self.state_path)
 
     @property
     def state_path(self) -> Path:
