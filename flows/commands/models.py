@@ -57,6 +57,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="runs/latest", help="checkpoints and log (runs/latest)")
     parser.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
     parser.add_argument("--minutes", type=number, metavar="M", help="stop in time and save")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of the run's")
     own = parser.add_argument_group("runs of the shipped model")
     own.add_argument("--steps", type=positive_int, metavar="N", help="instead of the run's; its decay shrinks along")
     own.add_argument("--seed", type=positive_int, metavar="N", help="other draws, to go on from own weights")
@@ -64,7 +65,6 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     published.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the paper's")
     published.add_argument("--epoch-samples", type=positive_int, metavar="N", help="samples of an epoch, likewise")
     published.add_argument("--batch-size", type=positive_int, metavar="N", help="over all devices, likewise")
-    published.add_argument("--device", choices=("cpu", "cuda"), help="cuda also trains in bfloat16 (cpu)")
     published.add_argument("--devices", type=positive_int, default=1, metavar="N", help="through Ray Train (1)")
 
 
@@ -239,12 +239,14 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _train_compact(args: argparse.Namespace, data: Path | None, out: Path, resume: Path | None) -> dict[str, Any]:
-    from pipeline.configs.fdrn_compact import RUNS, export
+    from pipeline.configs.fdrn_compact import RUNS, export, on_device
     from pipeline.configs.fdrn_compact import train as run
 
     chosen = RUNS[args.config](*([args.steps] if args.steps else []))
     if args.seed is not None:
         chosen = replace(chosen, train=replace(chosen.train, seed=args.seed))
+    if args.device is not None:
+        chosen = on_device(chosen, args.device)
     done = run(chosen, data, out, resume, args.minutes)
     weights = out / f"{chosen.train.model_id}.safetensors"
     export(chosen, done.state_path, weights)

@@ -38,5 +38,7 @@ def noted_interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def ignore_interrupts(_worker: int) -> None:
-    """For processes that make batches: Ctrl-C reaches them, too, and the one that trains ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For processes that make batches: a terminal's or a scheduler's signal reaches them, too, and the one that trains
+    ends them. They end by themselves when it dies."""
+    for number in _HEARD:
+        signal.signal(number, signal.SIG_IGN)

@@ -25,6 +25,7 @@ from pipeline.models import create_model, load_model, save_checkpoint
 from pipeline.models._base import InteractiveModel
 from pipeline.training.checkpoint import load_state, save_state
 from pipeline.training.interrupts import ignore_interrupts, noted_interrupts
+from pipeline.training.optim import training_device
 from pipeline.training.published import LOSSES, SET_LOSS, training_loss
 from pipeline.training.trainer import TrainResult
 from schemas.clicks import Click
@@ -141,7 +142,7 @@ class IterativeTrainer:
         model: InteractiveModel | None = None,
     ) -> None:
         self.config, self.samples, self.out, self.validate = config, samples, out, validate
-        self.device = torch.device(config.device)
+        self.device = training_device(config.device)
         torch.manual_seed(config.seed)
         begins = resume is not None and resume.suffix in (".safetensors", ".pth")
         if model is None:
