@@ -39,7 +39,7 @@ def retrain_flow(
 
     Args:
         campaign: Name or id.
-        adapter: Kind of adapter; None: what is best for the model.
+        adapter: Kind of adapter; None: what is best for the model and so many masks.
         promote: auto: when the gate agrees; never: only tell what the gate says.
         minutes: Limit of training.
         steps: Limit of training.
@@ -57,7 +57,7 @@ def retrain_flow(
             return job.done(facts | _no_data())
         limits = {"max_minutes": minutes, "max_steps": steps}
         config = AdapterConfig(
-            kind=adapter or outline_of(record.model_id).default_adapter,
+            kind=adapter or outline_of(record.model_id).default_adapter(snapshot.masks),
             seed=record.settings.seed,
             **{name: limit for name, limit in limits.items() if limit is not None},  # type: ignore[arg-type]
         )

@@ -72,7 +72,7 @@ class Order(_Payload):
 
 
 class Retrain(_Payload):
-    """`adapter` None: the kind that is best for the model. `minutes` and `steps` bound the training."""
+    """`adapter` None: by the model and the number of masks. `minutes` and `steps` bound the training."""
 
     adapter: AdapterKind | None = None
     promote: Literal["auto", "never"] = "auto"

@@ -141,13 +141,11 @@ class InteractiveModel(nn.Module):
             multiples of 32); unused for cut "crop".
         encoder_state_prefixes: Names in the state dict that begin with one of these are what `encode` reads; they are
             part of the key of stored embeddings.
-        default_adapter: Kind of adapter that retraining makes unless told otherwise.
         official_class: Class path that official checkpoints of this architecture name; empty where there are none.
     """
 
     cut: ClassVar[Literal["image", "crop"]] = "crop"
     encoder_state_prefixes: ClassVar[tuple[str, ...]] = ("",)
-    default_adapter: ClassVar[AdapterKind] = "head"
     official_class: ClassVar[str] = ""
     model_id: str = ""
     input_size: tuple[int, int] = (448, 448)
@@ -239,6 +237,10 @@ class InteractiveModel(nn.Module):
     def options_from_official(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Options of the builder under which this checkpoint fits, where one id stands for several published sizes."""
         return {}
+
+    def default_adapter(self, masks: int) -> AdapterKind:
+        """Kind of adapter that retraining makes of so many masks unless told otherwise."""
+        return "head"
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """Names (as in `named_parameters`) of what an adapter of a kind replaces; everything else stays as it is.

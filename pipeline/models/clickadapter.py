@@ -12,7 +12,6 @@ code is public; choices where the text is silent are in docs/models/clickadapter
 
 import itertools
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +92,6 @@ class ClickAdapter(InteractiveModel):
         host: What is adapted; frozen here.
         train_host_head: Whether the host's own head learns, too (the paper's parameter counts include it).
     """
-
-    default_adapter: ClassVar[AdapterKind] = "full"
 
     def __init__(self, host: InteractiveModel, train_host_head: bool = False) -> None:
         super().__init__()
@@ -185,6 +182,10 @@ class ClickAdapter(InteractiveModel):
         kernel = self.kernel(tokens[:, 0])
         features = fine + self.fusion(maps, (fine.shape[2], fine.shape[3]))
         return torch.einsum("bc,bchw->bhw", kernel, features)[:, None]
+
+    def default_adapter(self, masks: int) -> AdapterKind:
+        """See `InteractiveModel.default_adapter`. It has no head."""
+        return "full"
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`. "full": all that learns, the host's frozen part never."""

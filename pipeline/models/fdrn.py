@@ -24,11 +24,14 @@ from pipeline.models.layers.guidance import click_disks, clicks_to_sequence, col
 from pipeline.models.layers.integration import SemanticIntegration, TextureIntegration
 from pipeline.models.layers.rois import align_rois
 from schemas.clicks import Click
+from schemas.requests import AdapterKind
 
 LOW_CHANNELS = 32
 HIGH_CHANNELS = 96
 _DECODER = ("up8", "up8_refine", "up4", "up2_deep", "up2_skip", "up2", "to_logits", "to_score")
 """Parts of the refiner after its last block at 1/16."""
+MASKS_FOR_FULL = 100
+"""From so many masks on retraining makes "full": the fewest with which it was measured to be better than "head"."""
 
 
 def _upsample_to(x: Tensor, like: Tensor) -> Tensor:
@@ -257,6 +260,10 @@ class FdrnCompact(InteractiveModel):
         points = clicks_to_sequence(clicks, crops.device)
         logits, _, score = self.refine_points(encoding, points, previous.to(crops.dtype), crops, rois)
         return Prediction(logits, torch.sigmoid(score))
+
+    def default_adapter(self, masks: int) -> AdapterKind:
+        """See `InteractiveModel.default_adapter`. Of few masks "full" does harm (docs/adapters.md)."""
+        return "full" if masks >= MASKS_FOR_FULL else "head"
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`. "head": the last block at 1/16, the decoder, both outputs;

@@ -133,7 +133,12 @@ def test_retraining_goes_on_from_the_live_adapter(kind: str) -> None:
 @pytest.mark.parametrize("model_id", list_models())
 def test_every_model_has_the_kind_that_retraining_makes_unless_told_otherwise(model_id: str) -> None:
     model = outline_of(model_id)
-    assert model.adapter_parameter_names(model.default_adapter)
+    assert all(model.adapter_parameter_names(model.default_adapter(masks)) for masks in (1, 1000))
+
+
+def test_the_shipped_model_learns_whole_from_many_masks_only() -> None:
+    model = outline_of("fdrn-compact")
+    assert [model.default_adapter(masks) for masks in (99, 100)] == ["head", "full"]
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
