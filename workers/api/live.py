@@ -130,16 +130,17 @@ class Hub:
         return live
 
     async def refresh(self, live: LiveSession) -> bool:
-        """Read what the log has beyond our copy; call with its lock held.
+        """Read what the log has beyond our copy, and the campaign, which imports add categories to; call with its lock
+        held.
 
         Returns:
             Whether there was anything new.
         """
         before = live.state.last_seq
-        record, events = await in_thread(self._read_after, live.id, before)
+        record, campaign, events = await in_thread(self._read_after, live.id, before)
         live.state = fold(events, live.state)
         live.seen.update(event.event_id for event in events)
-        live.record = record
+        live.record, live.campaign = record, campaign
         return live.state.last_seq != before
 
     async def refresh_campaign(self, live: LiveSession) -> None:
@@ -185,10 +186,11 @@ class Hub:
         live.seen = {event.event_id for event in events}
         return live
 
-    def _read_after(self, session_id: str, seq: int) -> tuple[SessionRecord, list[Event]]:
+    def _read_after(self, session_id: str, seq: int) -> tuple[SessionRecord, CampaignRecord, list[Event]]:
         with self._database.connect() as conn:
             record = get_session(conn, session_id)
-            return record, session_events(conn, session_id, after_seq=seq) if record.last_seq > seq else []
+            events = session_events(conn, session_id, after_seq=seq) if record.last_seq > seq else []
+            return record, get_campaign(conn, record.campaign_id), events
 
     def _campaign(self, campaign_id: str) -> CampaignRecord:
         with self._database.connect() as conn:
