@@ -20,7 +20,7 @@ from schemas.events import Event
 from schemas.masks import Rle
 from schemas.predictions import Pins, RefineRequest
 from workers.api.metrics import Metrics
-from workers.api.work import in_thread
+from workers.api.work import read
 
 MAX_LIVE = 2000
 """Sessions that are kept in memory; older ones are rebuilt from the log when they are needed."""
@@ -116,7 +116,7 @@ class Hub:
         """
         live = self._live.get(session_id)
         if live is None:
-            loaded = await in_thread(self._load, session_id)
+            loaded = await read(self._load, session_id)
             live = self._live.setdefault(session_id, loaded)
             self._shrink()
         self._live.move_to_end(session_id)
@@ -137,7 +137,7 @@ class Hub:
             Whether there was anything new.
         """
         before = live.state.last_seq
-        record, campaign, events = await in_thread(self._read_after, live.id, before)
+        record, campaign, events = await read(self._read_after, live.id, before)
         live.state = fold(events, live.state)
         live.seen.update(event.event_id for event in events)
         live.record, live.campaign = record, campaign
@@ -145,7 +145,7 @@ class Hub:
 
     async def refresh_campaign(self, live: LiveSession) -> None:
         """Read the campaign again: its categories and live adapter may have changed."""
-        live.campaign = await in_thread(self._campaign, live.record.campaign_id)
+        live.campaign = await read(self._campaign, live.record.campaign_id)
 
     async def question(
         self, live: LiveSession, state: SessionState, instance_id: str, seq: int | None, mask_format: str
@@ -160,7 +160,7 @@ class Hub:
         edits = effective_edits(state, instance_id, seq)
         mask_id = edits[0].payload.get("mask_id")
         if mask_id is not None and mask_id not in live.opened_from:
-            live.opened_from[mask_id] = await in_thread(self._stored_mask, live, mask_id)
+            live.opened_from[mask_id] = await read(self._stored_mask, live, mask_id)
         return RefineRequest(
             image=live.image.ref,
             pins=Pins.model_validate(get_instance(state, instance_id).pins),
