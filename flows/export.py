@@ -88,7 +88,8 @@ def write_snapshot(
         should_stop=job.should_stop,
         min_free_bytes=services.settings.min_free_bytes,
     )
-    job.check()
+    if report.stopped:
+        job.check()
     return report.as_result()
 
 

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import BusyError
+from pipeline.storage.files import as_space_error
+from schemas.errors import BadInputError, BusyError
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ def configure_prefect(workspace: Path) -> None:
 
     Args:
         workspace: Prefect's home is a folder in it.
+
+    Raises:
+        BadInputError: That folder cannot be made.
+        OutOfSpaceError: The disk is full.
     """
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
@@ -49,7 +54,13 @@ def configure_prefect(workspace: Path) -> None:
         }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    folder = Path(os.environ["PREFECT_HOME"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if (full := as_space_error(error, folder)) is not error:
+            raise full from error
+        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # at the end of each job: what it has yet to send
 
 

@@ -3,6 +3,8 @@
 The work is in `pipeline.adapters`, done by the trainer actor; what is decided and why is in `pipeline.adapters.gate`.
 """
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +26,11 @@ from schemas.requests import AdapterKind
 from workers.pool import cause_of
 from workers.trainer import EvaluateJob, TrainedAdapter, TrainJob
 
+logger = logging.getLogger(__name__)
+
 POLL_S = 1.0
+HANGS_S = 20.0
+"""Seconds that a trainer whose job is to stop may be silent."""
 
 
 @as_flow("retrain")
@@ -195,7 +201,7 @@ def _follow(start: Callable[[Any], Any]) -> Any:
     services = job.services
     trainer = services.pool(job.check).trainer()
     ref = start(trainer)
-    asked = False
+    heard = time.monotonic()
     while True:
         ready, _ = ray.wait([ref], timeout=POLL_S)
         if ready:
@@ -205,20 +211,26 @@ def _follow(start: Callable[[Any], Any]) -> Any:
             except RayTaskError as error:
                 raise cause_of(error) from None
         services.check_actors()
-        if job.should_stop() and not asked:
-            trainer.cancel.remote(job.request.id)
-            asked = True
+        if job.should_stop():
+            trainer.cancel.remote(job.request.id)  # each time: one that was killed meanwhile does not know
         told = _progress_of(trainer)
-        if told:
+        if told is not None:
+            heard = time.monotonic()
             job.progress(**told)
+        elif not job.should_stop():
+            heard = time.monotonic()  # it may start yet: on a cluster a node is brought for it
+        elif time.monotonic() - heard > HANGS_S:
+            logger.warning("the trainer does not answer: it is ended, as its job is to stop")
+            ray.kill(trainer)
+            job.check()
 
 
-def _progress_of(trainer: Any) -> dict[str, Any]:
-    """What the trainer says, nothing while it is being restarted."""
+def _progress_of(trainer: Any) -> dict[str, Any] | None:
+    """What the trainer says; None while it does not answer: it is being restarted, or hangs."""
     try:
         told = dict(ray.get(trainer.progress.remote(), timeout=POLL_S))
     except (RayActorError, GetTimeoutError):
-        return {}
+        return None
     told.pop("job_id", None)
     for theirs, ours in (("step", "done"), ("max_steps", "total"), ("phase", "step")):  # as the other jobs say it
         if theirs in told:

@@ -6,7 +6,6 @@ Knows nothing about what the flows do.
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from flows.triggers import fire_triggers
 from pipeline.storage import requests
 from pipeline.storage.lock import succession
 from schemas.errors import ClickloopError, DatabaseUnavailableError
+from schemas.logs import end_now, log_plainly, tell_no_start
 from schemas.requests import checked
 from schemas.settings import Settings
 
@@ -133,7 +133,6 @@ def main() -> int:
         not answer, after which another start may do.
     """
     from flows.prefect_env import configure_prefect
-    from schemas.logs import log_plainly, tell_no_start
 
     settings = Settings()
     log_plainly(logging.WARNING, "%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -161,4 +160,4 @@ def _work(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_now(main())  # the job is put back: Prefect and Ray would take seconds to end in order

@@ -9,7 +9,8 @@ from flows.commands.options import Nouns, command, group, settings_of
 from flows.commands.terminal import Terminal, table
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import AdapterRecord
-from schemas.errors import BadInputError, NotFoundError
+from schemas.errors import BadCheckpointError, BadInputError, NotFoundError
+from schemas.settings import Settings
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -101,8 +102,10 @@ def promote(args: argparse.Namespace) -> int:
         from flows.services import owning
         from pipeline.storage import adapters
 
-        with owning(settings) as database, database.begin() as conn:
-            version = adapters.promote(conn, campaign.id, digest, campaign.live_version)
+        with owning(settings) as database:
+            _try(settings, campaign, digest)
+            with database.begin() as conn:
+                version = adapters.promote(conn, campaign.id, digest, campaign.live_version)
     else:
         with server:
             path = f"/api/campaigns/{campaign.id}/adapters/{digest}/promote"
@@ -119,17 +122,36 @@ def rollback(args: argparse.Namespace) -> int:
         from flows.services import owning
         from pipeline.storage import adapters
 
-        with owning(settings) as database, database.begin() as conn:
-            version, digest = adapters.rollback(conn, campaign.id, campaign.live_version)
+        problem = None
+        with owning(settings) as database:
+            with database.begin() as conn:
+                version, digest = adapters.rollback(conn, campaign.id, campaign.live_version)
+            try:
+                _try(settings, campaign, digest)
+            except (NotFoundError, BadCheckpointError) as error:
+                problem = adapters.problem_of_live(error)
     else:
         with server:
             seen = {"expected_version": campaign.live_version}  # a call sent twice goes back once
             answer = server.call("POST", f"/api/campaigns/{campaign.id}/rollback", seen)
-            version, digest = answer["live_version"], answer["live_adapter"]
-    return _changed(args, {"version": version, "live_adapter": digest})
+            version, digest, problem = answer["live_version"], answer["live_adapter"], answer["problem"]
+    return _changed(args, {"version": version, "live_adapter": digest, "problem": problem})
+
+
+def _try(settings: Settings, campaign: CampaignRecord, digest: str | None) -> None:
+    """Load weights, as the refiners of a server would.
+
+    Raises:
+        NotFoundError: The storage has no such file.
+        BadCheckpointError: A file is corrupt or does not fit.
+    """
+    from pipeline.storage.weights import load_model_by_digest
+
+    load_model_by_digest(settings.resolved_storage_url, campaign.model_digest, digest)
 
 
 def _changed(args: argparse.Namespace, record: dict[str, Any]) -> int:
     live = (record["live_adapter"] or "the bare model")[:14]
-    Terminal.of(args).result(record, [f"Live: {live} (version {record['version']})."])
+    problem = record.get("problem")
+    Terminal.of(args).result(record, [f"Live: {live} (version {record['version']}).", *([problem] if problem else [])])
     return 0

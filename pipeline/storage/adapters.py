@@ -11,7 +11,7 @@ from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import insert_into, new_id, one
 from schemas.catalogue import AdapterRecord, ModelRecord
 from schemas.columns import db_now
-from schemas.errors import BadInputError, ConflictError, NotFoundError, StateError
+from schemas.errors import BadInputError, ClickloopError, ConflictError, NotFoundError, StateError
 from schemas.tables import Adapter, AdapterState, Campaign, Evaluation, Model, Promotion
 
 
@@ -168,6 +168,11 @@ def rollback(conn: Connection, campaign_id: str, expected_version: int | None = 
     if previous is not None:
         _require_file(get_adapter(conn, previous))
     return _make_live(conn, campaign, previous, "rollback"), previous
+
+
+def problem_of_live(error: ClickloopError) -> str:
+    """What to say where a rollback made live what does not load: it is not refused, as going on leads past it."""
+    return f"What is live now does not load: {error.message} Roll back once more, or bring the file back."
 
 
 def standing_promotions(conn: Connection, campaign_id: str) -> list[str | None]:

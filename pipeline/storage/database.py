@@ -6,6 +6,7 @@ fails half-way for want of it. SQLite is upgraded when opened, after a copy; Pos
 
 import logging
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -39,6 +40,8 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 MIGRATIONS = "schemas:migrations"
+ROOM_BYTES = 1_000_000
+"""With less left on SQLite's disk it counts as full: a few commits take so much."""
 _OF_A_WRONG_URL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "failed to resolve host")
 """Of libpq and psycopg: a connection that failed has no code."""
 
@@ -87,6 +90,20 @@ class Database:
                 conn.execution_options(postgresql_readonly=True)
             with conn.begin():
                 yield conn
+
+    def check_writable(self) -> None:
+        """Look, without writing, whether a click could be stored; the disk of a PostgreSQL is not ours to see.
+
+        Raises:
+            DatabaseUnavailableError: The file may not be written, or its disk is full.
+        """
+        if self.dialect != "sqlite":
+            return
+        path = Path(self.engine.url.database or "")
+        if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            raise DatabaseUnavailableError(f"{path} or its folder may not be written: clicks cannot be stored.")
+        if shutil.disk_usage(path.parent).free < ROOM_BYTES:
+            raise DatabaseUnavailableError(f"The disk of {path} is full: clicks cannot be stored. Make room on it.")
 
     def close(self) -> None:
         """Close all connections."""
@@ -308,6 +325,8 @@ def _advice(error: DBAPIError) -> str:
         return "Move the file, its -wal and its -shm aside, then bring a backup back with `clickloop restore`."
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
         return "Check that its file and folder are there and may be written."
+    if code == sqlite3.SQLITE_IOERR:
+        return "Look at its disk: it may be full, or broken."
     if any(words in str(error.orig) for words in _OF_A_WRONG_URL):
         return "Check CLICKLOOP_DATABASE_URL, or make what it names."
     return "Make room on its disk." if code == sqlite3.SQLITE_FULL else "Try again."

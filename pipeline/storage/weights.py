@@ -82,7 +82,10 @@ def load_model_by_digest(
     try:
         model_id = json.loads(read_bytes(fs, _facts_path(root, model_digest)))["model_id"]
     except FileNotFoundError as error:
-        raise NotFoundError(f"No model {model_digest} in {storage_url}. Create the campaign again.") from error
+        raise NotFoundError(
+            f"No model {model_digest} in {storage_url}. Is CLICKLOOP_STORAGE_URL what it was when the campaign was "
+            "created? If the storage lost it, bring a backup back with `clickloop restore`."
+        ) from error
     checkpoint = _local_copy(fs, _model_path(root, model_digest), model_digest, cache_dir)
     model = load_model(model_id, checkpoint=checkpoint, device=device)
     return model if adapter_digest is None else with_adapter(storage_url, model, adapter_digest, cache_dir=cache_dir)

@@ -12,11 +12,12 @@ from pathlib import Path
 import cv2
 import pytest
 from fsspec.registry import _registry
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from flows.cli import build_parser, main
 from flows.commands.campaigns import _ingested
 from pipeline.ingest.scan import ingest
+from pipeline.storage import adapters
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.campaigns import CampaignRecord
@@ -248,6 +249,30 @@ def test_a_failure_of_the_work_exits_1(
         code, _, err = run(capsys, "campaign", "pause", "discs", *where)
     assert code == 1
     assert "in use by process" in err
+
+
+def test_weights_that_do_not_load_are_not_promoted_and_going_back_to_them_is_said(
+    campaign: CampaignRecord, database: Database, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def add(conn: Connection, seed: int) -> str:
+        adapters.register_adapter(
+            conn, digest=f"{seed:064x}", campaign_id=campaign.id, kind="head", uri="", seed=seed, parent_digest=None,
+            model_digest=campaign.model_digest, model_key=campaign.model_key, snapshot_id=None,
+        )  # fmt: skip
+        adapters.set_gate(conn, f"{seed:064x}", "candidate", {"promote": True})
+        return f"{seed:064x}"
+
+    where = ["--workspace", str(settings.workspace)]
+    with database.begin() as conn:
+        lost = add(conn, 1)
+    code, _, err = run(capsys, "adapter", "promote", "discs", "1", *where)
+    assert code == 2 and lost in err
+    with database.begin() as conn:
+        adapters.promote(conn, campaign.id, lost, 0)
+        adapters.promote(conn, campaign.id, add(conn, 2), 1)
+    code, out, _ = run(capsys, "adapter", "rollback", "discs", *where)
+    assert code == 0 and out.startswith("Live: 00000000000000 (version 3).") and "does not load: There is no" in out
+    assert run(capsys, "adapter", "rollback", "discs", *where)[1] == "Live: the bare model (version 4).\n"
 
 
 def test_looking_works_while_another_process_owns_the_workspace(

@@ -10,6 +10,7 @@ from flows.cli import main
 from flows.export import export_flow
 from flows.jobs import Job, new_job
 from flows.services import Services
+from pipeline.export.directory import SnapshotDirectory
 from pipeline.export.verify import verify_snapshot
 from pipeline.imports import import_source
 from pipeline.storage import requests, snapshots
@@ -84,6 +85,32 @@ def test_an_attempt_that_died_after_it_published_is_done_and_another_export_to_i
         export()
     with database.connect() as conn:
         assert len(snapshots.list_snapshots(conn, campaign.id)) == 1
+    services.close()
+
+
+def test_a_cancel_that_comes_after_the_manifest_comes_too_late(
+    settings: Settings,
+    database: Database,
+    campaign: CampaignRecord,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services = Services(settings, database, beside_serve=True)
+    publish = SnapshotDirectory.publish
+
+    def publish_and_cancel(directory: SnapshotDirectory, facts: dict[str, Any]) -> str:
+        uri = publish(directory, facts)
+        with database.begin() as conn:
+            requests.cancel_request(conn, job.request.id)
+        job.beat()
+        return uri
+
+    monkeypatch.setattr(SnapshotDirectory, "publish", publish_and_cancel)
+    payload = checked("export", {"to": str(tmp_path / "out")})
+    with new_job(services, "export", "discs", payload) as job:
+        export_flow("discs", **payload)
+    with database.connect() as conn:
+        assert requests.get_request(conn, job.request.id).state == "done"
     services.close()
 
 

@@ -110,3 +110,11 @@ def test_settings_of_the_user_stay_but_telemetry_is_always_off(tmp_path: Path, m
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def test_a_workspace_that_takes_no_folder_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    command = [sys.executable, "-m", "flows.cli", "precompute", "x", "--workspace", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean(), timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"clickloop: Cannot make {tmp_path / 'file' / 'prefect'}: Not a directory. Name")

@@ -1,6 +1,11 @@
 """How a retrain ends: what the gate says, what the refiners load, what becomes live. (test_loop has a whole one.)"""
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,7 +15,7 @@ import pytest
 import ray
 from sqlalchemy import update
 
-from flows.jobs import new_job
+from flows.jobs import JobStoppedError, new_job
 from flows.retrain import conclude, evaluate, take_snapshot, train
 from flows.services import Services
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig
@@ -21,7 +26,7 @@ from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.stored import publish_adapter
 from pipeline.masks.rle import mask_to_rle
 from pipeline.models import load_model
-from pipeline.storage import adapters
+from pipeline.storage import adapters, requests
 from pipeline.storage.database import open_database
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import import_mask
@@ -143,6 +148,51 @@ def test_a_trainer_that_somebody_else_stopped_leaves_no_adapter(services: Servic
     with pytest.raises(BusyError, match="Evaluating was stopped"):
         stopped(services, evaluate.fn, campaign, register(services, campaign, seed=1))
     ray.kill(trainer)
+
+
+def cancel_with_a_paused_trainer(services: Services, then_kill: bool) -> None:
+    """Cancel a training whose trainer hangs; it may also die before it has heard of that."""
+    campaign = services.campaign("discs")
+    label(services, campaign)
+    trainer = services.pool().trainer()
+    pid = ray.get(trainer.__ray_call__.remote(lambda actor: os.getpid()))
+    endless = AdapterConfig(max_steps=10**6, patience=10**6)
+
+    def cancel() -> None:
+        while ray.get(trainer.progress.remote()).get("step", 0) < 1:
+            time.sleep(0.1)
+        os.kill(pid, signal.SIGSTOP)
+        with services.database.begin() as conn:
+            requests.cancel_request(conn, job.request.id)
+        time.sleep(6.0)  # the next heartbeat tells the job of it
+        if then_kill:
+            os.kill(pid, signal.SIGKILL)
+
+    threading.Thread(target=cancel).start()
+    try:
+        with pytest.raises(JobStoppedError), new_job(services, "retrain", "discs", {}) as job:
+            train.fn(campaign, take_snapshot.fn(campaign).id, endless)
+        with services.database.connect() as conn:
+            assert requests.get_request(conn, job.request.id).state == "cancelled"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_cancel_does_not_wait_for_a_trainer_that_hangs(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.retrain.HANGS_S", 5.0)
+    cancel_with_a_paused_trainer(services, then_kill=False)
+    again = services.pool().trainer()
+    assert ray.get(again.progress.remote(), timeout=120) == {}, "the next job has another one"
+    ray.kill(again)
+
+
+def test_a_trainer_that_died_after_the_cancel_is_told_again(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.retrain.HANGS_S", 1000.0)
+    cancel_with_a_paused_trainer(services, then_kill=True)
+    ray.kill(services.pool().trainer())
 
 
 def test_the_trainer_has_the_limit_of_pixels_of_the_settings(services: Services) -> None:

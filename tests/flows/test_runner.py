@@ -191,3 +191,31 @@ def test_a_runner_waits_for_requests_and_ends_when_told(runner: Runner) -> None:
 def test_what_a_kind_does_not_know_is_refused(kind: str, payload: dict[str, Any]) -> None:
     with pytest.raises(BadInputError, match=kind):
         checked(kind, payload)
+
+
+@pytest.mark.parametrize("module", ["flows.runner", "workers.api"])
+def test_a_child_of_serve_does_not_wait_for_libraries_at_its_end(
+    module: str, settings: Settings, database: Database
+) -> None:
+    run = f"runpy.run_module({module!r}, run_name='__main__')"
+    slow = f"import atexit, runpy, time; atexit.register(time.sleep, 60); {run}"
+    given = {"CLICKLOOP_WORKSPACE": str(settings.workspace), "CLICKLOOP_PORT": "0", "CLICKLOOP_LOG_LEVEL": "INFO"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", slow], env={**os.environ, **given}, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        if module == "workers.api":
+            assert child.stderr is not None
+            while "Uvicorn running" not in child.stderr.readline():
+                assert child.poll() is None
+        else:
+            lock = settings.workspace / "runner.lock"
+            while not (lock.exists() and lock.read_text()):
+                assert child.poll() is None
+                time.sleep(0.1)
+            time.sleep(1.0)  # it takes signals right after that
+        child.terminate()
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+        child.communicate()

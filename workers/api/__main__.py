@@ -1,12 +1,11 @@
 """`python -m workers.api`: the gateway process. Settings come from the environment; refiners are found through Ray."""
 
 import logging
-import sys
 
 from pipeline.storage.annotators import require_tokens
 from pipeline.storage.database import open_database
 from schemas.errors import ClickloopError
-from schemas.logs import tell_no_start
+from schemas.logs import end_now, tell_no_start
 from schemas.settings import Settings
 from workers.api.app import build_services, create_app
 from workers.api.logs import configure
@@ -46,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_now(main())  # all is written: Ray would take seconds to end in order

@@ -17,7 +17,7 @@ from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
 from schemas.campaigns import SCOPES, AnnotatorRecord
 from schemas.errors import AuthError, BadInputError, ForbiddenError, TooManyAttemptsError
-from workers.api.work import in_thread, write
+from workers.api.work import read, write
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Authenticator:
             self._wrong.check(address)
         if kept is None or kept[0] < time.monotonic():
             try:
-                record = await in_thread(self._authenticate, token)
+                record = await read(self._authenticate, token)
             except AuthError:
                 self._tokens.pop(token, None)
                 self._wrong.add(address)

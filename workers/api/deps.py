@@ -20,7 +20,7 @@ from workers.api.intake import Intake
 from workers.api.live import Hub
 from workers.api.metrics import Metrics
 from workers.api.refining import Refining
-from workers.api.work import in_thread, write
+from workers.api.work import read, write
 from workers.lru import Lru
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Services:
             with self.database.connect() as conn:
                 return function(conn)
 
-        return await in_thread(run)
+        return await read(run)
 
     async def write(self, function: Callable[[Connection], T]) -> T:
         """Run a change in the writer's next transaction; returns once it is committed."""

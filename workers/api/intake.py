@@ -17,14 +17,21 @@ from pipeline.storage.database import Database
 from pipeline.storage.images import embedding_digest
 from pipeline.storage.writer import GroupWriter
 from schemas.catalogue import EventResultRecord
-from schemas.errors import BadInputError, ClickloopError, ConflictError, StalePreviewError, TooLargeError
+from schemas.errors import (
+    BadInputError,
+    ClickloopError,
+    ConflictError,
+    DatabaseUnavailableError,
+    StalePreviewError,
+    TooLargeError,
+)
 from schemas.events import EDIT_KINDS, SESSION_KINDS, Event, EventIn, normalise_payload
 from schemas.predictions import MaskReply, Pins, RefineRequest
 from schemas.settings import Settings
 from workers.api.live import Hub, LiveSession
 from workers.api.metrics import Metrics
 from workers.api.refining import Refining
-from workers.api.work import in_thread, write
+from workers.api.work import read, write
 
 MASK_KINDS = EDIT_KINDS | {"undo", "redo"}
 """Kinds after which the client wants a mask."""
@@ -148,6 +155,8 @@ class Intake:
         if self._is_next(live, event):
             try:
                 return await self._plan_next(live, event, mask_format)
+            except DatabaseUnavailableError:
+                raise  # another wait would be longer than the page's
             except ClickloopError:
                 if not await self._hub.refresh(live):
                     raise
@@ -205,7 +214,7 @@ class Intake:
             model_digest=campaign.model_digest,
             model_key=campaign.model_key,
             adapter_digest=campaign.live_adapter,
-            embedding_digest=await in_thread(self._embedding_digest, live.image.sha256, campaign.model_key),
+            embedding_digest=await read(self._embedding_digest, live.image.sha256, campaign.model_key),
         )
         return pins.model_copy(update={"engine": await self._refining.engine(pins)}).model_dump()
 

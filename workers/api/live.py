@@ -20,7 +20,7 @@ from schemas.events import Event
 from schemas.masks import Rle
 from schemas.predictions import Pins, RefineRequest
 from workers.api.metrics import Metrics
-from workers.api.work import in_thread
+from workers.api.work import read
 
 MAX_LIVE = 2000
 """Sessions that are kept in memory; older ones are rebuilt from the log when they are needed."""
@@ -116,7 +116,7 @@ class Hub:
         """
         live = self._live.get(session_id)
         if live is None:
-            loaded = await in_thread(self._load, session_id)
+            loaded = await read(self._load, session_id)
             live = self._live.setdefault(session_id, loaded)
             self._shrink()
         self._live.move_to_end(session_id)
@@ -130,21 +130,22 @@ class Hub:
         return live
 
     async def refresh(self, live: LiveSession) -> bool:
-        """Read what the log has beyond our copy; call with its lock held.
+        """Read what the log has beyond our copy, and the campaign, which imports add categories to; call with its lock
+        held.
 
         Returns:
             Whether there was anything new.
         """
         before = live.state.last_seq
-        record, events = await in_thread(self._read_after, live.id, before)
+        record, campaign, events = await read(self._read_after, live.id, before)
         live.state = fold(events, live.state)
         live.seen.update(event.event_id for event in events)
-        live.record = record
+        live.record, live.campaign = record, campaign
         return live.state.last_seq != before
 
     async def refresh_campaign(self, live: LiveSession) -> None:
         """Read the campaign again: its categories and live adapter may have changed."""
-        live.campaign = await in_thread(self._campaign, live.record.campaign_id)
+        live.campaign = await read(self._campaign, live.record.campaign_id)
 
     async def question(
         self, live: LiveSession, state: SessionState, instance_id: str, seq: int | None, mask_format: str
@@ -159,7 +160,7 @@ class Hub:
         edits = effective_edits(state, instance_id, seq)
         mask_id = edits[0].payload.get("mask_id")
         if mask_id is not None and mask_id not in live.opened_from:
-            live.opened_from[mask_id] = await in_thread(self._stored_mask, live, mask_id)
+            live.opened_from[mask_id] = await read(self._stored_mask, live, mask_id)
         return RefineRequest(
             image=live.image.ref,
             pins=Pins.model_validate(get_instance(state, instance_id).pins),
@@ -185,10 +186,11 @@ class Hub:
         live.seen = {event.event_id for event in events}
         return live
 
-    def _read_after(self, session_id: str, seq: int) -> tuple[SessionRecord, list[Event]]:
+    def _read_after(self, session_id: str, seq: int) -> tuple[SessionRecord, CampaignRecord, list[Event]]:
         with self._database.connect() as conn:
             record = get_session(conn, session_id)
-            return record, session_events(conn, session_id, after_seq=seq) if record.last_seq > seq else []
+            events = session_events(conn, session_id, after_seq=seq) if record.last_seq > seq else []
+            return record, get_campaign(conn, record.campaign_id), events
 
     def _campaign(self, campaign_id: str) -> CampaignRecord:
         with self._database.connect() as conn:

@@ -12,10 +12,11 @@ import pytest
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.packed import unpack
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.storage.campaigns import add_categories
 from pipeline.storage.masks import current_masks, get_mask, import_masks
 from pipeline.storage.sessions import session_instances, session_results
 from schemas.masks import PackedMask, Rle
-from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, code_of
+from tests.workers.api.gateway import CAMPAIGN, LABELS, Gateway, Work, code_of
 
 
 def rle_of(answer: dict[str, Any]) -> np.ndarray:
@@ -355,6 +356,14 @@ def test_opening_again_turns_the_older_connection_read_only(work: Work) -> None:
     assert work.http.get(f"{work.path}/instances/{instance}/mask").status_code == 200
     work.epoch = opened["epoch"]
     work.click(instance)
+
+
+def test_opening_again_shows_categories_that_came_meanwhile(gateway: Gateway, work: Work) -> None:
+    assert work.state()["categories"]  # the gateway holds the session from here on
+    with gateway.services.database.begin() as conn:
+        add_categories(conn, CAMPAIGN, ["late"])
+    for opened in (work.state(), work.http.post(f"{work.path}/open").json()):
+        assert [category["name"] for category in opened["categories"]] == [*LABELS, "late"]
 
 
 def test_instance_has_a_bounded_number_of_events_and_can_still_be_accepted(work: Work) -> None:

@@ -5,16 +5,19 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import Connection
 
-from pipeline.storage.database import open_database
+from pipeline.storage.database import Database, open_database
 from schemas.errors import BusyError
 from schemas.predictions import MaskReply, RefineRequest
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, code_of, fill, local_router, serving, settings_in
@@ -114,6 +117,38 @@ def test_locked_database_leaves_the_socket_open(folder: Path, work: Work) -> Non
         assert (ack["type"], ack["seq"], ack["duplicate"]) == ("ack", 1, False)
 
 
+def test_a_hanging_database_is_said_to_be_one_while_somebody_listens(
+    gateway: Gateway, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.api.work.DATABASE_S", 0.5)
+    event, go, connect = work.event("open", str(uuid4())), threading.Event(), Database.connect
+
+    def hang(database: Database) -> AbstractContextManager[Connection]:
+        go.wait(20)
+        return connect(database)
+
+    gateway.services.writer.submit(lambda conn: go.wait(20))
+    try:
+        with work.socket() as socket:
+            assert json.loads(socket.recv(timeout=10))["type"] == "welcome"
+            with monkeypatch.context() as hanging:
+                hanging.setattr(Database, "connect", hang)
+                assert is_unavailable(work.http.get("/api/campaigns"))
+                assert is_unavailable(work.post(event)), "it looks which weights are live"
+                with work.socket() as late:
+                    assert "does not answer" in json.loads(late.recv(timeout=10))["error"]["message"]
+            go.set()
+            work.do("open", str(uuid4()))
+            go.clear()
+            gateway.services.writer.submit(lambda conn: go.wait(20))
+            event = work.event("release")
+            socket.send(json.dumps({"type": "event", "event": event, "mask": "none"}))
+            assert "does not answer" in json.loads(socket.recv(timeout=10))["error"]["message"]
+    finally:
+        go.set()
+    assert work.post(event).json()["acks"][0]["seq"] == event["seq"]
+
+
 def test_refiners_down_the_log_goes_on_and_accepts_wait(work: Work, router: Switchable, down: None) -> None:
     instance = work.opened()
     answer = work.click(instance)
@@ -143,6 +178,12 @@ def test_readiness_names_the_part_that_is_away(
     assert away.status_code == 503 and away.headers["retry-after"]
     assert {name for name, said in away.json()["parts"].items() if said != "ok"} == {"model"}
     assert away.json()["parts"]["model"] == "no refiner"
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=4096))
+        assert "is full" in http.get("/readyz").json()["parts"]["database"]
+    with monkeypatch.context() as read_only:
+        read_only.setattr("os.access", lambda path, mode: False)
+        assert "may not be written" in http.get("/readyz").json()["parts"]["database"]
     monkeypatch.setattr(gateway.services.settings, "storage_url", "nowhere://x")
     assert {name for name, said in http.get("/readyz").json()["parts"].items() if said != "ok"} == {"storage"}
     assert http.get("/healthz").json() == {"status": "ok"}

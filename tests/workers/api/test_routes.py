@@ -21,6 +21,8 @@ from schemas.predictions import Pins
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, code_of, gateway_in
 from tests.workers.campaign import StoredCampaign
 from tests.workers.test_refiner import add_adapter
+from workers.lru import Lru
+from workers.router import LocalRouter
 
 pytestmark = pytest.mark.timeout(60)
 BASE = f"/api/campaigns/{CAMPAIGN}"
@@ -190,10 +192,11 @@ def test_adapters_are_promoted_by_compare_and_set_and_rolled_back(gateway: Gatew
     assert http.post(f"{BASE}/rollback", json={"expected_version": 2}).json() == {
         "live_adapter": good,
         "live_version": 3,
+        "problem": None,
     }
     again = http.post(f"{BASE}/rollback", json={"expected_version": 2})
     assert (again.status_code, code_of(again)) == (409, "conflict"), "sent again: nothing more is rolled back"
-    assert http.post(f"{BASE}/rollback").json() == {"live_adapter": None, "live_version": 4}
+    assert http.post(f"{BASE}/rollback").json() == {"live_adapter": None, "live_version": 4, "problem": None}
     nothing = http.post(f"{BASE}/rollback")
     assert (nothing.status_code, code_of(nothing)) == (409, "wrong_state")
 
@@ -207,6 +210,23 @@ def test_adapter_that_cannot_be_loaded_does_not_go_live(gateway: Gateway, http: 
     refused = http.post(f"{BASE}/adapters/{digest}/promote", json={"expected_version": before["live_version"]})
     assert refused.status_code >= 400 and refused.json()["error"]["code"] != "error", refused.text
     assert http.get(BASE).json()["live_adapter"] == before["live_adapter"]
+
+
+def test_a_rollback_to_what_does_not_load_says_so_and_the_next_one_leads_past_it(
+    gateway: Gateway, http: httpx.Client
+) -> None:
+    version = http.get(BASE).json()["live_version"]
+    lost, good = adapter(gateway, 8.0, "candidate", True), adapter(gateway, 9.0, "candidate", True)
+    for number, digest in enumerate((lost, good)):
+        http.post(f"{BASE}/adapters/{digest}/promote", json={"expected_version": version + number}).raise_for_status()
+    for path in Path(gateway.services.settings.resolved_storage_url).glob(f"adapters/{lost}/*.safetensors"):
+        path.unlink()
+    router = gateway.services.refining._service
+    assert isinstance(router, LocalRouter)
+    router._refiner._models = Lru(8)  # as after a restart
+    back = http.post(f"{BASE}/rollback").json()
+    assert back["live_adapter"] == lost and lost in back["problem"] and "Roll back once more" in back["problem"]
+    assert http.post(f"{BASE}/rollback").json()["problem"] is None
 
 
 def test_snapshots_are_listed(gateway: Gateway, http: httpx.Client) -> None:

@@ -6,9 +6,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
-from pipeline.storage.adapters import get_adapter, list_adapters, promote, rollback
+from pipeline.storage.adapters import get_adapter, list_adapters, problem_of_live, promote, rollback
 from pipeline.storage.campaigns import get_campaign
 from schemas.campaigns import CampaignRecord
+from schemas.errors import BadCheckpointError, BusyError, NotFoundError
 from workers.api.deps import CallerDep, ServicesDep, envelope
 
 router = APIRouter(prefix="/api/campaigns", tags=["adapters"])
@@ -57,13 +58,22 @@ async def go_back(
 ) -> dict[str, Any]:
     """Make the previous live adapter (or the bare model) live again.
 
-    With a body, only if the live version is still the one that was seen: then it is safe to send again.
+    With a body, only if the live version is still the one that was seen: then it is safe to send again. `problem` says
+    so where what is live now does not load.
     """
     caller.need("train")
 
-    def change(conn: Connection) -> dict[str, Any]:
+    def change(conn: Connection) -> tuple[str, int, str | None]:
         expected = seen.expected_version if seen is not None else None
-        version, digest = rollback(conn, get_campaign(conn, campaign).id, expected)
-        return {"live_adapter": digest, "live_version": version}
+        record = get_campaign(conn, campaign)
+        return record.model_digest, *rollback(conn, record.id, expected)
 
-    return await services.write(change)
+    model, version, digest = await services.write(change)
+    problem = None
+    try:
+        await services.refining.load(model, digest)
+    except (NotFoundError, BadCheckpointError) as error:
+        problem = problem_of_live(error)
+    except BusyError:
+        pass  # nobody knows yet
+    return {"live_adapter": digest, "live_version": version, "problem": problem}

@@ -98,7 +98,7 @@ const refresh = () => attempt(showPatiently);
 async function act(action, said) {
   const done = await action();
   if (done === null) return;
-  $("said").textContent = said;
+  $("said").textContent = done.problem ?? said;
   await refresh();
   const job = done.request ?? done;
   if (job.kind) live?.follow(job.id);
