@@ -24,7 +24,7 @@ from pipeline.masks.rle import check_size, rle_to_mask
 from schemas.errors import BadAnnotationsError, BadImageError, BadInputError
 from schemas.masks import Rle
 
-_OF_SAMPLE = ("id", "image_id", "category_id", "segmentation", "ignore_segmentation", "iscrowd", "attributes")
+_OF_SAMPLE = ("id", "image_id", "category_id", "segmentation", "ignore_segmentation", "iscrowd", "attributes", "unsure")
 """What is read of an instance: its box, its area and what tools add would stay in memory."""
 
 
@@ -52,6 +52,7 @@ class CocoSample:
         is_crowd: A region of many objects, no single instance.
         segmentation: As in the file: polygons or an RLE object; no polygon where it has none (a box without a mask).
         ignore_segmentation: Likewise, or None.
+        unsure: Whether our own export says that its annotator was.
     """
 
     annotation_id: int
@@ -61,6 +62,7 @@ class CocoSample:
     is_crowd: bool
     segmentation: Any = field(repr=False)
     ignore_segmentation: Any = field(default=None, repr=False)
+    unsure: bool = False
 
     @property
     def sample_id(self) -> str:
@@ -274,7 +276,8 @@ def _read_sample(
         if not isinstance(segmentation, list | dict) and not (name == "ignore_segmentation" and segmentation is None):
             raise BadAnnotationsError(f"{where}: {name} must be a list of polygons or an RLE object.")
     is_crowd = entry.get("iscrowd") not in (None, 0, "0") and not isinstance(entry.get("attributes"), dict)
-    return CocoSample(annotation_id, images[image_id], category_id, categories[category_id], is_crowd, mask, ignore)
+    of_ids = annotation_id, images[image_id], category_id, categories[category_id]
+    return CocoSample(*of_ids, is_crowd, mask, ignore, unsure=entry.get("unsure") is True)
 
 
 def _to_rle(segmentation: Any, image: CocoImage, where: str) -> Rle:

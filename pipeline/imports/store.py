@@ -255,4 +255,5 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
         "area": int(np.count_nonzero(mask)),
         "bbox": box,
         "score": found.score,
+        "unsure": found.unsure,
     }

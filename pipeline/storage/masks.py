@@ -118,7 +118,7 @@ def import_masks(
 
     Args:
         rows: Of each `mask_id`, `instance_id`, `image_id`, `category_number`, `rle`, `mask_sha256`, `area`, `bbox`, and
-            `score`: the IoU that its maker states, in [0, 1], or None.
+            `score`: the IoU that its maker states, in [0, 1], or None. With `unsure` it is flagged.
         is_trusted: They count as they are; else they are proposals, which count once somebody has accepted them.
         model_digest: Of the model that made them, for prelabels.
         adapter_digest: Likewise, of the adapter over it.
@@ -173,7 +173,7 @@ def import_masks(
             "image_id": row["image_id"],
             "state": state,
             "category_number": row["category_number"],
-            "unsure": False,
+            "unsure": row.get("unsure", False),
             "mask_id": row["mask_id"],
             "image_number": images[row["image_id"]].number,
         }

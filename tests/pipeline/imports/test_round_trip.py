@@ -109,6 +109,19 @@ def test_a_mask_without_a_category_comes_back_without_one(
     assert found == [None, "unlabelled"]
 
 
+def test_who_was_unsure_still_is_after_coco(database: Database, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", "a.jpg", "b.jpg")
+    campaign, again = campaign_of(database, folder), campaign_of(database, folder)
+    with database.begin() as conn:
+        first, second = images_of(conn, campaign.id)
+        store_import(conn, first.id, mask(1), category_number=None, unsure=True)
+        store_import(conn, second.id, mask(2), category_number=None)
+    export_snapshot(database, campaign, str(tmp_path / "out"), ["coco"])
+    import_source(database, again, str(tmp_path / "out" / "coco" / "instances.json"), is_trusted=True)
+    report = export_snapshot(database, again, str(tmp_path / "sure"), ["coco"], filters={"sure": True})
+    assert report.counts["annotations"] == 1
+
+
 @pytest.mark.parametrize(("format_", "url"), [("coco", "coco/instances.json"), ("yolo-seg", "yolo-seg")])
 def test_sources_with_the_same_names_are_told_apart(database: Database, tmp_path: Path, format_: str, url: str) -> None:
     folders = photos(tmp_path / "one", "a.jpg", "b.jpg"), photos(tmp_path / "two", "a.jpg")
