@@ -85,16 +85,6 @@ class Client:
         except httpx.TransportError:
             return False
 
-    def list_all(self, path: str) -> list[dict[str, Any]]:
-        """Every result of a paged list."""
-        rows: list[dict[str, Any]] = []
-        following: str | None = path
-        while following:
-            page = self.call("GET", following)
-            rows += page["results"]
-            following = page.get("next")
-        return rows
-
     def start(self, campaign_id: str, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Insert a request; its record."""
         body = {"id": str(uuid4()), "kind": kind, "payload": payload}

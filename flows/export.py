@@ -47,7 +47,7 @@ def export_flow(
         since_snapshot: Number or id of an older one; None: everything is written.
 
     Returns:
-        The manifest's URI, snapshot number, counts and files.
+        The manifest's URI, snapshot number, counts, and the first files; the manifest lists all.
     """
     filters: dict[str, Any] = {"categories": categories, "annotators": annotators, "states": states}
     filters |= {"since": since, "until": until, "sure": sure, "min_score": min_score}
@@ -89,7 +89,7 @@ def write_snapshot(
         min_free_bytes=services.settings.min_free_bytes,
     )
     job.check()
-    return {"snapshot": report.snapshot_number, **report.model_dump(mode="json")}
+    return report.as_result()
 
 
 def _published_before(job: Job, target: str) -> ExportReport | None:

@@ -15,10 +15,12 @@ from pipeline.adapters.data import read_holdout_images, read_retrain_images
 from pipeline.adapters.evaluate import AdapterReport
 from pipeline.adapters.gate import GateConfig, decide
 from pipeline.adapters.steps import AdapterConfig
+from pipeline.models import outline_of
 from pipeline.storage import adapters, snapshots
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
 from schemas.errors import BusyError, ConflictError
+from schemas.requests import AdapterKind
 from workers.pool import cause_of
 from workers.trainer import EvaluateJob, TrainedAdapter, TrainJob
 
@@ -28,7 +30,7 @@ POLL_S = 1.0
 @as_flow("retrain")
 def retrain_flow(
     campaign: str,
-    adapter: str = "head",
+    adapter: AdapterKind | None = None,
     promote: str = "auto",
     minutes: float | None = None,
     steps: int | None = None,
@@ -37,7 +39,7 @@ def retrain_flow(
 
     Args:
         campaign: Name or id.
-        adapter: Kind of adapter.
+        adapter: Kind of adapter; None: what is best for the model.
         promote: auto: when the gate agrees; never: only tell what the gate says.
         minutes: Limit of training.
         steps: Limit of training.
@@ -55,7 +57,7 @@ def retrain_flow(
             return job.done(facts | _no_data())
         limits = {"max_minutes": minutes, "max_steps": steps}
         config = AdapterConfig(
-            kind=adapter,
+            kind=adapter or outline_of(record.model_id).default_adapter,
             seed=record.settings.seed,
             **{name: limit for name, limit in limits.items() if limit is not None},  # type: ignore[arg-type]
         )

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 from schemas.predictions import ImageRef, Window
 
 TaskState = Literal["new", "leased", "submitted", "skipped", "done"]
+"""Of an image in the queue. new to leased: an annotator claims; leased to new: released, to leased: claimed by another
+after expiry, to submitted or skipped: by the holder; submitted to done: by the server once its masks are complete;
+skipped, done and submitted to leased: opened again for correction; skipped to new: handed out again."""
 
 
 class CampaignSettings(BaseModel):

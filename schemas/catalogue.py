@@ -7,7 +7,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from schemas.campaigns import CategoryRecord
-from schemas.events import Event
 from schemas.masks import Rle
 
 
@@ -91,23 +90,6 @@ class EventResultRecord(_Row):
     embedding_digest: str | None = None
     engine: dict[str, Any]
     latency_ms: dict[str, float] = {}
-
-
-class LoggedEvent(_Row):
-    """An event with all that exports and training want beside it.
-
-    Attributes:
-        undone: An undo that was not redone named it.
-        mask_number: Number of the snapshot's mask of its instance, None when the snapshot has none.
-    """
-
-    event: Event
-    image_id: str
-    image_number: int
-    pseudonym: str
-    result: EventResultRecord | None
-    undone: bool
-    mask_number: int | None
 
 
 class ModelRecord(_Row):

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from schemas.errors import BadInputError, first_problem
 from schemas.masks import Rle
 
-PAYLOAD_VERSION = 1
 MAX_BRUSH_BYTES = 64 * 1024
 Coordinate: TypeAlias = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6, strict=False)]
 

@@ -4,6 +4,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+LISTED_FILES = 20
+"""Of one export that its job's result names, as there can be one for each mask."""
+
 
 class ExportFile(BaseModel):
     """A file of an export: POSIX path below its folder; `bytes` None: not noted."""

@@ -72,9 +72,9 @@ class Order(_Payload):
 
 
 class Retrain(_Payload):
-    """`minutes` and `steps` bound the training."""
+    """`adapter` None: the kind that is best for the model. `minutes` and `steps` bound the training."""
 
-    adapter: AdapterKind = "head"
+    adapter: AdapterKind | None = None
     promote: Literal["auto", "never"] = "auto"
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)

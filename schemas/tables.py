@@ -46,18 +46,6 @@ PurgeState = Literal["running", "done"]
 AdapterState = Literal["candidate", "rejected", "promoted", "retired"]
 SourceState = Literal["registered", "duplicate", "quarantined"]
 
-TASK_MOVES: dict[str, frozenset[str]] = {
-    "new": frozenset({"leased"}),
-    "leased": frozenset({"new", "leased", "submitted", "skipped"}),
-    "submitted": frozenset({"done", "leased"}),
-    "skipped": frozenset({"leased", "new"}),
-    "done": frozenset({"leased"}),
-}
-"""From each task state, where it may go. new->leased: an annotator claims. leased->new: released; ->leased: claimed by
-another after expiry; ->submitted/skipped: by the holder. submitted->done: by the server when its masks are complete (at
-once today, after review later). skipped/done/submitted->leased: opened again for correction."""
-
-
 ACTIVE_REQUEST = "state IN ('queued', 'running') AND kind IN ('retrain', 'precompute')"
 """Of these there is at most one per campaign."""
 

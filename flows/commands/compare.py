@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.commands.options import Nouns, check_writable, command, fraction, positive_int, settings_of
+from flows.commands.options import Nouns, check_writable, command, fraction, partial_of, positive_int, settings_of
 from flows.commands.terminal import Terminal, table
 from schemas.evaluation import Comparison
 
@@ -27,7 +27,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--random-weights", action="store_true", help="where no weights ship: costs only")
     parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="torch threads (1)")
     parser.add_argument("--seed", type=int, default=0, help="of random weights and misleading clicks (0)")
-    parser.add_argument("--out", metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--out", metavar="FILE", help="write the figures as JSON; a stopped run goes on (FILE.partial)")
     parser.add_argument("--plot", metavar="FILE", help="draw mean IoU against clicks (.png, .svg, .pdf)")
 
 
@@ -36,7 +36,7 @@ def compare(args: argparse.Namespace) -> int:
     terminal = Terminal.of(args)
     settings_of(args)
     check_writable(args.out)
-    from pipeline.data.benchmarks import check_samples, open_samples
+    from pipeline.data.benchmarks import check_samples, open_samples, state_of
     from pipeline.evaluation.compare import CompareOptions, parse_entry
     from pipeline.evaluation.compare import compare as run
     from pipeline.evaluation.plot import check_plot_path, plot_comparison
@@ -47,6 +47,7 @@ def compare(args: argparse.Namespace) -> int:
         targets=tuple(args.target or (0.85, 0.90)), max_clicks=args.max_clicks, limit=args.limit,
         flip=not args.no_flip, misled=args.misled, seed=args.seed, threads=args.threads,
         random_weights=args.random_weights, data=str(args.data),
+        keep=partial_of(args.out), identity=state_of(args.data),
     )  # fmt: skip
     check_samples(open_samples(args.data, args.images), args.limit)  # told before a process is started
     entries = [parse_entry(text) for text in args.models]
@@ -55,6 +56,8 @@ def compare(args: argparse.Namespace) -> int:
     terminal.result(records, _lines(done))
     if args.out:
         Path(args.out).write_text(json.dumps(records, indent=2) + "\n")
+    if options.keep:
+        options.keep.unlink(missing_ok=True)
     if args.plot:
         plot_comparison(done, Path(args.plot))
     return 0

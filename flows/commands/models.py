@@ -14,6 +14,7 @@ from flows.commands.options import (
     fraction,
     group,
     number,
+    partial_of,
     positive_int,
     settings_of,
 )
@@ -35,7 +36,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-clicks", type=positive_int, default=20, metavar="N", help="per object (20)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N objects only")
     parser.add_argument("--no-flip", action="store_true", help="don't average with the mirrored image")
-    parser.add_argument("--out", metavar="FILE", help="write the report as JSON")
+    parser.add_argument("--out", metavar="FILE", help="write the report as JSON; a stopped run goes on (FILE.partial)")
 
     parser = command(nouns, common, "predict", predict, "the mask of some clicks on one image")
     _model_options(parser)
@@ -56,6 +57,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", default="runs/latest", help="checkpoints and log (runs/latest)")
     parser.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
     parser.add_argument("--minutes", type=number, metavar="M", help="stop in time and save")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of the run's")
     own = parser.add_argument_group("runs of the shipped model")
     own.add_argument("--steps", type=positive_int, metavar="N", help="instead of the run's; its decay shrinks along")
     own.add_argument("--seed", type=positive_int, metavar="N", help="other draws, to go on from own weights")
@@ -63,7 +65,6 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     published.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the paper's")
     published.add_argument("--epoch-samples", type=positive_int, metavar="N", help="samples of an epoch, likewise")
     published.add_argument("--batch-size", type=positive_int, metavar="N", help="over all devices, likewise")
-    published.add_argument("--device", choices=("cpu", "cuda"), help="cuda also trains in bfloat16 (cpu)")
     published.add_argument("--devices", type=positive_int, default=1, metavar="N", help="through Ray Train (1)")
 
 
@@ -119,12 +120,13 @@ def evaluate(args: argparse.Namespace) -> int:
     terminal = Terminal.of(args)
     settings_of(args)
     check_writable(args.out)
-    from pipeline.data.benchmarks import check_samples, open_samples
+    from pipeline.data.benchmarks import check_samples, open_samples, state_of
     from pipeline.evaluation.run import evaluate as run
     from pipeline.models import default_weights_path, weights_digest
 
     samples = open_samples(args.data, args.images)
     check_samples(samples, args.limit)
+    keep = partial_of(args.out)
     report = run(
         _load(args),
         samples,
@@ -136,10 +138,14 @@ def evaluate(args: argparse.Namespace) -> int:
         checkpoint_sha256=weights_digest(args.checkpoint or default_weights_path(args.model)),
         data=str(args.data),
         progress=terminal.progress,
+        keep=keep,
+        identity=f"{state_of(args.data)} {weights_digest(args.adapter) if args.adapter else ''}",
     ).model_dump(mode="json")
     terminal.result(report, _report_lines(report))
     if args.out:
         Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
+    if keep:
+        keep.unlink(missing_ok=True)
     return 0
 
 
@@ -225,17 +231,22 @@ def train(args: argparse.Namespace) -> int:
         result = _train_compact(args, data, out, resume)
     else:
         raise BadInputError(f"Unknown configuration {args.config!r}. Known: {', '.join([*sorted(RUNS), *PUBLISHED])}.")
-    Terminal.of(args).result(result, [f"{name:<12}{value}" for name, value in result.items()])
-    return 0
+    lines = [f"{name:<12}{value}" for name, value in result.items()]
+    if not result["finished"]:
+        lines.append(f"To go on: --resume {state}")
+    Terminal.of(args).result(result, lines)
+    return int(result["interrupted"])
 
 
 def _train_compact(args: argparse.Namespace, data: Path | None, out: Path, resume: Path | None) -> dict[str, Any]:
-    from pipeline.configs.fdrn_compact import RUNS, export
+    from pipeline.configs.fdrn_compact import RUNS, export, on_device
     from pipeline.configs.fdrn_compact import train as run
 
     chosen = RUNS[args.config](*([args.steps] if args.steps else []))
     if args.seed is not None:
         chosen = replace(chosen, train=replace(chosen.train, seed=args.seed))
+    if args.device is not None:
+        chosen = on_device(chosen, args.device)
     done = run(chosen, data, out, resume, args.minutes)
     weights = out / f"{chosen.train.model_id}.safetensors"
     export(chosen, done.state_path, weights)

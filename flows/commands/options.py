@@ -102,6 +102,11 @@ def check_writable(out: str | None) -> None:
         raise BadInputError(f"--out {out} may not be written. Check the permissions, or name another file.")
 
 
+def partial_of(out: str | None) -> Path | None:
+    """Where the work that --out is to hold is kept until it is done."""
+    return None if out is None else Path(f"{out}.partial")
+
+
 def utc_time(text: str) -> str:
     """Option type: an ISO date or time as an ISO time with its zone; UTC unless it says another."""
     try:

@@ -19,8 +19,8 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
 
     parser = command(nouns, common, "retrain", retrain, "train an adapter on the accepted masks, promote a better one")
     parser.add_argument("name", metavar="NAME", help="campaign")
-    kinds = f"what is trained: {', '.join(ADAPTER_KINDS)} (head)"
-    parser.add_argument("--adapter", metavar="KIND", default="head", choices=ADAPTER_KINDS, help=kinds)
+    kinds = f"what is trained: {', '.join(ADAPTER_KINDS)} (what is best for the model)"
+    parser.add_argument("--adapter", metavar="KIND", choices=ADAPTER_KINDS, help=kinds)
     parser.add_argument("--minutes", type=number, metavar="M", help="train for so long at most (10)")
     parser.add_argument("--steps", type=positive_int, metavar="N", help="train for so many steps at most (300)")
     parser.add_argument("--promote", choices=["auto", "never"], default="auto", help="what to do when the gate agrees")

@@ -113,6 +113,12 @@ def open_samples(data: str, images: str | None) -> Iterable[Sample]:
     return replace(dataset, samples=masks)
 
 
+def state_of(data: str) -> str:
+    """Tells a COCO file that was written anew; nothing of folders."""
+    path = Path(data)
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}" if path.is_file() else ""
+
+
 def check_samples(samples: Iterable[Sample], limit: int | None = None) -> None:
     """Look at a COCO file's objects before hours of clicks on them: each has its image file and a mask that is one.
 

@@ -6,6 +6,7 @@ from the one before. Knows nothing about files of results or plots.
 
 import itertools
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -67,6 +68,8 @@ class CompareOptions:
         threads: Torch threads.
         data: Name of the data set, for the reports.
         random_weights: Take random weights where none ship, to compare costs.
+        keep: File that results of objects are kept in, so that the comparison can go on after a stop.
+        identity: The state of the data, see `evaluate`.
     """
 
     targets: tuple[float, ...] = (0.85, 0.90)
@@ -78,6 +81,8 @@ class CompareOptions:
     threads: int = 1
     data: str = ""
     random_weights: bool = False
+    keep: Path | None = None
+    identity: str = ""
 
 
 def parse_entry(text: str) -> Entry:
@@ -119,12 +124,16 @@ def compare(
     for entry in entries:
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_measure, args=(theirs, entry, open_samples, options), daemon=True)
-        process.start()
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it is deaf to Ctrl-C, and killed below
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         theirs.close()
         try:
             results.append(_receive(ours, entry, progress))
-        finally:
             process.join(timeout=5)
+        finally:
             process.kill()
     return results
 
@@ -174,6 +183,8 @@ def _measure(pipe: Connection, entry: Entry, open_samples: OpenSamples, options:
                 progress=lambda facts: pipe.send(("progress", facts)),
                 misleading=misleading,
                 seed=options.seed,
+                keep=options.keep,
+                identity=f"{options.identity} {weights_digest(entry.adapter) if entry.adapter else ''}",
             )
 
         report = run(0)

@@ -1,9 +1,10 @@
-"""Evaluate a model over a data set with the robot user, and sum it up as a report. Knows nothing about files."""
+"""Evaluate a model over a data set with the robot user, and sum it up as a report."""
 
 import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.clicks.misleading import Missteps, draw_missteps
 from pipeline.clicks.simulate import PREDICTION_THRESHOLD
 from pipeline.evaluation import metrics
+from pipeline.evaluation.kept import KeptResults
 from pipeline.evaluation.robot import BOUNDARY_DILATION_RATIO, evaluate_sample
 from pipeline.inference.predictor import Predictor
 from pipeline.models._base import InteractiveModel
@@ -60,6 +62,8 @@ def evaluate(
     progress: Progress | None = None,
     misleading: int = 0,
     seed: int = 0,
+    keep: Path | None = None,
+    identity: str = "",
 ) -> records.NocReport:
     """Report the papers' figures of a model.
 
@@ -76,6 +80,9 @@ def evaluate(
         progress: Called after every object with {"step", "done", "noc..."}.
         misleading: So many clicks of each sequence are repeated or have the wrong sign (FDRN's Table 3 takes 5).
         seed: Of those.
+        keep: File that gets each object's result at once; objects that it has already, evaluated likewise, are not
+            clicked again.
+        identity: What else results depend on, such as an adapter or the state of the data: decides what `keep` knows.
 
     Raises:
         BadInputError: There is no object to evaluate, or a target or the cap is out of range.
@@ -87,14 +94,22 @@ def evaluate(
         target_size=target_size, stops_at=max(targets), boundary_dilation_ratio=BOUNDARY_DILATION_RATIO, strata=STRATA,
         misleading=misleading, seed=seed,
     )  # fmt: skip
+    settings = protocol.model_dump(mode="json") | {
+        "model": model.model_id, "checkpoint": checkpoint_sha256, "data": data, "identity": identity
+    }  # fmt: skip
+    kept = KeptResults(keep, settings) if keep else None
     predictor = Predictor(model, flip=flip, target_size=target_size)
     results: list[records.SampleResult] = []
     taken = 0
     for taken, sample in enumerate(itertools.islice(samples, limit), start=1):
-        missteps = draw_missteps(sample.sample_id, seed, misleading, max_clicks) if misleading else None
-        result = evaluate_one(predictor, sample, max(targets), max_clicks, missteps, seed)
+        result = kept.get(sample.sample_id) if kept else None
         if result is None:
-            continue
+            missteps = draw_missteps(sample.sample_id, seed, misleading, max_clicks) if misleading else None
+            result = evaluate_one(predictor, sample, max(targets), max_clicks, missteps, seed)
+            if result is None:
+                continue
+            if kept:
+                kept.add(result)
         results.append(result)
         if progress:
             running = metrics.noc([r.ious for r in results], max(targets), max_clicks)

@@ -26,6 +26,7 @@ from pipeline.storage.tombstones import tombstones
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
 from schemas.errors import BadInputError
+from schemas.exports import LISTED_FILES
 
 FORMATS: dict[str, Callable[[Target], Format]] = {
     "coco": CocoFormat,
@@ -56,6 +57,16 @@ class ExportReport(BaseModel):
     counts: dict[str, int] = {}
     files: list[dict[str, Any]] = []
     stopped: bool = False
+
+    def as_result(self) -> dict[str, Any]:
+        """What a job keeps of it: of the files, of which there may be one for each mask, the first, those last."""
+        files = sorted(self.files, key=lambda file: (str(file["path"]).endswith(".png"), file["path"]))
+        return self.model_dump(mode="json") | {
+            "snapshot": self.snapshot_number,
+            "files": files[:LISTED_FILES],
+            "num_files": len(files),
+            "num_bytes": sum(file["bytes"] for file in files),
+        }
 
 
 class _StoppedError(Exception):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from schemas.clicks import Click
 from schemas.errors import BadInputError
+from schemas.requests import AdapterKind
 
 
 class Encoding:
@@ -140,11 +141,13 @@ class InteractiveModel(nn.Module):
             multiples of 32); unused for cut "crop".
         encoder_state_prefixes: Names in the state dict that begin with one of these are what `encode` reads; they are
             part of the key of stored embeddings.
+        default_adapter: Kind of adapter that retraining makes unless told otherwise.
         official_class: Class path that official checkpoints of this architecture name; empty where there are none.
     """
 
     cut: ClassVar[Literal["image", "crop"]] = "crop"
     encoder_state_prefixes: ClassVar[tuple[str, ...]] = ("",)
+    default_adapter: ClassVar[AdapterKind] = "head"
     official_class: ClassVar[str] = ""
     model_id: str = ""
     input_size: tuple[int, int] = (448, 448)

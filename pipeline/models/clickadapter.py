@@ -12,6 +12,7 @@ code is public; choices where the text is silent are in docs/models/clickadapter
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from pipeline.models.layers.detail import Injector, SpatialPrior
 from pipeline.models.layers.patch_embed import normalise
 from pipeline.models.layers.two_way import CrossAttention, TwoWayLayer
 from schemas.clicks import Click
+from schemas.requests import AdapterKind
 
 _SPATIAL = "adapter.spatial"
 """Name of the spatial prior in encodings of cut "crop"."""
@@ -91,6 +93,8 @@ class ClickAdapter(InteractiveModel):
         host: What is adapted; frozen here.
         train_host_head: Whether the host's own head learns, too (the paper's parameter counts include it).
     """
+
+    default_adapter: ClassVar[AdapterKind] = "full"
 
     def __init__(self, host: InteractiveModel, train_host_head: bool = False) -> None:
         super().__init__()

@@ -56,7 +56,8 @@ class NewMask:
         seq: Newest event whose mask this is.
         rle_counts: COCO compressed counts, ASCII.
         bbox: (x, y, width, height) in pixels.
-        score: The IoU that the model states, in [0, 1]; None where it predicted nothing.
+        score: The IoU that the model states, in [0, 1]; None where it predicted nothing: that of the mask it was made
+            from is kept then, if the pixels are the same.
     """
 
     mask_id: str
@@ -162,14 +163,13 @@ def _put_instance(conn: Connection, session: Row[Any], change: InstanceChange, o
 
 
 def _write_mask(conn: Connection, session: Row[Any], event_id: str, mask: NewMask) -> None:
-    previous = conn.execute(
-        select(MaskRow.id, MaskRow.version)
-        .where(MaskRow.instance_id == mask.instance_id)
-        .order_by(MaskRow.version.desc())
-        .limit(1)
-    ).one_or_none()
-    opened = select(Instance.opened_mask_id).where(Instance.id == mask.instance_id)
-    parent_id = previous.id if previous is not None else conn.execute(opened).scalar_one_or_none()
+    columns = select(MaskRow.id, MaskRow.version, MaskRow.mask_sha256, MaskRow.score)
+    own = columns.where(MaskRow.instance_id == mask.instance_id).order_by(MaskRow.version.desc()).limit(1)
+    previous = conn.execute(own).one_or_none()
+    opened = select(Instance.opened_mask_id).where(Instance.id == mask.instance_id).scalar_subquery()
+    parent = previous or conn.execute(columns.where(MaskRow.id == opened)).one_or_none()
+    # Of pixels that nobody changed holds what a model said of them before.
+    score = parent.score if mask.score is None and parent and parent.mask_sha256 == mask.mask_sha256 else mask.score
     conn.execute(
         insert(MaskRow).values(
             id=mask.mask_id,
@@ -178,7 +178,7 @@ def _write_mask(conn: Connection, session: Row[Any], event_id: str, mask: NewMas
             image_id=session.image_id,
             instance_id=mask.instance_id,
             version=1 if previous is None else previous.version + 1,
-            parent_id=parent_id,
+            parent_id=parent.id if parent else None,
             source="annotator",
             session_id=session.id,
             event_id=event_id,
@@ -196,7 +196,7 @@ def _write_mask(conn: Connection, session: Row[Any], event_id: str, mask: NewMas
             adapter_digest=mask.adapter_digest,
             embedding_digest=mask.embedding_digest,
             engine=mask.engine,
-            score=mask.score,
+            score=score,
             created_at=db_now(),
         )
     )

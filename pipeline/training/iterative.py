@@ -24,6 +24,8 @@ from pipeline.clicks.simulate import add_training_click, next_training_click
 from pipeline.models import create_model, load_model, save_checkpoint
 from pipeline.models._base import InteractiveModel
 from pipeline.training.checkpoint import load_state, save_state
+from pipeline.training.interrupts import ignore_interrupts, noted_interrupts
+from pipeline.training.optim import training_device
 from pipeline.training.published import LOSSES, SET_LOSS, training_loss
 from pipeline.training.trainer import TrainResult
 from schemas.clicks import Click
@@ -140,7 +142,7 @@ class IterativeTrainer:
         model: InteractiveModel | None = None,
     ) -> None:
         self.config, self.samples, self.out, self.validate = config, samples, out, validate
-        self.device = torch.device(config.device)
+        self.device = training_device(config.device)
         torch.manual_seed(config.seed)
         begins = resume is not None and resume.suffix in (".safetensors", ".pth")
         if model is None:
@@ -167,34 +169,37 @@ class IterativeTrainer:
     def run(self, minutes: float | None = None) -> TrainResult:
         """Train until the epochs or the minutes are used up; state and weights are on disk afterwards.
 
+        Ctrl-C or SIGTERM ends it after the step at work.
+
         Args:
             minutes: Of this call; None means no limit.
         """
         config, started = self.config, time.monotonic()
         before, saved, losses = self.seconds, started, list[float]()
         total = config.epochs * config.steps_per_epoch
-        for batch in self._batches(total):
-            losses.append(self.train_step(batch))
-            now = time.monotonic()
-            self.seconds = before + now - started
-            if self.step % config.steps_per_epoch == 0 and self.rank == 0 and self.validate is not None:
-                epoch = self.step // config.steps_per_epoch
-                if epoch % config.validate_every == 0:
-                    self._log(losses, self.validate(self.model.eval()))
+        with noted_interrupts() as interrupted:
+            for batch in self._batches(total):
+                losses.append(self.train_step(batch))
+                now = time.monotonic()
+                self.seconds = before + now - started
+                if self.step % config.steps_per_epoch == 0 and self.rank == 0 and self.validate is not None:
+                    epoch = self.step // config.steps_per_epoch
+                    if epoch % config.validate_every == 0:
+                        self._log(losses, self.validate(self.model.eval()))
+                        losses = []
+                elif self.step % config.log_every == 0 and self.rank == 0:
+                    self._log(losses, None)
                     losses = []
-            elif self.step % config.log_every == 0 and self.rank == 0:
-                self._log(losses, None)
-                losses = []
-            if now - saved > config.save_every_s and self.rank == 0:
-                self.save()
-                saved = now
-            if self._anyone(minutes is not None and now - started > minutes * 60):
-                break
+                if now - saved > config.save_every_s and self.rank == 0:
+                    self.save()
+                    saved = now
+                if self._anyone(interrupted() or (minutes is not None and now - started > minutes * 60)):
+                    break
         if self.rank == 0:
             self.save()
             save_checkpoint(self.model, self.out / f"{config.model_id}.safetensors", {"steps": str(self.step)})
         samples = self.step * config.batch_size
-        return TrainResult(self.step, samples, self.seconds, self.step >= total, self.state_path)
+        return TrainResult(self.step, samples, self.seconds, self.step >= total, interrupted(), self.state_path)
 
     def train_step(self, batch: Batch) -> float:
         """One update; the loss."""
@@ -260,7 +265,11 @@ class IterativeTrainer:
         ]
         samples: Any = self.samples
         return DataLoader(
-            samples, batch_sampler=numbers, collate_fn=samples.collate, num_workers=self.config.loader_workers
+            samples,
+            batch_sampler=numbers,
+            collate_fn=samples.collate,
+            num_workers=self.config.loader_workers,
+            worker_init_fn=ignore_interrupts,
         )
 
     def _average_gradients(self) -> None:

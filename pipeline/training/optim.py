@@ -1,9 +1,11 @@
-"""Learning rate by step, and averaged weights."""
+"""Device, learning rate by step, and averaged weights."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from schemas.errors import BadInputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +15,7 @@ class OptimConfig:
     Attributes:
         learning_rate: At the plateau.
         weight_decay: On weights of convolutions and linear layers only.
-        warmup_steps: Linear from 0, counted from the step that the run (re)starts at when `rewarm` is set.
+        warmup_steps: Linear from 0.
         decay_steps: Linear to 2 % over the last so many steps.
         clip_norm: Largest norm of the gradient.
         ema: Decay of the averaged weights per step.
@@ -25,6 +27,19 @@ class OptimConfig:
     decay_steps: int = 0
     clip_norm: float = 1.0
     ema: float = 0.9995
+
+
+def training_device(name: str) -> torch.device:
+    """The device to train on.
+
+    Raises:
+        BadInputError: It is a GPU, and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BadInputError(
+            "There is no GPU here that PyTorch can use. Train with --device cpu, or see `clickloop doctor`."
+        )
+    return torch.device(name)
 
 
 def learning_rate_at(step: int, steps: int, config: OptimConfig) -> float:

@@ -9,6 +9,7 @@ import csv
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from pipeline.models._base import Encoding
 from pipeline.models.fdrn import FdrnCompact
 from pipeline.training.checkpoint import load_state, save_state
 from pipeline.training.clicks import later_click, opening_clicks, rows_to_array
+from pipeline.training.interrupts import ignore_interrupts, noted_interrupts
 from pipeline.training.objective import ObjectiveConfig, objective
-from pipeline.training.optim import OptimConfig, learning_rate_at, make_optimizer, update_average
+from pipeline.training.optim import OptimConfig, learning_rate_at, make_optimizer, training_device, update_average
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class TrainConfig:
         device: "cpu" or "cuda".
         bfloat16: Autocast; for GPUs and for CPUs that multiply in it.
         loader_workers: Processes that make batches; 0 makes them in this one.
+        click_threads: Threads that place clicks; a GPU waits for them.
         save_every_s: Seconds between states on disk.
         log_every: Steps between lines of the log.
     """
@@ -58,6 +61,7 @@ class TrainConfig:
     device: str = "cpu"
     bfloat16: bool = False
     loader_workers: int = 1
+    click_threads: int = 1
     save_every_s: float = 180.0
     log_every: int = 20
 
@@ -71,6 +75,7 @@ class TrainResult:
         samples: Regions learnt from, earlier runs included.
         seconds: Wall-clock, earlier runs included.
         finished: All steps are done.
+        interrupted: By Ctrl-C or SIGTERM.
         state_path: The state to resume or export from.
     """
 
@@ -78,6 +83,7 @@ class TrainResult:
     samples: int
     seconds: float
     finished: bool
+    interrupted: bool
     state_path: Path
 
 
@@ -95,7 +101,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: Dataset[Any], out: Path, resume: Path | None = None) -> None:
         self.config, self.data, self.out = config, data, out
         keep_freed_memory()
-        self.device = torch.device(config.device)
+        self.device = training_device(config.device)
         torch.manual_seed(config.seed)
         model = create_model(config.model_id)
         if not isinstance(model, FdrnCompact):
@@ -105,6 +111,7 @@ class Trainer:
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.step, self.samples, self.seconds = 0, 0, 0.0
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self._threads = ThreadPoolExecutor(config.click_threads)
         self.rank = torch.distributed.get_rank() if together else 0
         self.ranks = torch.distributed.get_world_size() if together else 1
         if resume is not None and resume.suffix == ".safetensors":
@@ -122,6 +129,8 @@ class Trainer:
     ) -> TrainResult:
         """Train until the steps or the minutes are used up; the state is on disk afterwards.
 
+        Ctrl-C or SIGTERM ends it after the step at work.
+
         Args:
             minutes: Of this call; None means no limit.
             progress: Called with (step, loss, mean IoU) at every line of the log.
@@ -137,26 +146,29 @@ class Trainer:
             sampler=range(self.step * self.ranks + self.rank, self.config.steps * self.ranks, self.ranks),
             num_workers=self.config.loader_workers,
             prefetch_factor=4 if self.config.loader_workers else None,
+            worker_init_fn=ignore_interrupts,
         )
-        for batch in loader:
-            loss, iou = self.train_step(batch)
-            losses.append(loss)
-            ious.append(iou)
-            now = time.monotonic()
-            self.seconds = before + now - started
-            if self.step % self.config.log_every == 0 and self.rank == 0:
-                self._log(float(np.mean(losses)), float(np.mean(ious)))
-                if progress is not None:
-                    progress(self.step, float(np.mean(losses)), float(np.mean(ious)))
-                losses, ious = [], []
-            if now - saved > self.config.save_every_s and self.rank == 0:
-                self.save()
-                saved = now
-            if self._anyone(minutes is not None and now - started > minutes * 60):
-                break
+        with noted_interrupts() as interrupted:
+            for batch in loader:
+                loss, iou = self.train_step(batch)
+                losses.append(loss)
+                ious.append(iou)
+                now = time.monotonic()
+                self.seconds = before + now - started
+                if self.step % self.config.log_every == 0 and self.rank == 0:
+                    self._log(float(np.mean(losses)), float(np.mean(ious)))
+                    if progress is not None:
+                        progress(self.step, float(np.mean(losses)), float(np.mean(ious)))
+                    losses, ious = [], []
+                if now - saved > self.config.save_every_s and self.rank == 0:
+                    self.save()
+                    saved = now
+                if self._anyone(interrupted() or (minutes is not None and now - started > minutes * 60)):
+                    break
         if self.rank == 0:
             self.save()
-        return TrainResult(self.step, self.samples, self.seconds, self.step >= self.config.steps, self.state_path)
+        finished = self.step >= self.config.steps
+        return TrainResult(self.step, self.samples, self.seconds, finished, interrupted(), self.state_path)
 
     @property
     def state_path(self) -> Path:
@@ -205,14 +217,14 @@ class Trainer:
     def _forward(self, batch: Any, step: int) -> tuple[Tensor, Tensor]:
         """Loss and IoU per region, after simulated clicks."""
         config = self.config
-        rng = np.random.default_rng((config.seed, step, 1 + self.rank))
         shares = np.array(config.click_passes) / sum(config.click_passes)
         num_passes = int(np.random.default_rng((config.seed, step)).choice(len(shares), p=shares))
         images, crops = self._image_tensor(batch.images), self._image_tensor(batch.crops)
         rois, target = batch.rois.to(self.device), batch.targets.to(self.device)
         previous = batch.previous.to(self.device)[:, None]
         truth = batch.targets.numpy()
-        clicks = [opening_clicks(rng, truth[r], batch.previous[r].numpy()) for r in range(len(truth))]
+        rngs = [np.random.default_rng((config.seed, step, 1 + self.rank, region)) for region in range(len(truth))]
+        clicks = list(self._threads.map(opening_clicks, rngs, truth, batch.previous.numpy()))
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bfloat16):
             encoding = self.model.encode(images)
@@ -220,8 +232,7 @@ class Trainer:
             for _ in range(num_passes):
                 previous = self._click_pass(fixed, clicks, previous, crops, rois)
                 mask = previous[:, 0].cpu().numpy() > 0.49
-                for r, rows in enumerate(clicks):
-                    click = later_click(rng, truth[r], mask[r])
+                for rows, click in zip(clicks, self._threads.map(later_click, rngs, truth, mask), strict=True):
                     if click is not None:
                         rows.append(click)
             points = torch.from_numpy(rows_to_array(clicks)).to(self.device)
@@ -276,4 +287,5 @@ class Trainer:
             writer.writerow(
                 [self.step, self.samples, round(self.seconds, 1), f"{rate:.3g}", round(loss, 5), round(iou, 4)]
             )
-        logger.info("step %d of %d loss %.4f iou %.3f", self.step, self.config.steps, loss, iou)
+        speed = self.samples / self.seconds
+        logger.info("step %d of %d loss %.4f iou %.3f %.0f regions/s", self.step, self.config.steps, loss, iou, speed)

@@ -42,7 +42,8 @@ class Visit:
             if condition():
                 return
             self.page.wait_for_timeout(50)
-        pytest.fail("the page did not get there in time")
+        text = self.page.locator("body").inner_text()
+        pytest.fail(f"the page did not get there in time; it says {text!r}, its errors are {self.errors}")
 
 
 class Desk(Visit):

@@ -11,7 +11,7 @@ from pipeline.adapters.files import AdapterMeta, load_adapted, save_adapter
 from pipeline.adapters.kinds import adapted, adapter_tensors, student_of
 from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.train import train_adapter
-from pipeline.models import create_model, load_model
+from pipeline.models import create_model, list_models, load_model, outline_of
 from pipeline.models._base import InteractiveModel
 from pipeline.training.losses import nfl
 from schemas.clicks import Click
@@ -128,6 +128,12 @@ def test_retraining_goes_on_from_the_live_adapter(kind: str) -> None:
         model, images, memory_source(model, pixels), replace(config, learning_rate=0.0), parent=first.tensors
     )
     assert all(torch.allclose(value, first.tensors[name], atol=1e-6) for name, value in second.tensors.items())
+
+
+@pytest.mark.parametrize("model_id", list_models())
+def test_every_model_has_the_kind_that_retraining_makes_unless_told_otherwise(model_id: str) -> None:
+    model = outline_of(model_id)
+    assert model.adapter_parameter_names(model.default_adapter)
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:

@@ -1,5 +1,6 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,43 @@ def test_limit_and_objects_without_pixels() -> None:
     report = evaluate(create_model("toy-color"), scenes, targets=(0.5,), flip=False, limit=3)
     assert report.samples == 2
     assert report.protocol.skipped == 1
+
+
+@dataclass
+class Stopping(Scene):
+    """Tells that it was read; one is where a person presses Ctrl-C."""
+
+    read: list[str] = field(default_factory=list)
+    stops: bool = False
+
+    def read_image(self) -> np.ndarray:
+        self.read.append(self.sample_id)
+        if self.stops:
+            raise KeyboardInterrupt
+        return super().read_image()
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
+    model, read, keep = create_model("toy-color"), list[str](), tmp_path / "report.json.partial"
+
+    def scenes(stops: int = -1) -> list[Stopping]:
+        read.clear()
+        return [Stopping(seed, f"s{seed}", read=read, stops=seed == stops) for seed in range(4)]
+
+    whole = evaluate(model, scenes(), flip=False)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, scenes(stops=2), flip=False, keep=keep)
+    with keep.open("a") as file:
+        file.write('{"settings": "torn')
+    report = evaluate(model, scenes(), flip=False, keep=keep)
+    assert read == ["s2", "s3"]
+    assert report.model_copy(update={"spc_ms": None}) == whole.model_copy(update={"spc_ms": None})
+    evaluate(model, scenes(), flip=True, keep=keep)
+    assert read == ["s0", "s1", "s2", "s3"]
+    evaluate(model, scenes(), flip=False, keep=keep, identity="other data")
+    assert read == ["s0", "s1", "s2", "s3"]
+    evaluate(model, scenes(), flip=False, keep=keep)
+    assert read == []
 
 
 def test_nothing_to_evaluate_is_an_error() -> None:

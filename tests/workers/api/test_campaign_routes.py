@@ -55,9 +55,7 @@ def export(gateway: Gateway, http: httpx.Client, to: str, formats: list[str]) ->
         campaign = get_campaign(conn, CAMPAIGN)
     report = export_snapshot(database, campaign, to, formats)
     with database.begin() as conn:
-        finish_request(
-            conn, request_id, "runner", "done", {"snapshot": report.snapshot_number, **report.model_dump(mode="json")}
-        )
+        finish_request(conn, request_id, "runner", "done", report.as_result())
     return request_id
 
 
@@ -124,13 +122,17 @@ def test_a_finished_image_is_corrected_from_its_stored_mask(gateway: Gateway) ->
         assert (now["annotator"], now["category_number"]) == ("rev", 1) and now["id"] != mask["id"]
 
 
-def test_files_of_an_export_in_the_storage_are_handed_out(gateway: Gateway, http: httpx.Client) -> None:
+def test_files_of_an_export_in_the_storage_are_handed_out(
+    gateway: Gateway, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.export.snapshot.LISTED_FILES", 2)
     to = f"{gateway.services.settings.resolved_storage_url}/campaigns/{CAMPAIGN}/snapshots/one"
     request_id = export(gateway, http, to, ["coco", "png"])
     found = next(e for e in http.get(f"{BASE}/exports").json()["results"] if e["request_id"] == request_id)
     assert (found["downloadable"], found["uri"], found["counts"]["annotations"]) == (True, to, 2)
     assert [file["path"] for file in found["files"]][:2] == ["manifest.json", "coco/instances.json"]
-    assert found["num_files"] == 4 and found["num_bytes"] > 0
+    assert len(found["files"]) == 3 and found["num_files"] == 4
+    assert found["num_bytes"] == sum(p.stat().st_size for p in Path(to).rglob("*.*") if p.name != "manifest.json")
     got = http.get(f"/api/requests/{request_id}/files/coco/instances.json")
     assert (got.status_code, got.content) == (200, Path(to, "coco/instances.json").read_bytes())
     assert got.headers["content-disposition"] == "attachment; filename*=utf-8''instances.json"
@@ -151,6 +153,19 @@ def test_nothing_but_the_files_of_the_export_is_handed_out(gateway: Gateway, htt
     request_id = export(gateway, http, to, ["coco"])
     answer = http.get(f"/api/requests/{request_id}/files/{path}")
     assert answer.status_code == 404, answer.text
+
+
+def test_a_manifest_that_somebody_changed_names_no_other_files(gateway: Gateway, http: httpx.Client) -> None:
+    to = f"{gateway.services.settings.resolved_storage_url}/snapshots/{uuid4()}"
+    request_id = export(gateway, http, to, ["coco"])
+    (Path(to).parent / "secret").write_text("secret")
+    manifest = json.loads(Path(to, "manifest.json").read_text())
+    manifest["files"].append({"path": "../secret", "bytes": 6, "sha256": ""})
+    Path(to, "manifest.json").write_text(json.dumps(manifest))
+    assert http.get(f"/api/requests/{request_id}/files/%2e%2e/secret").status_code == 404
+    archive = http.get(f"/api/requests/{request_id}/archive").content
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        assert not any("secret" in name for name in tar.getnames())
 
 
 def test_an_export_outside_the_roots_is_named_and_not_handed_out(

@@ -12,7 +12,7 @@ import pytest
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.packed import unpack
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
-from pipeline.storage.masks import current_masks, get_mask
+from pipeline.storage.masks import current_masks, get_mask, import_masks
 from pipeline.storage.sessions import session_instances, session_results
 from schemas.masks import PackedMask, Rle
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, code_of
@@ -119,6 +119,31 @@ def test_accept_stores_the_mask_of_its_prefix_in_the_same_transaction(gateway: G
     assert (row.state, row.mask_id, row.category_number) == ("accepted", event_id, 2)
     [state] = work.state()["instances"]
     assert state["accepted"] == {"mask_id": event_id, "seq": 2} and state["seq"] == 3
+
+
+def test_what_a_model_stated_of_a_proposal_holds_as_long_as_nobody_changes_its_pixels(
+    gateway: Gateway, work: Work
+) -> None:
+    mask = np.zeros((120, 160), bool)
+    mask[40:80, 60:100] = True
+    database = gateway.services.database
+    proposal = {
+        "mask_id": str(uuid4()), "instance_id": str(uuid4()), "image_id": work.claim["image"]["id"],
+        "category_number": 1, "rle": mask_to_rle(mask), "mask_sha256": mask_digest(mask), "area": 1600,
+        "bbox": (60, 40, 40, 40), "score": 0.75,
+    }  # fmt: skip
+    with database.begin() as conn:
+        import_masks(conn, [proposal], is_trusted=False)
+    instance = str(uuid4())
+    work.do("open", instance, mask_id=proposal["mask_id"])
+    accepted = work.do("accept", instance, seq=1, mask_sha256=proposal["mask_sha256"], category=1)
+    more, none = (mask_to_rle(np.full((4, 6), value)).model_dump(mode="json") for value in (True, False))
+    edit = work.do("mask_edit", instance, tool="polygon", box=[0, 0, 6, 4], added=more, erased=none)
+    painted = edit["mask"]["mask_sha256"]
+    changed = work.do("accept", instance, seq=3, mask_sha256=painted, category=1)
+    with database.connect() as conn:
+        scores = [get_mask(conn, answer["acks"][0]["event_id"]).score for answer in (accepted, changed)]
+    assert scores == [0.75, None]
 
 
 def test_accept_of_another_mask_than_shown_stores_nothing_and_returns_the_mask(gateway: Gateway, work: Work) -> None:

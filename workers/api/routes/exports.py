@@ -9,21 +9,20 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Connection
 
+from pipeline.export.manifest import read_manifest
 from pipeline.ingest.sources import require_allowed
 from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.files import open_storage, with_retry
 from pipeline.storage.requests import get_request, list_requests
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError, ForbiddenError, NotFoundError
-from schemas.exports import ExportFile, ExportRecord
+from schemas.exports import LISTED_FILES, ExportFile, ExportRecord
 from workers.api.deps import CallerDep, Services, ServicesDep, envelope
 from workers.api.errors import of_bytes
 from workers.api.work import in_thread
 
 router = APIRouter(tags=["exports"])
 
-MAX_FILES = 20
-"""Of one export that are listed; the archive has all."""
 MAX_EXPORTS = 50
 BLOCK_BYTES = 1 << 20
 
@@ -50,7 +49,7 @@ async def download(request_id: str, path: str, services: ServicesDep, caller: Ca
     caller.need("export")
     request = await services.read(lambda conn: get_request(conn, request_id))
     folder, _ = _place(request)
-    if request.kind != "export" or not folder or path not in {file.path for file in _files(request)}:
+    if request.kind != "export" or not folder or path not in await in_thread(_files, services, request):
         raise NotFoundError(f"Request {request_id} exported no file {path[:200]!r}.")
     url = f"{folder}/{path}"
     _check(services, url)
@@ -74,7 +73,7 @@ async def archive(request_id: str, services: ServicesDep, caller: CallerDep) -> 
     if request.kind != "export" or not folder:
         raise NotFoundError(f"Request {request_id} is no finished export.")
     name = f"snapshot-{(request.result or {}).get('snapshot', 0)}"
-    files = [(f"{folder}/{file.path}", f"{name}/{file.path}") for file in _files(request)]
+    files = [(f"{folder}/{path}", f"{name}/{path}") for path in await in_thread(_files, services, request)]
     for url, _ in files:
         _check(services, url)
     blocks = in_tar(files, request.updated_at.timestamp())
@@ -99,8 +98,9 @@ def in_tar(files: Sequence[tuple[str, str]], modified: float) -> Iterator[bytes]
 
 
 def _record(services: Services, request: RequestRecord) -> ExportRecord:
-    result, files = request.result or {}, _files(request)
-    folder, _ = _place(request)
+    result = request.result or {}
+    folder, manifest = _place(request)
+    files = [ExportFile(path=file["path"], bytes=file["bytes"]) for file in result.get("files", [])]
     return ExportRecord(
         request_id=request.id,
         created_at=request.updated_at,
@@ -108,9 +108,9 @@ def _record(services: Services, request: RequestRecord) -> ExportRecord:
         uri=folder,
         counts=result.get("counts", {}),
         downloadable=_may_read(services, folder),
-        files=files[:MAX_FILES],
-        num_files=len(files),
-        num_bytes=sum(file.bytes or 0 for file in files),
+        files=[ExportFile(path=manifest, bytes=None), *files[: LISTED_FILES - 1]],
+        num_files=1 + result.get("num_files", len(files)),
+        num_bytes=result.get("num_bytes", sum(file.bytes or 0 for file in files)),
         since_snapshot=result.get("since_snapshot"),
     )
 
@@ -121,12 +121,19 @@ def _place(request: RequestRecord) -> tuple[str, str]:
     return folder, manifest
 
 
-def _files(request: RequestRecord) -> list[ExportFile]:
-    """What the manifest lists, masks as PNG (of which there are many) last; before it the manifest, whose size nobody
-    noted."""
-    listed = [ExportFile(path=file["path"], bytes=file["bytes"]) for file in (request.result or {}).get("files", [])]
-    listed.sort(key=lambda file: (file.path.endswith(".png"), file.path))
-    return [ExportFile(path=_place(request)[1], bytes=None), *listed]
+def _files(services: Services, request: RequestRecord) -> list[str]:
+    """Paths below the folder of what its manifest lists, before them the manifest's.
+
+    Raises:
+        NotFoundError: The export is not there any more.
+        ForbiddenError: It lies in a place that is not handed out.
+    """
+    folder, name = _place(request)
+    url = f"{folder}/{name}"
+    _check(services, url)
+    _, _, manifest = read_manifest(url)
+    paths = [file["path"] for file in manifest["files"]]
+    return [name, *(path for path in paths if not path.startswith("/") and ".." not in path.split("/"))]
 
 
 def _check(services: Services, url: str) -> None:

@@ -125,7 +125,7 @@ export function retrain(campaign) {
     text: "An adapter is trained on the training images and compared with the live one on those held out. It goes live only if the gate agrees.",
     fields: [
       { name: "adapter", label: "Kind of adapter", kind: "select", choices: [
-        ["head", "head: the last layers"], ["affine", "affine: scales and shifts"], ["lora", "lora: low-rank updates"],
+        ["", "what is best for the model"], ["head", "head: the last layers"], ["affine", "affine: scales and shifts"], ["lora", "lora: low-rank updates"],
         ["clickadapter", "clickadapter: detail adapters"], ["full", "full: every weight"]] },
       { name: "promote", label: "If the gate agrees", kind: "select", choices: [["auto", "let it go live"], ["never", "only tell me"]] },
       { name: "minutes", label: "At most so many minutes", kind: "number", limits: { min: 0.1 }, hint: "Leave empty for the usual length." },
