@@ -217,18 +217,19 @@ def new_job(
 ) -> Iterator[Job]:
     """Insert a request, claim it for this process and run the block as its work.
 
-    A retrain or precompute of the campaign that a dead process left behind is taken up where it was instead.
+    What a dead process left behind is taken up where it was instead: the same job, or a retrain or precompute of the
+    campaign.
 
     Raises:
         NotFoundError: Unknown campaign.
         StateError: Another retrain or precompute of the campaign is active.
     """
-    request_id = request_id or str(uuid4())
     owner = owner_name()
     stale = timedelta() if services.is_alone else requests.STALE
     with services.database.begin() as conn:
         campaign_id = campaigns.get_campaign(conn, campaign).id if campaign else None
         requests.put_back_silent(conn, stale)  # first, as what died too often is over and keeps nobody from asking anew
+        request_id = requests.find_waiting(conn, kind, campaign_id, payload) or request_id or str(uuid4())
         try:
             requests.insert_request(conn, request_id, kind, campaign_id, payload)
         except StateError as error:

@@ -24,6 +24,9 @@ from pipeline.masks.rle import check_size, rle_to_mask
 from schemas.errors import BadAnnotationsError, BadImageError, BadInputError
 from schemas.masks import Rle
 
+_OF_SAMPLE = ("id", "image_id", "category_id", "segmentation", "ignore_segmentation", "iscrowd", "attributes", "unsure")
+"""What is read of an instance: its box, its area and what tools add would stay in memory."""
+
 
 @dataclass(frozen=True)
 class CocoImage:
@@ -49,6 +52,7 @@ class CocoSample:
         is_crowd: A region of many objects, no single instance.
         segmentation: As in the file: polygons or an RLE object; no polygon where it has none (a box without a mask).
         ignore_segmentation: Likewise, or None.
+        unsure: Whether our own export says that its annotator was.
     """
 
     annotation_id: int
@@ -58,6 +62,7 @@ class CocoSample:
     is_crowd: bool
     segmentation: Any = field(repr=False)
     ignore_segmentation: Any = field(default=None, repr=False)
+    unsure: bool = False
 
     @property
     def sample_id(self) -> str:
@@ -203,12 +208,14 @@ def _load_json(data: bytes, path: Path) -> dict[str, Any]:
 
 
 def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """An object with its polygons as arrays, which take a quarter of the memory: they are most of a file."""
-    polygons = entry.get("segmentation")
+    """An instance without what nobody reads, and its polygons as arrays, which take a quarter of the memory."""
+    if "segmentation" not in entry:
+        return entry
+    polygons = entry["segmentation"]
     if isinstance(polygons, list):
         with suppress(TypeError, ValueError, OverflowError):  # malformed, as whoever reads it will say
             entry["segmentation"] = [array("d", polygon) for polygon in polygons]
-    return entry
+    return {key: entry[key] for key in _OF_SAMPLE if key in entry}
 
 
 def _entries(document: dict[str, Any], name: str, path: Path) -> list[dict[str, Any]]:
@@ -269,7 +276,8 @@ def _read_sample(
         if not isinstance(segmentation, list | dict) and not (name == "ignore_segmentation" and segmentation is None):
             raise BadAnnotationsError(f"{where}: {name} must be a list of polygons or an RLE object.")
     is_crowd = entry.get("iscrowd") not in (None, 0, "0") and not isinstance(entry.get("attributes"), dict)
-    return CocoSample(annotation_id, images[image_id], category_id, categories[category_id], is_crowd, mask, ignore)
+    of_ids = annotation_id, images[image_id], category_id, categories[category_id]
+    return CocoSample(*of_ids, is_crowd, mask, ignore, unsure=entry.get("unsure") is True)
 
 
 def _to_rle(segmentation: Any, image: CocoImage, where: str) -> Rle:

@@ -237,7 +237,7 @@ class SnapshotDirectory:
         """A snapshot is never written over anything; on an object store an unfinished one may be there."""
         if not self._local:
             there = self._listed()
-            if MANIFEST in there:
+            if MANIFEST in there and NOTE not in there:  # with both, it died as it was about to remove the note
                 raise BadInputError(f"{self._url!r} holds a snapshot already. Give another URL to export to.")
             is_free = not there or NOTE in there
         else:
@@ -293,10 +293,10 @@ class SnapshotDirectory:
             )
 
     def _remove_quietly(self) -> None:
-        """Remove what was put, the note last; a store that does not answer is not waited for."""
+        """Remove what was put, the manifest first and the note last; a store that does not answer is not waited for."""
         try:
             with patience(0):
-                for name in [*(str(file["path"]) for file in self.files), NOTE]:
+                for name in [MANIFEST, *(str(file["path"]) for file in self.files), NOTE]:
                     remove(self.fs, join(self.root, name))
         except Exception as error:  # the first error matters more
             logger.warning("cannot remove what a failed export left at %s: %s", self.root, error)

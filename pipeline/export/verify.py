@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from itertools import dropwhile, takewhile
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ from schemas.arrow import TABLES
 from schemas.errors import ClickloopError
 
 MAX_PROBLEMS = 50
+_IMAGES, _ANNOTATION = b'"images":[\n', b'{"id":'
+"""Lines of `pipeline.export.coco`: the one behind the annotations, and what each of these begins with."""
 _UNDECODABLE = (OSError, UnidentifiedImageError)
 """What Arrow and Pillow raise on damaged content, without an errno."""
 
@@ -190,14 +193,34 @@ class _Check:
         name = f"{form}/instances.json"
         if name not in self.sound:
             return {}
-        coco = orjson.loads(read_bytes(self.fs, join(self.root, name)))
+        coco, annotations = self._read_coco(name)
         sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
         self._expect(f"{form}: images", len(sizes), self.manifest["counts"]["images"])
         known = {category["id"] for category in coco["categories"]}
-        for annotation in coco["annotations"]:
+        return self._check_masks(form, self._of_known(form, annotations, known), sizes)
+
+    def _of_known(self, form: str, annotations: Iterator[dict[str, Any]], known: set[int]) -> Iterator[dict[str, Any]]:
+        for annotation in annotations:
             if annotation["category_id"] not in known:
                 self.problem(f"{form}: annotation {annotation['id']}: its category is not in the file")
-        return self._check_masks(form, iter(coco["annotations"]), sizes)
+            yield annotation
+
+    def _read_coco(self, name: str) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        """A COCO file without its annotations, and these one by one.
+
+        As exports write it, each has a line, before the images: a million of them take no memory. Any other file is
+        read whole.
+        """
+        behind = b"".join(dropwhile(_IMAGES.__ne__, self._lines(name)))
+        coco = orjson.loads(b"{" + behind if behind else read_bytes(self.fs, join(self.root, name)))
+        if "annotations" in coco:
+            return coco, iter(coco["annotations"])
+        before = takewhile(_IMAGES.__ne__, self._lines(name))
+        return coco, (orjson.loads(line.rstrip(b"],\n")) for line in before if line.startswith(_ANNOTATION))
+
+    def _lines(self, name: str) -> Iterator[bytes]:
+        with self.fs.open(join(self.root, name), "rb") as file, io.BufferedReader(file, 1 << 20) as lines:
+            yield from lines
 
     def _check_delta(self) -> None:
         """Check what a delta says is gone."""

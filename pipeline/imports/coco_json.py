@@ -51,7 +51,8 @@ def _item(sample: CocoSample, image: ImageRecord | str) -> Item:
         return Dropped("it is for an image of another size", f"{where}, {sample.image.path}: {stated}")
     # as our exports write it; COCO's own categories begin at 1
     has_none = sample.category_id == 0 and sample.category.rstrip("_") == UNLABELLED
+    category = None if has_none else sample.category
     try:
-        return Found(image, None if has_none else sample.category, f"coco/{sample.annotation_id}", sample.rle())
+        return Found(image, category, f"coco/{sample.annotation_id}", sample.rle(), unsure=sample.unsure)
     except BadAnnotationsError as error:
         return Dropped("the segmentation is malformed", error.message)

@@ -1,6 +1,12 @@
-"""CVAT's XML for images: polygons, and masks in its own run-length code (rows of their box, background first)."""
+"""CVAT's XML for images: polygons, and masks in its own run-length code (rows of their box, background first).
+
+Shapes of one label that somebody put into a group are the parts of one object, as in CVAT's own COCO; of several labels
+they are objects that belong together.
+"""
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Hashable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -8,7 +14,7 @@ import numpy as np
 from pipeline.imports.found import Dropped, Found, Item, Items
 from pipeline.imports.names import Names
 from pipeline.masks.polygons import polygons_to_rle
-from pipeline.masks.rle import mask_to_rle
+from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError
 from schemas.masks import Rle
@@ -25,7 +31,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def read(data: bytes, names: Names) -> Items:
-    """The polygons and masks of all images.
+    """The objects of all images that have polygons or masks.
 
     Raises:
         BadAnnotationsError: It is no such file, or declares entities (which may blow up when they are expanded).
@@ -47,22 +53,33 @@ def read(data: bytes, names: Names) -> Items:
             yield from (Dropped(image, name) for _ in shapes)
             continue
         stated = (element.get("height"), element.get("width"))
+        objects: dict[Hashable, list[tuple[str, Any]]] = {}
         for number, shape in enumerate(shapes):
             where = f"{name}, {shape.tag} {number}"
+            group = shape.get("group_id", "0")
             if stated != (str(image.height), str(image.width)):
                 yield Dropped("it is for an image of another size", f"{where}: {stated[0]}x{stated[1]}")
+            elif shape.tag not in ("polygon", "mask"):
+                yield Dropped(f"a {shape.tag} is no mask", where)
             else:
-                yield _item(shape, image, where)
+                key = number if group == "0" else (group, shape.get("label"))
+                objects.setdefault(key, []).append((where, shape))
+        yield from (_object(parts, image) for parts in objects.values())
 
 
-def _item(shape: Any, image: ImageRecord, where: str) -> Item:
-    if shape.tag not in ("polygon", "mask"):
-        return Dropped(f"a {shape.tag} is no mask", where)
+def _object(parts: list[tuple[str, Any]], image: ImageRecord) -> Item:
+    """One mask of all parts; it is called as the first of them is."""
+    where, shape = parts[0]
     try:
-        rle = _polygon(shape, image) if shape.tag == "polygon" else _mask(shape, image)
-        return Found(image, shape.get("label") or "object", f"cvat/{where}", rle)
+        rles = [_rle(part, image) for _, part in parts]
+        rle = rles[0] if len(rles) == 1 else mask_to_rle(reduce(np.logical_or, map(rle_to_mask, rles)))
     except (BadInputError, ValueError, OverflowError) as error:
         return Dropped("the mask is malformed", f"{where}: {error}")
+    return Found(image, shape.get("label") or "object", f"cvat/{where}", rle)
+
+
+def _rle(shape: Any, image: ImageRecord) -> Rle:
+    return _polygon(shape, image) if shape.tag == "polygon" else _mask(shape, image)
 
 
 def _polygon(shape: Any, image: ImageRecord) -> Rle:

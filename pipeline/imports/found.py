@@ -18,6 +18,7 @@ class Found:
         key: Tells it from the source's others, the same in every run.
         rle: Of the image's size.
         score: What whoever predicted it thinks of it, in [0, 1]; None: nothing.
+        unsure: Whether somebody flagged it.
     """
 
     image: ImageRecord
@@ -25,6 +26,7 @@ class Found:
     key: str
     rle: Rle
     score: float | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True)

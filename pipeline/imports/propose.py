@@ -72,20 +72,18 @@ def _distance(image: GroupMember, other: GroupMember) -> int:
 def _propose(conn: Connection, campaign_id: str, source: GroupMember, target: GroupMember) -> int:
     """How many were stored."""
     found = masks.current_masks(conn, campaign_id, image_id=source.id)
-    ids = {mask.id: str(uuid.uuid5(uuid.NAMESPACE_URL, f"propose/{target.id}/{mask.id}")) for mask in found}
-    known = masks.known_masks(conn, list(ids.values()))
-    for mask in found:
-        if ids[mask.id] not in known:
-            masks.import_mask(
-                conn,
-                mask_id=ids[mask.id],
-                instance_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"propose-instance/{target.id}/{mask.id}")),
-                image_id=target.id,
-                category_number=mask.category_number,
-                rle=mask.rle,
-                mask_sha256=mask.mask_sha256,
-                area=mask.area,
-                bbox=mask.bbox,
-                is_trusted=False,
-            )
-    return len(ids) - len(known)
+    rows = [
+        {
+            "mask_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"propose/{target.id}/{mask.id}")),
+            "instance_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"propose-instance/{target.id}/{mask.id}")),
+            "image_id": target.id,
+            "category_number": mask.category_number,
+            "rle": mask.rle,
+            "mask_sha256": mask.mask_sha256,
+            "area": mask.area,
+            "bbox": mask.bbox,
+            "score": None,
+        }
+        for mask in found
+    ]
+    return masks.import_masks(conn, rows, is_trusted=False)

@@ -209,7 +209,7 @@ def _revise(
 def _checked(
     batch: Sequence[Found | Dropped], campaign_id: str, taken: set[str], report: ImportReport
 ) -> list[dict[str, Any]]:
-    """What `import_mask` needs of each mask, whose id is `taken` then; what is left out goes to the report."""
+    """What `masks.import_masks` needs of each mask, whose id is `taken` then; what is left out goes to the report."""
     rows = []
     for item in batch:
         made = item if isinstance(item, Dropped) else _row(item, campaign_id, report)
@@ -255,4 +255,5 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
         "area": int(np.count_nonzero(mask)),
         "bbox": box,
         "score": found.score,
+        "unsure": found.unsure,
     }

@@ -13,6 +13,7 @@ from pipeline.imports.names import Names
 from pipeline.imports.source import Source
 from pipeline.masks.polygons import polygons_to_rle
 from pipeline.masks.rle import mask_to_rle
+from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError, BadInputError, TooLargeError
 from schemas.masks import Rle
@@ -32,7 +33,10 @@ def read(source: Source, names: Names) -> Items:
         BadAnnotationsError: There is no label file; `data.yaml` or `sources.jsonl` is malformed.
         TooLargeError: `data.yaml` is too large.
     """
-    classes, exported = _classes(source), _exported(source)
+    exported, classes = _exported(source), dict[int, str | None](_classes(source))
+    last = max(classes, default=0)
+    if exported and (classes.get(last) or "").rstrip("_") == UNLABELLED:
+        classes[last] = None  # as our exports call masks without a category, behind all categories
     files = [file for file in source.some_of_type(".txt") if PurePosixPath(file).name not in _NO_LABELS]
     images = names.find_all({file: exported.get(file, ()) if exported else (file,) for file in files})
     for file, image in images.items():
@@ -44,7 +48,7 @@ def read(source: Source, names: Names) -> Items:
                 yield _item(line.split(), image, classes, f"{file}, line {number}", file in exported)
 
 
-def _item(words: list[str], image: ImageRecord, classes: dict[int, str], where: str, is_exported: bool) -> Item:
+def _item(words: list[str], image: ImageRecord, classes: dict[int, str | None], where: str, is_exported: bool) -> Item:
     if len(words) == 5:
         return Dropped("it is a box, no mask", where)
     try:

@@ -15,8 +15,7 @@ from pipeline.storage.sql import fields, one, require_id
 from pipeline.storage.tallies import add_imported, tallies
 from schemas.catalogue import MaskRecord
 from schemas.columns import db_now
-from schemas.errors import ConflictError, NotFoundError
-from schemas.masks import Rle
+from schemas.errors import NotFoundError
 from schemas.tables import Annotator, Image, Instance, MaskRow, Session, SessionState
 
 
@@ -107,54 +106,6 @@ def session_masks(conn: Connection, session_id: str, after: int = 0, *, limit: i
     return [mask_record(row) for row in conn.execute(query)]
 
 
-def import_mask(
-    conn: Connection,
-    *,
-    mask_id: str,
-    instance_id: str,
-    image_id: str,
-    category_number: int | None,
-    rle: Rle,
-    mask_sha256: str,
-    area: int,
-    bbox: tuple[int, int, int, int],
-    is_trusted: bool = True,
-    model_digest: str | None = None,
-    adapter_digest: str | None = None,
-    score: float | None = None,
-) -> MaskRecord:
-    """Store a mask that came from a file, or from the model by itself; the same id again gives the same mask.
-
-    Args:
-        is_trusted: It counts as it is; else it is a proposal, which counts once somebody has accepted it.
-        model_digest: Of the model that made it, for a prelabel.
-        adapter_digest: Likewise, of the adapter over it.
-        score: What it states of the mask's IoU, in [0, 1].
-
-    Raises:
-        NotFoundError: There is no such image.
-        ConflictError: The id is another mask's.
-    """
-    found = one(conn, mask_query().where(MaskRow.id == require_id(mask_id, "mask")))
-    if found is not None:
-        if (found.image_id, found.mask_sha256) != (image_id, mask_sha256):
-            raise ConflictError("This mask id is another mask's. Make a new UUID.", mask_id=mask_id)
-        return mask_record(found)
-    row = {
-        "mask_id": mask_id,
-        "instance_id": instance_id,
-        "image_id": image_id,
-        "category_number": category_number,
-        "rle": rle,
-        "mask_sha256": mask_sha256,
-        "area": area,
-        "bbox": bbox,
-        "score": score,
-    }
-    import_masks(conn, [row], is_trusted=is_trusted, model_digest=model_digest, adapter_digest=adapter_digest)
-    return get_mask(conn, mask_id)
-
-
 def import_masks(
     conn: Connection,
     rows: Sequence[Mapping[str, Any]],
@@ -163,11 +114,14 @@ def import_masks(
     model_digest: str | None = None,
     adapter_digest: str | None = None,
 ) -> int:
-    """Store masks of one campaign, as `import_mask` does; those whose id is there already stay as they are.
+    """Store masks of one campaign that came from a file, or from the model by itself; those that are there stay.
 
     Args:
-        rows: `import_mask`'s `mask_id`, `instance_id`, `image_id`, `category_number`, `rle`, `mask_sha256`, `area`,
-            `bbox` and `score` of each.
+        rows: Of each `mask_id`, `instance_id`, `image_id`, `category_number`, `rle`, `mask_sha256`, `area`, `bbox`, and
+            `score`: the IoU that its maker states, in [0, 1], or None. With `unsure` it is flagged.
+        is_trusted: They count as they are; else they are proposals, which count once somebody has accepted them.
+        model_digest: Of the model that made them, for prelabels.
+        adapter_digest: Likewise, of the adapter over it.
 
     Returns:
         How many are new.
@@ -219,7 +173,7 @@ def import_masks(
             "image_id": row["image_id"],
             "state": state,
             "category_number": row["category_number"],
-            "unsure": False,
+            "unsure": row.get("unsure", False),
             "mask_id": row["mask_id"],
             "image_number": images[row["image_id"]].number,
         }

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, 
 
 from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.images import image_record
-from pipeline.storage.masks import current_masks, import_mask, known_masks, proposed_masks
+from pipeline.storage.masks import current_masks, import_masks, known_masks, proposed_masks
 from pipeline.storage.tallies import counted
 from schemas.campaigns import ImageRecord
 from schemas.catalogue import MaskRecord
@@ -71,28 +71,27 @@ def store_prelabels(
     names = {_name(campaign_id, image_id, pins, own): own for own in found}
     ids = {name: str(uuid.uuid5(uuid.NAMESPACE_URL, f"mask/{name}")) for name in names}
     known = known_masks(conn, list(ids.values()))
-    for name, own in names.items():
-        if ids[name] not in known:
-            import_mask(
-                conn,
-                mask_id=ids[name],
-                instance_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"instance/{name}")),
-                image_id=image_id,
-                category_number=category_number,
-                rle=own.rle,
-                mask_sha256=own.mask_sha256,
-                area=own.area,
-                bbox=own.box_xywh,
-                is_trusted=False,
-                model_digest=pins.model_digest,
-                adapter_digest=pins.adapter_digest,
-                score=own.score,
-            )
+    rows = [
+        {
+            "mask_id": ids[name],
+            "instance_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"instance/{name}")),
+            "image_id": image_id,
+            "category_number": category_number,
+            "rle": own.rle,
+            "mask_sha256": own.mask_sha256,
+            "area": own.area,
+            "bbox": own.box_xywh,
+            "score": own.score,
+        }
+        for name, own in names.items()
+    ]
+    pinned = {"model_digest": pins.model_digest, "adapter_digest": pins.adapter_digest}
+    stored = import_masks(conn, rows, is_trusted=False, **pinned)
     if known:
         withdrawn = update(Instance).where(Instance.mask_id.in_(known), Instance.session_id.is_(None))
         with counted(conn, campaign_id, [image_id]):
             conn.execute(withdrawn.values(state="open"))
-    return len(names) - len(known)
+    return stored
 
 
 def _new_images(campaign_id: str) -> Select[tuple[Image]]:

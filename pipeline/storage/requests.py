@@ -39,7 +39,7 @@ def insert_request(
     require_id(id, "request")
     if kind not in get_args(RequestKind):
         raise BadInputError(f"Unknown request kind {kind!r}. Known: {', '.join(get_args(RequestKind))}.")
-    digest = hashlib.sha256(json.dumps([kind, campaign_id, payload], sort_keys=True).encode()).hexdigest()
+    digest = _digest(kind, campaign_id, payload)
     values = {"id": id, "kind": kind, "campaign_id": campaign_id, "payload": payload, "payload_sha256": digest}
     state = {"state": "queued", "progress": {}, "attempt": 0, "cancel": False}
     known = _known(conn, id, digest)
@@ -61,6 +61,21 @@ def insert_request(
         ) from None
     require_no_purge(conn, campaign_id)
     return get_request(conn, id)
+
+
+def find_waiting(conn: Connection, kind: str, campaign_id: str | None, payload: dict[str, Any]) -> str | None:
+    """Id of a job that waits and was asked for just so, such as one whose process died; None: there is none.
+
+    Args:
+        conn: Write transaction; nobody else can claim the job until it ends.
+        kind: As for `insert_request`, and so the others.
+        campaign_id: Likewise.
+        payload: Likewise.
+    """
+    same = Request.payload_sha256 == _digest(kind, campaign_id, payload), Request.state == "queued"
+    oldest = select(Request.id).where(*same).order_by(Request.created_at, Request.id).limit(1)
+    row = one(conn, oldest.with_for_update(skip_locked=True))
+    return None if row is None else str(row.id)
 
 
 def claim_request(
@@ -208,6 +223,10 @@ def _put_back(conn: Connection, of_dead: ColumnElement[bool]) -> None:
     failure = f"Its runner died {MAX_ATTEMPTS} times."
     conn.execute(dead.where(Request.attempt >= MAX_ATTEMPTS).values(state="failed", error=failure, **now))
     conn.execute(dead.values(state="queued", **now))
+
+
+def _digest(kind: str, campaign_id: str | None, payload: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([kind, campaign_id, payload], sort_keys=True).encode()).hexdigest()
 
 
 def _known(conn: Connection, id: str, digest: str) -> RequestRecord | None:

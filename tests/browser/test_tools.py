@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
-from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.campaigns import add_categories, create_campaign, get_campaign
 from pipeline.storage.images import add_image, images_of
-from pipeline.storage.masks import count_proposals, current_masks, import_mask
+from pipeline.storage.masks import count_proposals, current_masks
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
+from tests.pipeline.storage.catalogues import store_import
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work
 
 pytestmark = pytest.mark.browser
@@ -245,11 +245,7 @@ def propose(desk: Desk, *masks: np.ndarray) -> None:
     with desk.gateway.services.database.begin() as conn:
         (first, *_) = images_of(conn, CAMPAIGN)
         for index, mask in enumerate(masks):
-            import_mask(
-                conn, mask_id=str(uuid4()), instance_id=str(uuid4()), image_id=first.id, category_number=1 + index % 2,
-                rle=mask_to_rle(mask), mask_sha256=mask_digest(mask), area=int(mask.sum()), bbox=mask_box_xywh(mask),
-                is_trusted=False,
-            )  # fmt: skip
+            store_import(conn, first.id, mask, category_number=1 + index % 2, is_trusted=False)
 
 
 def test_proposals_are_accepted_one_by_one_corrected_deleted_or_all_at_once(desk: Desk) -> None:

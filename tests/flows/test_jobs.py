@@ -114,6 +114,22 @@ def test_what_a_dead_command_left_is_taken_up_by_the_next_one(services: Services
     assert record_of(services.database, "r").state == "done"
 
 
+def test_the_same_command_again_is_the_same_job(services: Services, campaign: CampaignRecord) -> None:
+    """Else the one that died would wait for a `serve`, which does it once more, and keep a purge from beginning."""
+    asked = {"images": "there"}
+    with services.database.begin() as conn:
+        requests.insert_request(conn, "r", "ingest", campaign.id, asked)
+        assert requests.claim_request(conn, "dead") is not None
+    with new_job(services, "ingest", "discs", {"images": "elsewhere"}) as other:
+        assert other.request.id != "r"
+    with new_job(services, "ingest", "discs", asked) as job:
+        assert (job.request.id, job.request.attempt) == ("r", 2)
+    with new_job(services, "ingest", "discs", asked) as job:
+        assert job.request.id != "r"
+    with services.database.connect() as conn:
+        assert requests.list_requests(conn, active=True) == []
+
+
 def test_what_died_three_times_does_not_keep_the_next_command_from_beginning(
     services: Services, campaign: CampaignRecord
 ) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -24,18 +23,17 @@ from pipeline.adapters.gate import ObjectResult
 from pipeline.adapters.kinds import adapter_tensors
 from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.stored import publish_adapter
-from pipeline.masks.rle import mask_to_rle
 from pipeline.models import load_model
 from pipeline.storage import adapters, requests
 from pipeline.storage.database import open_database
 from pipeline.storage.images import images_of
-from pipeline.storage.masks import import_mask
 from pipeline.storage.snapshots import create_snapshot
 from schemas.campaigns import CampaignRecord
 from schemas.errors import BadInputError, BusyError, NotFoundError
 from schemas.settings import Settings
 from schemas.tables import Image
 from tests.flows.scenes import make_campaign, write_pictures
+from tests.pipeline.storage.catalogues import store_import
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -121,10 +119,7 @@ def label(services: Services, campaign: CampaignRecord) -> None:
         for image in images_of(conn, campaign.id):
             disc = np.zeros((image.height, image.width), np.bool_)
             disc[20:60, 30:80] = True
-            import_mask(
-                conn, mask_id=str(uuid4()), instance_id=str(uuid4()), image_id=image.id, category_number=1,
-                rle=mask_to_rle(disc), mask_sha256="0" * 64, area=2000, bbox=(30, 20, 50, 40),
-            )  # fmt: skip
+            store_import(conn, image.id, disc)
 
 
 def stopped(services: Services, step: Callable[..., Any], *args: Any) -> None:

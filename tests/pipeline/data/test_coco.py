@@ -179,14 +179,18 @@ def test_missing_broken_and_resized_images_are_refused(folder: Path) -> None:
         first.read_image()
 
 
-def test_polygons_take_little_memory() -> None:
+def test_polygons_take_little_memory_and_what_tools_add_none() -> None:
     polygon = [10 + number / 64 for number in range(1000)]
-    annotations = [{"id": n, "image_id": 1, "category_id": 1, "segmentation": [polygon]} for n in range(100)]
+    annotations = [
+        {"id": n, "image_id": 1, "category_id": 1, "segmentation": [polygon], "lineage": {"by": [[n] * 2] * 1000}}
+        for n in range(100)
+    ]
     document = {"images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 40}],
                 "categories": [{"id": 1, "name": "cat"}], "annotations": annotations}  # fmt: skip
     data = json.dumps(document).encode()
     tracemalloc.start()
     dataset = parse_coco(data, Path("The file"), None)
-    held, _ = tracemalloc.get_traced_memory()
+    held, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(dataset.samples) == 100 and held < 12 * 1000 * 100  # 32 bytes a number as Python has them
+    assert most < len(data) + 30 * 1000 * 100

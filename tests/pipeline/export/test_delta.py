@@ -21,16 +21,13 @@ from pipeline.export.snapshot import export_snapshot
 from pipeline.export.splits import Splits
 from pipeline.export.verify import verify_snapshot
 from pipeline.ingest.scan import ingest
-from pipeline.masks.boxes import mask_box_xywh
-from pipeline.masks.digest import mask_digest
-from pipeline.masks.rle import mask_to_rle
 from pipeline.storage import purge, requests, snapshots
 from pipeline.storage.annotators import pseudonyms
 from pipeline.storage.campaigns import add_categories
 from pipeline.storage.database import Database
 from pipeline.storage.files import patience
 from pipeline.storage.images import images_of
-from pipeline.storage.masks import current_masks, import_mask
+from pipeline.storage.masks import current_masks
 from pipeline.storage.sql import database_now
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadInputError, BusyError, NotFoundError
@@ -38,6 +35,7 @@ from schemas.tables import Instance, Task
 from tests.pipeline.export.labelled import Labelled, blob, tree
 from tests.pipeline.export.test_verify import restate
 from tests.pipeline.ingest.pictures import write_scenes
+from tests.pipeline.storage.catalogues import store_import
 from tests.s3 import object_names
 from tests.s3_faults import FaultyS3
 
@@ -176,10 +174,7 @@ class Editor:
         """A mask is imported."""
         mask = blob(int(self.random.integers(1000)))
         with self.world.database.begin() as conn:
-            import_mask(
-                conn, mask_id=str(uuid.uuid4()), instance_id=str(uuid.uuid4()), image_id=image.id, category_number=1,
-                rle=mask_to_rle(mask), mask_sha256=mask_digest(mask), area=int(mask.sum()), bbox=mask_box_xywh(mask),
-            )  # fmt: skip
+            store_import(conn, image.id, mask)
 
 
 def export(world: Labelled, to: Path, **options: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from pipeline.export import directory
 from pipeline.export.directory import NOTE
 from pipeline.export.manifest import MANIFEST
 from pipeline.export.snapshot import FORMATS, export_snapshot
@@ -117,6 +118,36 @@ def test_objects_that_vanish_meanwhile_are_missed(world: Labelled, s3_bucket: st
     require_undisturbed(world, url, export(world, url))
     with world.database.connect() as conn:
         assert len(list_snapshots(conn, world.campaign_id)) == 1
+
+
+def test_an_export_that_only_has_its_note_left_is_finished(
+    world: Labelled, faulty_s3: FaultyS3, s3_bucket: str
+) -> None:
+    url = f"{s3_bucket}/out"
+    export(world, f"{url}-before")
+    faulty_s3.go_away("SlowDown", method="PUT", after=len(object_names(f"{url}-before")) + 1)
+    with patience(0), pytest.raises(BusyError):
+        export(world, url)
+    faulty_s3.come_back()
+    assert {MANIFEST, NOTE} < set(object_names(url))
+    require_undisturbed(world, url, export(world, url))
+    with pytest.raises(BadInputError, match="holds a snapshot already"):
+        export(world, url)
+
+
+def test_ctrl_c_at_the_very_end_leaves_no_manifest_without_its_files(
+    world: Labelled, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{s3_bucket}/out"
+
+    def interrupted(fs: Any, path: str) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(directory, "remove", interrupted)  # of the note, once the manifest is there
+    with pytest.raises(KeyboardInterrupt):
+        export(world, url)
+    assert object_names(url) == []
 
 
 def test_a_source_that_goes_away_is_said(world: Labelled, tmp_path: Path, faulty_s3: FaultyS3, s3_bucket: str) -> None:

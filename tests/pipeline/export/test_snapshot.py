@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,13 @@ from pipeline.export import batches, parquet, png, snapshot
 from pipeline.export import coco as coco_module
 from pipeline.export.snapshot import FORMATS, export_snapshot
 from pipeline.export.verify import verify_snapshot
-from pipeline.masks.boxes import mask_box_xywh
-from pipeline.masks.digest import mask_digest
-from pipeline.masks.rle import mask_to_rle
 from pipeline.storage import snapshots
 from pipeline.storage.campaigns import add_categories
 from pipeline.storage.database import Database
-from pipeline.storage.masks import import_mask
 from schemas.errors import BadInputError, CorruptDataError, OutOfSpaceError
 from tests.disks import full_disk
 from tests.pipeline.export.labelled import ADAPTER, Labelled, blob, standard, tree
+from tests.pipeline.storage.catalogues import store_import
 from tests.s3 import object_names
 
 
@@ -144,11 +140,7 @@ def test_datasets_is_told_of_no_table_without_rows(sqlite_database: Database, tm
     """It opens none: masks that were imported have no clicks."""
     world, out = Labelled(sqlite_database, tmp_path / "images", 1), str(tmp_path / "out")
     with sqlite_database.begin() as conn:
-        import_mask(
-            conn, mask_id=str(uuid.uuid4()), instance_id=str(uuid.uuid4()), image_id=world.images[0].id,
-            category_number=1, rle=mask_to_rle(blob(1)), mask_sha256=mask_digest(blob(1)), area=int(blob(1).sum()),
-            bbox=mask_box_xywh(blob(1)),
-        )  # fmt: skip
+        store_import(conn, world.images[0].id, blob(1))
     export_snapshot(world.database, world.campaign, out, ["parquet"])
     names = datasets.get_dataset_config_names(out)
     assert names == ["images", "annotations"]

@@ -16,6 +16,7 @@ from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.database import Database
 from pipeline.storage.files import sha256_file
 from schemas.errors import BadInputError, CorruptDataError, NotFoundError
+from tests.peaks import at_most
 from tests.pipeline.export.labelled import Labelled
 
 
@@ -60,6 +61,18 @@ def restate(snapshot: Path, name: str) -> None:
 def test_a_sound_one_passes(exported: Path) -> None:
     report = verify_snapshot(str(exported))
     assert report.ok and report.problems == [] and report.masks == 6
+
+
+def test_annotations_are_checked_one_by_one(snapshot: Path) -> None:
+    """A hundred thousand more: as objects they take a few hundred MB."""
+    path = snapshot / "coco" / "instances.json"
+    *head, first, rest = path.read_bytes().split(b"\n", 4)
+    more = (b'{"id":%d,%s' % (number, first.partition(b",")[2]) for number in range(100, 100_100))
+    path.write_bytes(b"\n".join([*head, *more, first, rest]))
+    restate(snapshot, "coco/instances.json")
+    with at_most(100):
+        text = problems(snapshot)
+    assert text == "coco: annotations: 100006 found, the manifest says 6"
 
 
 def test_missing_cut_and_changed_files_are_found(snapshot: Path) -> None:

@@ -285,6 +285,24 @@ def test_cvat_gives_masks_in_its_own_code_and_polygons(tmp_path: Path) -> None:
         found(path)
 
 
+def test_shapes_of_a_group_in_cvat_are_parts_of_one_object(tmp_path: Path) -> None:
+    one, other, bad = ("1,1;5,1;5,4;1,4", "7,1;9,1;9,4;7,4", "1,2;x")
+    near = '<mask label="cat" group_id="1" rle="0,4" left="7" top="5" width="2" height="2"/>'
+    shapes = f'<polygon label="dog" group_id="1" points="{one}"/><polygon label="dog" points="{other}"/>' + "".join(
+        f'<polygon label="cat" group_id="{group}" points="{points}"/>'
+        for group, points in ((1, one), (2, other), (1, other), (3, one), (3, bad))
+    )
+    path = tmp_path / "annotations.xml"
+    path.write_text(cvat_document(shapes + near))
+    masks, dropped = found(path)
+    got = {mask.key[-1]: rle_to_mask(mask.rle) for mask in masks}
+    assert [(mask.category, mask.key[-1]) for mask in masks] == [("dog", "0"), ("dog", "1"), ("cat", "2"), ("cat", "3")]
+    square = np.zeros((HEIGHT, WIDTH), np.bool_)
+    square[5:7, 7:9] = True
+    assert np.array_equal(got["2"], got["0"] | got["1"] | square)
+    assert [item.reason for item in dropped] == ["the mask is malformed"]
+
+
 def encode_brush(values: NDArray[np.uint8]) -> list[int]:
     """Label Studio's code with counts of 3, 4, 8 and 16 bits, runs where it pays."""
     lengths = [3, 4, 8, 16]

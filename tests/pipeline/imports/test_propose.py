@@ -6,10 +6,10 @@ from pipeline.imports.propose import ProposeReport, propose_in_groups
 from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of, quarantine_image
-from pipeline.storage.masks import current_masks, import_mask, proposed_masks
+from pipeline.storage.masks import current_masks, proposed_masks
 from schemas.catalogue import MaskRecord
 from schemas.masks import Rle
-from tests.pipeline.storage.catalogues import SHA, Catalogue, new_uuid
+from tests.pipeline.storage.catalogues import Catalogue, store_import
 
 
 class Group:
@@ -30,18 +30,8 @@ class Group:
     def label(self, image_id: str, counts: str = "01?0", *, is_trusted: bool = True, category: int = 2) -> None:
         """Give an image a mask, or a proposal."""
         with self.database.begin() as conn:
-            import_mask(
-                conn,
-                mask_id=new_uuid(),
-                instance_id=new_uuid(),
-                image_id=image_id,
-                category_number=category,
-                rle=Rle(size=(4, 4), counts=counts),
-                mask_sha256=SHA,
-                area=1,
-                bbox=(0, 0, 1, 1),
-                is_trusted=is_trusted,
-            )
+            rle = Rle(size=(4, 4), counts=counts)
+            store_import(conn, image_id, category_number=category, rle=rle, is_trusted=is_trusted)
 
     def propose(self) -> ProposeReport:
         return propose_in_groups(self.database, self.campaign)

@@ -12,11 +12,12 @@ from pipeline.export.snapshot import export_snapshot
 from pipeline.imports import Found, import_masks, import_source
 from pipeline.ingest.scan import ingest
 from pipeline.masks.rle import mask_to_rle
-from pipeline.storage.campaigns import create_campaign
+from pipeline.storage.campaigns import add_categories, create_campaign, list_categories
 from pipeline.storage.database import Database
 from pipeline.storage.images import images_of
 from pipeline.storage.masks import current_masks
 from schemas.campaigns import CampaignRecord
+from tests.pipeline.storage.catalogues import store_import
 
 Mask = NDArray[np.bool_]
 
@@ -87,6 +88,38 @@ def test_yolo_labels_named_by_number_come_to_the_images_that_they_are_of(databas
     truth, found = stored(database, campaign), stored(database, again)
     assert {uri: found[uri] for uri in others} == {uri: truth[uri] for uri in others}
     assert truth[first][0] < found[first][0] < 1.5 * truth[first][0]  # the bridges to the hole and the part
+
+
+@pytest.mark.parametrize(("format_", "url"), [("coco", "coco/instances.json"), ("yolo-seg", "yolo-seg")])
+def test_a_mask_without_a_category_comes_back_without_one(
+    database: Database, tmp_path: Path, format_: str, url: str
+) -> None:
+    folder = photos(tmp_path / "photos", "a.jpg", "b.jpg")
+    campaign, again = campaign_of(database, folder), campaign_of(database, folder)
+    with database.begin() as conn:
+        first, second = images_of(conn, campaign.id)
+        add_categories(conn, campaign.id, ["unlabelled", "cat"])
+        store_import(conn, first.id, mask(1), category_number=None)
+        store_import(conn, second.id, mask(2))
+    export_snapshot(database, campaign, str(tmp_path / "out"), [format_], images="uri")
+    assert import_source(database, again, str(tmp_path / "out" / url), is_trusted=True).stored == 2
+    with database.connect() as conn:
+        names = {known.number: known.name for known in list_categories(conn, again.id)}
+        found = [names.get(known.category_number or 0) for known in current_masks(conn, again.id)]
+    assert found == [None, "unlabelled"]
+
+
+def test_who_was_unsure_still_is_after_coco(database: Database, tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", "a.jpg", "b.jpg")
+    campaign, again = campaign_of(database, folder), campaign_of(database, folder)
+    with database.begin() as conn:
+        first, second = images_of(conn, campaign.id)
+        store_import(conn, first.id, mask(1), category_number=None, unsure=True)
+        store_import(conn, second.id, mask(2), category_number=None)
+    export_snapshot(database, campaign, str(tmp_path / "out"), ["coco"])
+    import_source(database, again, str(tmp_path / "out" / "coco" / "instances.json"), is_trusted=True)
+    report = export_snapshot(database, again, str(tmp_path / "sure"), ["coco"], filters={"sure": True})
+    assert report.counts["annotations"] == 1
 
 
 @pytest.mark.parametrize(("format_", "url"), [("coco", "coco/instances.json"), ("yolo-seg", "yolo-seg")])

@@ -4,16 +4,24 @@ import hashlib
 import uuid
 from typing import Any
 
-from sqlalchemy import update
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, update
 
+from pipeline.masks.boxes import mask_box_xywh
+from pipeline.masks.digest import mask_digest
+from pipeline.masks.rle import mask_to_rle
 from pipeline.storage.annotators import get_or_create_annotator
 from pipeline.storage.campaigns import create_campaign
 from pipeline.storage.click_log import Appended, Effects, InstanceChange, NewMask, append_event
 from pipeline.storage.database import Database
 from pipeline.storage.images import add_image, images_of
+from pipeline.storage.masks import get_mask, import_masks
 from pipeline.storage.tasks import claim_task
 from schemas.campaigns import CampaignSettings, Claim
+from schemas.catalogue import MaskRecord
 from schemas.events import EventIn
+from schemas.masks import Rle
 from schemas.tables import Task
 
 LEASE_S = 60.0
@@ -44,6 +52,27 @@ def event(claim: Claim, seq: int, kind: str = "click", /, **fields: Any) -> Even
         "payload": payload,
     }
     return EventIn(**{**values, **fields})
+
+
+def store_import(
+    conn: Connection, image_id: str, mask: NDArray[np.bool_] | None = None, *, is_trusted: bool = True, **fields: Any
+) -> MaskRecord:
+    """An imported mask, or proposal; without a mask the first pixel of an image of 4x4."""
+    facts = {"rle": Rle(size=(4, 4), counts="01?0"), "mask_sha256": SHA, "area": 1, "bbox": (0, 0, 1, 1)}
+    if mask is not None:
+        facts = {"rle": mask_to_rle(mask), "mask_sha256": mask_digest(mask), "area": int(mask.sum())}
+        facts["bbox"] = mask_box_xywh(mask)
+    row = {
+        "mask_id": new_uuid(),
+        "instance_id": new_uuid(),
+        "image_id": image_id,
+        "category_number": 1,
+        "score": None,
+        **facts,
+        **fields,
+    }
+    import_masks(conn, [row], is_trusted=is_trusted)
+    return get_mask(conn, row["mask_id"])
 
 
 def new_mask(instance_id: str, seq: int, **fields: Any) -> NewMask:

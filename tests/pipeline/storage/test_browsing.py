@@ -16,12 +16,11 @@ from pipeline.masks.packed import unpack
 from pipeline.storage.browsing import MAX_MASKS, BrowseFilter, browse_image, browse_images
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.effects import Effects, InstanceChange
-from pipeline.storage.masks import import_mask, is_current
+from pipeline.storage.masks import is_current
 from schemas.browsing import BrowsePage
 from schemas.errors import NotFoundError
-from schemas.masks import Rle
 from schemas.tables import Base, Image, Instance, Session, Task
-from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid
+from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid, store_import
 from tests.pipeline.storage.walk import Walk
 
 
@@ -122,17 +121,7 @@ def test_of_a_crowd_of_masks_the_first_are_shown_and_all_are_counted(catalogue: 
     image_id = catalogue.images[0].id
     with catalogue.database.begin() as conn:
         for _ in range(MAX_MASKS + 3):
-            import_mask(
-                conn,
-                mask_id=new_uuid(),
-                instance_id=new_uuid(),
-                image_id=image_id,
-                category_number=None,
-                rle=Rle(size=(4, 4), counts="01?0"),
-                mask_sha256=SHA,
-                area=1,
-                bbox=(0, 0, 1, 1),
-            )
+            store_import(conn, image_id, category_number=None)
     [image, *others] = browse(catalogue).results
     assert (len(image.masks), image.num_masks) == (MAX_MASKS, MAX_MASKS + 3)
     assert image.masks[0].source == "import" and image.masks[0].annotator is None

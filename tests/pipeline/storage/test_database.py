@@ -22,12 +22,10 @@ from pipeline.storage.database import (
     open_database,
     upgrade_database,
 )
-from pipeline.storage.masks import import_mask
 from schemas.errors import BadInputError, DatabaseUnavailableError, DatabaseVersionError
-from schemas.masks import Rle
 from schemas.tables import EventRow, MaskRow
 from tests.databases import MakeUrl, PostgresServer, running_postgres
-from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_uuid
+from tests.pipeline.storage.catalogues import Catalogue, event, store_import
 
 
 def _set_revision(database: Database, revision: str) -> None:
@@ -234,17 +232,7 @@ def test_events_are_append_only(catalogue: Catalogue, statement: object) -> None
 @pytest.mark.parametrize("statement", [update(MaskRow).values(area=7), delete(MaskRow)])
 def test_masks_are_append_only(catalogue: Catalogue, statement: object) -> None:
     with catalogue.database.begin() as conn:
-        import_mask(
-            conn,
-            mask_id=new_uuid(),
-            instance_id=new_uuid(),
-            image_id=catalogue.images[0].id,
-            category_number=1,
-            rle=Rle(size=(4, 4), counts="01?0"),
-            mask_sha256=SHA,
-            area=1,
-            bbox=(0, 0, 1, 1),
-        )
+        store_import(conn, catalogue.images[0].id)
     with pytest.raises(DBAPIError, match="append-only"), catalogue.database.begin() as conn:
         conn.execute(statement)  # type: ignore[call-overload]
 

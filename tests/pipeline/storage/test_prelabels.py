@@ -4,13 +4,13 @@ import numpy as np
 
 from pipeline.masks.boxes import mask_box_xywh
 from pipeline.masks.digest import mask_digest
-from pipeline.masks.rle import mask_to_rle
-from pipeline.storage.masks import count_proposals, import_mask, proposed_masks
+from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.storage.masks import count_proposals, proposed_masks
 from pipeline.storage.prelabels import distinct_from_stored, images_to_prelabel, store_prelabels
 from pipeline.storage.tasks import peek_tasks, set_priorities, task_order
 from schemas.catalogue import MaskRecord
 from schemas.predictions import Pins, Prelabel
-from tests.pipeline.storage.catalogues import SHA, Catalogue, new_uuid, sha
+from tests.pipeline.storage.catalogues import SHA, Catalogue, sha, store_import
 
 PINS = Pins(model_digest=SHA, model_key="key")
 ADAPTED = PINS.model_copy(update={"adapter_digest": sha("adapter")})
@@ -79,10 +79,7 @@ def test_another_model_replaces_what_nobody_accepted_and_the_first_may_come_back
     old, new = found((0, 0, 2, 2), (2, 2, 4, 4)), found((0, 0, 2, 2))
     store(catalogue, 0, PINS, old)
     with catalogue.database.begin() as conn:
-        import_mask(
-            conn, mask_id=new_uuid(), instance_id=new_uuid(), image_id=catalogue.images[0].id, category_number=1,
-            rle=old[1].rle, mask_sha256=old[1].mask_sha256, area=4, bbox=old[1].box_xywh, is_trusted=False,
-        )  # fmt: skip
+        store_import(conn, catalogue.images[0].id, rle_to_mask(old[1].rle), is_trusted=False)
     assert store(catalogue, 0, ADAPTED, new) == 1
     assert [m.adapter_digest for m in proposals(catalogue)] == [None, ADAPTED.adapter_digest]
     assert [m.model_digest for m in proposals(catalogue)] == [None, SHA]  # what people imported stays
@@ -103,10 +100,7 @@ def test_what_people_made_or_imported_is_not_proposed_again(catalogue: Catalogue
     own, other = found((0, 0, 4, 3), (0, 0, 2, 4))
     same = found((0, 0, 4, 3))[0]
     with catalogue.database.begin() as conn:
-        import_mask(
-            conn, mask_id=new_uuid(), instance_id=new_uuid(), image_id=image.id, category_number=1,
-            rle=same.rle, mask_sha256=same.mask_sha256, area=same.area, bbox=same.box_xywh, is_trusted=False,
-        )  # fmt: skip
+        store_import(conn, image.id, rle_to_mask(same.rle), is_trusted=False)
     store(catalogue, 0, PINS, [other])
     with catalogue.database.connect() as conn:
         left = distinct_from_stored(conn, catalogue.campaign_id, image.id, ADAPTED, [own, other], 0.7)

@@ -15,17 +15,16 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.embeddings.store import EmbeddingStore
-from pipeline.storage import adapters, annotators, campaigns, images, masks, purge, requests, snapshots, tasks
+from pipeline.storage import adapters, annotators, campaigns, images, purge, requests, snapshots, tasks
 from pipeline.storage.database import Database
 from pipeline.storage.files import exists, join, open_storage, write_atomic
 from pipeline.storage.tombstones import tombstones
 from schemas.catalogue import EventResultRecord, TombstoneRecord
 from schemas.columns import db_now
 from schemas.errors import NotFoundError, StateError
-from schemas.masks import Rle
 from schemas.tables import Base, Embedding, EventRow, Image, MaskRow, Purge, Request, Session, Source
 from schemas.tallies import TABLES
-from tests.pipeline.storage.catalogues import LEASE_S, SHA, Catalogue, new_uuid, sha
+from tests.pipeline.storage.catalogues import LEASE_S, SHA, Catalogue, new_uuid, sha, store_import
 from tests.s3 import object_names
 
 WRITTEN_AFTER = {"purges", *TABLES}
@@ -66,10 +65,7 @@ class World:
     def _fill(self, conn: Any, made: Catalogue) -> None:
         campaign = made.campaign_id
         for image in made.images:
-            masks.import_mask(
-                conn, mask_id=new_uuid(), instance_id=new_uuid(), image_id=image.id, category_number=1,
-                rle=Rle(size=(4, 4), counts="01?0"), mask_sha256=SHA, area=1, bbox=(0, 0, 1, 1), is_trusted=False,
-            )  # fmt: skip
+            store_import(conn, image.id, is_trusted=False)
         event = conn.execute(select(EventRow.event_id).join(Session).where(Session.campaign_id == campaign)).first()
         conn.execute(
             insert(Base.metadata.tables["event_results"]).values(
@@ -373,10 +369,7 @@ def test_a_purged_image_comes_back_only_when_asked_and_numbers_are_not_given_aga
         assert conn.execute(select(Source.id).where(Source.uri == image.uri)).all() == []
         new = main.add_image(conn, "image-new")
         assert images.get_image(conn, new.image_id).number == 5
-        mask = masks.import_mask(
-            conn, mask_id=new_uuid(), instance_id=new_uuid(), image_id=new.image_id, category_number=1,
-            rle=Rle(size=(4, 4), counts="01?0"), mask_sha256=SHA, area=1, bbox=(0, 0, 1, 1),
-        )  # fmt: skip
+        mask = store_import(conn, new.image_id)
         assert mask.number == largest + 1
         again = main.add_image(conn, "image-3", readmit=True)
         assert images.get_image(conn, again.image_id).number == 6

@@ -10,7 +10,7 @@ from pipeline.storage.click_log import record_results
 from pipeline.storage.database import Database
 from pipeline.storage.effects import Effects, InstanceChange
 from pipeline.storage.images import forget_embedding, record_embeddings
-from pipeline.storage.masks import current_masks, import_mask
+from pipeline.storage.masks import current_masks
 from pipeline.storage.prelabels import store_prelabels
 from pipeline.storage.purge import find_scope, purge
 from pipeline.storage.snapshots import create_snapshot
@@ -18,7 +18,7 @@ from schemas.catalogue import EventResultRecord
 from schemas.masks import Rle
 from schemas.predictions import Pins, Prelabel
 from schemas.tables import EventRow
-from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid, sha
+from tests.pipeline.storage.catalogues import SHA, Catalogue, event, new_mask, new_uuid, sha, store_import
 
 
 class Walk:
@@ -115,11 +115,7 @@ class Walk:
         """A mask of a file, as truth or as a proposal; and an image, perhaps one that the other campaign has."""
         with self.database.begin() as conn:
             image = self.random.choice(catalogue.images)
-            import_mask(
-                conn, mask_id=new_uuid(), instance_id=new_uuid(), image_id=image.id, category_number=1,
-                rle=Rle(size=(4, 4), counts="01?0"), mask_sha256=SHA, area=1, bbox=(0, 0, 1, 1),
-                is_trusted=self.random.random() < 0.5,
-            )  # fmt: skip
+            store_import(conn, image.id, is_trusted=self.random.random() < 0.5)
             catalogue.add_image(conn, f"image-{self.random.randrange(8)}")
 
     def compute(self, catalogue: Catalogue) -> None:
