@@ -31,7 +31,7 @@ HIGH_CHANNELS = 96
 _DECODER = ("up8", "up8_refine", "up4", "up2_deep", "up2_skip", "up2", "to_logits", "to_score")
 """Parts of the refiner after its last block at 1/16."""
 MASKS_FOR_FULL = 100
-"""From so many masks on retraining makes "full": the fewest with which it was measured to be better than "head"."""
+"""From so many masks on retraining makes "full": so many were better than "head" on two domains (docs/adapters.md)."""
 
 
 def _upsample_to(x: Tensor, like: Tensor) -> Tensor:
