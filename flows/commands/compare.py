@@ -2,11 +2,19 @@
 
 import argparse
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
-from flows.commands.options import Nouns, check_writable, command, fraction, partial_of, positive_int, settings_of
+from flows.commands.options import (
+    Nouns,
+    check_writable,
+    command,
+    fraction,
+    partial_of,
+    positive_int,
+    settings_of,
+    write_out,
+)
 from flows.commands.terminal import Terminal, table
 from schemas.evaluation import Comparison
 
@@ -54,10 +62,7 @@ def compare(args: argparse.Namespace) -> int:
     done = run(entries, functools.partial(open_samples, args.data, args.images), options, terminal.progress)
     records = [one.model_dump(mode="json") for one in done]
     terminal.result(records, _lines(done))
-    if args.out:
-        Path(args.out).write_text(json.dumps(records, indent=2) + "\n")
-    if options.keep:
-        options.keep.unlink(missing_ok=True)
+    write_out(args.out, records)
     if args.plot:
         plot_comparison(done, Path(args.plot))
     return 0

@@ -1,7 +1,6 @@
 """evaluate, predict, model list, model convert and train: what works without a workspace."""
 
 import argparse
-import json
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from flows.commands.options import (
     partial_of,
     positive_int,
     settings_of,
+    write_out,
 )
 from flows.commands.terminal import Terminal, table
 from schemas.clicks import Click
@@ -126,7 +126,6 @@ def evaluate(args: argparse.Namespace) -> int:
 
     samples = open_samples(args.data, args.images)
     check_samples(samples, args.limit)
-    keep = partial_of(args.out)
     report = run(
         _load(args),
         samples,
@@ -138,14 +137,11 @@ def evaluate(args: argparse.Namespace) -> int:
         checkpoint_sha256=weights_digest(args.checkpoint or default_weights_path(args.model)),
         data=str(args.data),
         progress=terminal.progress,
-        keep=keep,
+        keep=partial_of(args.out),
         identity=f"{state_of(args.data)} {weights_digest(args.adapter) if args.adapter else ''}",
     ).model_dump(mode="json")
     terminal.result(report, _report_lines(report))
-    if args.out:
-        Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
-    if keep:
-        keep.unlink(missing_ok=True)
+    write_out(args.out, report)
     return 0
 
 

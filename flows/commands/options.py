@@ -1,6 +1,7 @@
 """What the commands share: settings from the arguments, option types, access to the workspace."""
 
 import argparse
+import json
 import logging
 import math
 import os
@@ -105,6 +106,15 @@ def check_writable(out: str | None) -> None:
 def partial_of(out: str | None) -> Path | None:
     """Where the work that --out is to hold is kept until it is done."""
     return None if out is None else Path(f"{out}.partial")
+
+
+def write_out(out: str | None, record: Any) -> None:
+    """Write what --out is to hold as JSON; what was kept until then goes."""
+    kept = partial_of(out)
+    if out is None or kept is None:
+        return
+    Path(out).write_text(json.dumps(record, indent=2) + "\n")
+    kept.unlink(missing_ok=True)
 
 
 def utc_time(text: str) -> str:

@@ -30,6 +30,8 @@ NATURAL_SETS = (
     "rf_strawberry",
 )
 """Sets of varied photographs of whole objects; every other set that may train counts as narrow."""
+LATE_CLICKS = (0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.08, 0.07, 0.05)
+"""How often 0, 1, ... clicks come before the one that learns; the last are about masks that are nearly done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ def cpu_late(steps: int = 800) -> Run:
         train=replace(
             run.train,
             seed=20261130,
-            click_passes=(0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.08, 0.07, 0.05),
+            click_passes=LATE_CLICKS,
             optim=OptimConfig(learning_rate=6e-4, warmup_steps=60, decay_steps=steps * 3 // 4, ema=0.99),
         ),
         samples=run.samples,
@@ -152,7 +154,7 @@ def gpu(steps: int = 6000) -> Run:
             loader_workers=min(8, os.cpu_count() or 1),
             click_threads=8,
             save_every_s=60.0,
-            click_passes=(0.2, 0.15, 0.15, 0.1, 0.1, 0.1, 0.08, 0.07, 0.05),
+            click_passes=LATE_CLICKS,
             optim=OptimConfig(learning_rate=1e-3, warmup_steps=200, decay_steps=steps // 3, ema=0.999),
         ),
         samples=SampleConfig(natural=NATURAL_SETS, mix=(0.5, 0.22, 0.18, 0.1), close_ups=0.1),

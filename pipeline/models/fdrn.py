@@ -262,7 +262,7 @@ class FdrnCompact(InteractiveModel):
         return Prediction(logits, torch.sigmoid(score))
 
     def default_adapter(self, masks: int) -> AdapterKind:
-        """See `InteractiveModel.default_adapter`. Of few masks "full" does harm (docs/adapters.md)."""
+        """See `InteractiveModel.default_adapter`. Of few masks "full" may do harm (docs/adapters.md)."""
         return "full" if masks >= MASKS_FOR_FULL else "head"
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ async def _part(check: Awaitable[Any]) -> str:
 
 async def _database(services: Services) -> None:
     await services.read(lambda conn: conn.execute(text("SELECT 1")))
-    services.database.check_writable()
+    await in_thread(services.database.check_writable)
 
 
 def _storage(url: str) -> None:
