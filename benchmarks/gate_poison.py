@@ -4,7 +4,7 @@ For each seed: N clean masks of the train split train an adapter (clean, judged 
 which a share is poisoned (shifted, inverted, or an ellipse anywhere) train another (poisoned, judged against the clean
 one, which is then live). Both are judged on held-out objects with true masks, and with the same share of them poisoned.
 
-    python benchmarks/gate_poison.py --data DIR [--masks 100] [--share 0.3] [--seeds 10] [--out FILE]
+    python benchmarks/gate_poison.py --data DIR [--masks 100] [--share 0.3] [--kind KIND] [--seeds 0 1 ...] [--out FILE]
 
 A file of results (`--out`) lets a stopped run go on. Needs annotations.json (COCO, train and val) and images/.
 """
@@ -87,7 +87,8 @@ class Bench:
         self.source = CachedSource(self.model, lambda i: read_image(Path(i.ref.uri)), max_bytes=2_000_000_000)
 
     def train(self, images: Sequence[AdapterImage], seed: int) -> InteractiveModel:
-        config = AdapterConfig(seed=seed, max_steps=self.options.steps, max_minutes=self.options.minutes)
+        kind = self.options.kind or self.model.default_adapter(sum(len(image.targets) for image in images))
+        config = AdapterConfig(kind=kind, seed=seed, max_steps=self.options.steps, max_minutes=self.options.minutes)
         with tempfile.TemporaryDirectory() as folder:
             result = train_adapter(self.model, list(images), self.source, config, Path(folder) / "checkpoint")
         return adapted(self.model, result.tensors)
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--masks", type=int, default=100)
     parser.add_argument("--share", type=float, default=0.3, help="of the masks that are poisoned")
+    parser.add_argument("--kind", help="of adapter; default: what retraining makes of so many masks")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--objects", type=int, default=100, help="held-out objects")
     parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")

@@ -148,7 +148,13 @@ def run(name: str, share: float, seed: int, options: argparse.Namespace) -> dict
         chosen = draw(read_split(options.data, "train", 10_000, *limits), options.masks, seed)
         chosen = [with_clicks(predictor, image, 1 + seed) for image in chosen]
         source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)), max_bytes=2_000_000_000)
-        config = AdapterConfig(seed=seed, max_steps=options.steps, max_minutes=options.minutes, recorded_share=share)
+        config = AdapterConfig(
+            kind=options.kind or model.default_adapter(options.masks),
+            seed=seed,
+            max_steps=options.steps,
+            max_minutes=options.minutes,
+            recorded_share=share,
+        )
         with tempfile.TemporaryDirectory() as folder:
             result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
         row |= {"steps": result.steps, "clicks": sum(len(t.clicks) for i in chosen for t in i.targets)}
@@ -183,6 +189,7 @@ def main() -> None:
     parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--minutes", type=float, default=10.0, help="of training at most")
+    parser.add_argument("--kind", help="of adapter; default: what retraining makes of so many masks")
     parser.add_argument("--share", type=float, default=0.5, help="of trajectories that follow recorded clicks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
