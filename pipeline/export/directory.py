@@ -200,17 +200,24 @@ class SnapshotDirectory:
             self._require_all()
             write_atomic(self.fs, join(self.root, MANIFEST), content)
             remove(self.fs, join(self.root, NOTE))
+            self._remove_other_stages()
         self._published = True
         logger.info("snapshot published at=%s sha256=%s", self.root, hashlib.sha256(content).hexdigest())
         return url_of(self.fs, join(self.root, MANIFEST))
 
     def _make_stage(self) -> Path:
         if not self._local:
-            return Path(tempfile.mkdtemp(prefix="clickloop-export-"))
+            return Path(tempfile.mkdtemp(prefix=self._stage_prefix(), suffix=_STAGE))
         target = Path(self.root)
         folder = target if self._is_inside else target.parent
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_STAGE, dir=folder))
+        return Path(tempfile.mkdtemp(prefix=self._stage_prefix(), suffix=_STAGE, dir=folder))
+
+    def _stage_prefix(self) -> str:
+        """Of all stages of this target."""
+        if self._local:
+            return f".{Path(self.root).name}."
+        return f".clickloop-export-{hashlib.sha256(self._url.encode()).hexdigest()[:16]}."
 
     def _put_in_place(self) -> None:
         """Out of the stage."""
@@ -227,7 +234,7 @@ class SnapshotDirectory:
 
     def _remove_other_stages(self) -> None:
         """Remove what exports to this target left that were killed, or that come too late for it."""
-        folder, prefix = self._stage.parent, f".{Path(self.root).name}."
+        folder, prefix = self._stage.parent, self._stage_prefix()
         for name in _stages(folder):
             is_of_target = self._is_inside or (name.startswith(prefix) and "." not in name[len(prefix) : -len(_STAGE)])
             if is_of_target and folder / name != self._stage:

@@ -1,5 +1,6 @@
 """A bucket that goes away while a snapshot is written to it: the same command goes on and ends with the same bytes."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,19 @@ def test_the_same_command_goes_on(
     require_undisturbed(world, url, snapshot_id)
     with world.database.connect() as conn:
         assert len(list_snapshots(conn, world.campaign_id)) == 1
+
+
+def test_what_a_killed_one_had_staged_is_removed(
+    world: Labelled, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    killed = directory.SnapshotDirectory(f"{s3_bucket}/out")
+    killed.local_path("masks/1.png").write_bytes(b"x")  # a kill runs no clean-up
+    elsewhere = directory.SnapshotDirectory(f"{s3_bucket}/elsewhere")
+    assert len(list(folder.iterdir())) == 2
+    export(world, f"{s3_bucket}/out")
+    assert list(folder.iterdir()) == [elsewhere.local_folder("")]
 
 
 def test_what_another_export_left_is_not_mixed_with(world: Labelled, faulty_s3: FaultyS3, s3_bucket: str) -> None:
