@@ -1,10 +1,11 @@
 """Whether retraining on the clicks that annotators made helps, beside clicks simulated at the accepted masks.
 
 A simulated annotator with human faults clicks N masks of the train split on the shipped model: off the middle of the
-error, sometimes a second time close by, and with the wrong sign in one click of ten. Two adapters are trained on the
-accepted masks (the truth) with the same draws: one on simulated clicks alone, one that follows the recorded ones where
-it can (`--share` of the trajectories). Both and the live model then meet the same annotator on held-out objects, whose
-faults are drawn by object and click, so that all three get the same ones; and the careful robot of the papers.
+error, sometimes a second time close by, and with the wrong sign in one click of ten; who is not done after `PATIENCE`
+clicks takes the brush. Two adapters are trained on the accepted masks (the truth) with the same draws: one on
+simulated clicks alone, one that follows the recorded clicks and strokes where it can (`--share` of the trajectories).
+Both and the live model then meet the same annotator on held-out objects, whose faults are drawn by object and click, so
+that all three get the same ones; and the careful robot of the papers.
 
     python benchmarks/real_clicks.py --data DIR [--masks 100] [--seeds 3] [--steps 300] [--out FILE]
 
@@ -20,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from adapter_gain import read_split
@@ -49,6 +51,9 @@ AIM = 0.15
 """Standard deviation of the place of a click, as a share of the square root of the object's area."""
 HESITATES = 0.1
 WRONG = 0.1
+PATIENCE = 8
+"""Clicks after which a person paints."""
+MAX_STROKES = 4
 ROBOT, PERSON = "robot", "person"
 RECORDED = "recorded"
 
@@ -88,20 +93,42 @@ class Robot:
         return next_click(self._truth, mask, clicked)
 
 
-def label(predictor: Predictor, truth: NDArray[np.bool_], who: Person | Robot) -> Iterator[tuple[Click, float]]:
-    """Click an object until its IoU is reached; each click with the IoU after it."""
+def label(
+    predictor: Predictor, truth: NDArray[np.bool_], who: Person | Robot, most: int = CLICKS
+) -> Iterator[tuple[Click, NDArray[np.bool_]]]:
+    """Click an object until its IoU is reached; each click with the mask after it."""
     predictor.reset()
     mask, clicked = np.zeros(truth.shape, np.bool_), np.zeros(truth.shape, np.bool_)
-    for _ in range(CLICKS):
+    for _ in range(most):
         click = who.next_click(mask, clicked)
         if click is None:
             return
         clicked[int(click.y), int(click.x)] = True
         mask = predictor.click(click) > predictor.threshold
-        reached = iou(truth, mask)
-        yield click, reached
-        if reached >= TARGET:
+        yield click, mask
+        if iou(truth, mask) >= TARGET:
             return
+
+
+def strokes(truth: NDArray[np.bool_], mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    """Payloads of the strokes that mend a mask: each along the largest error, as thick as that, until all is well."""
+    mask = mask.copy()
+    for _ in range(MAX_STROKES):
+        if iou(truth, mask) >= TARGET:
+            return
+        _, labels, stats, _ = cv2.connectedComponentsWithStats((truth != mask).view(np.uint8))
+        error = labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
+        depth = cv2.distanceTransform(np.pad(error, 1).view(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+        radius = float(depth.max())
+        points = np.argwhere(depth >= 0.5 * radius)[:, ::-1]  # x, y
+        along = (points - points.mean(0)) @ np.linalg.svd(points - points.mean(0), full_matrices=False)[2][0]
+        parts = np.array_split(points[np.argsort(along)], min(5, len(points)))
+        polyline = np.array([part.mean(0) for part in parts])
+        is_positive = bool(truth[error][0])
+        painted = np.zeros(mask.shape, np.uint8)
+        cv2.polylines(painted, [polyline.round().astype(np.int32)], False, 1, max(1, round(2 * radius)))
+        mask[painted > 0] = is_positive
+        yield {"v": 1, "polyline": polyline.tolist(), "radius": radius, "is_positive": is_positive}
 
 
 def with_clicks(predictor: Predictor, image: AdapterImage, seed: int) -> AdapterImage:
@@ -109,10 +136,11 @@ def with_clicks(predictor: Predictor, image: AdapterImage, seed: int) -> Adapter
     predictor.set_image(read_image(Path(image.ref.uri)))
     targets = []
     for target in image.targets:
-        person = Person((seed, int(target.mask_id)), rle_to_mask(target.rle))
-        made = [click for click, _ in label(predictor, rle_to_mask(target.rle), person)]
-        payloads = [{"v": 1, "x": c.x, "y": c.y, "is_positive": c.is_positive} for c in made]
-        edits = tuple(Edit(kind="click", payload=payload, payload_sha256="") for payload in payloads)
+        truth = rle_to_mask(target.rle)
+        made = list(label(predictor, truth, Person((seed, int(target.mask_id)), truth), PATIENCE))
+        payloads = [("click", {"v": 1, "x": c.x, "y": c.y, "is_positive": c.is_positive}) for c, _ in made]
+        payloads += [("brush", payload) for payload in strokes(truth, made[-1][1])]
+        edits = tuple(Edit(kind=kind, payload=payload, payload_sha256="") for kind, payload in payloads)
         targets.append(replace(target, edits=edits))
     return replace(image, targets=tuple(targets))
 
@@ -130,7 +158,7 @@ def clicks_needed(
             predictor.set_image(read_image(Path(shown)))
         truth = rle_to_mask(target.rle)
         for name, who in ((ROBOT, Robot(truth)), (PERSON, Person((0, int(target.mask_id)), truth))):
-            curve = [reached for _, reached in label(predictor, truth, who)]
+            curve = [iou(truth, mask) for _, mask in label(predictor, truth, who)]
             found[name].append(noc_of(curve, TARGET, CLICKS))
     return found
 
@@ -157,7 +185,8 @@ def run(name: str, share: float, seed: int, options: argparse.Namespace) -> dict
         )
         with tempfile.TemporaryDirectory() as folder:
             result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
-        row |= {"steps": result.steps, "clicks": sum(len(t.clicks) for i in chosen for t in i.targets)}
+        edits = [edit.kind for image in chosen for target in image.targets for edit in target.edits]
+        row |= {"steps": result.steps, "clicks": edits.count("click"), "strokes": edits.count("brush")}
         candidate = adapted(model, result.tensors)
     return row | clicks_needed(candidate, objects)
 
@@ -165,8 +194,10 @@ def run(name: str, share: float, seed: int, options: argparse.Namespace) -> dict
 def describe(row: dict[str, Any]) -> str:
     """One run as a line."""
     means = "  ".join(f"NoC@90 {who} {np.mean(row[who]):6.2f}" for who in (ROBOT, PERSON))
-    trained = f"  {row['steps']} steps, {row['clicks']} recorded clicks" if "steps" in row else ""
-    return f"{row['name']:10} seed {row['seed']}  {means}{trained}"
+    text = f"{row['name']:10} seed {row['seed']}  {means}"
+    if "steps" in row:
+        text += f"  {row['steps']} steps, {row['clicks']} clicks and {row['strokes']} strokes recorded"
+    return text
 
 
 def change(rows: Sequence[dict[str, Any]], who: str) -> str:

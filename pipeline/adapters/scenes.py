@@ -21,6 +21,7 @@ from schemas.clicks import Click
 from schemas.masks import Rle
 from schemas.predictions import Edit, ImageRef
 
+MAX_STROKE_CLICKS = 8
 Turn: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Entered around about 100 ms of heavy work, so that others on the same cores get theirs; may wait."""
 
@@ -43,15 +44,21 @@ class AdapterTarget:
 
     @property
     def clicks(self) -> tuple[Click, ...]:
-        """The person's clicks in order, in image pixels; empty where the model was led by more than clicks.
+        """The person's clicks in order, in image pixels, strokes of the brush as clicks along them.
 
-        A box, another candidate or a mask that the instance was opened from shape the states between clicks; strokes
-        and tools do not.
+        Empty where the model was led by more than clicks: a box, another candidate or a mask that the instance was
+        opened from shape the states between clicks; strokes and tools do not.
         """
         if any(edit.kind in {"box", "candidate"} or edit.payload.get("mask_id") for edit in self.edits):
             return ()
-        payloads = [edit.payload for edit in self.edits if edit.kind == "click"]
-        return tuple(Click(x=p["x"], y=p["y"], is_positive=p["is_positive"]) for p in payloads)
+        clicks: list[Click] = []
+        for edit in self.edits:
+            p = edit.payload
+            if edit.kind == "click":
+                clicks.append(Click(x=p["x"], y=p["y"], is_positive=p["is_positive"]))
+            elif edit.kind == "brush" and p.get("polyline"):
+                clicks += stroke_clicks(p["polyline"], p["radius"], p["is_positive"])
+        return tuple(clicks)
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,29 @@ class Scene:
         height, width = self.size
         placed = []
         for click in clicks:
-            x, y = min(click.x * self.scale, width - 1.0), min(click.y * self.scale, height - 1.0)
-            placed.append(Click(x=max(0.0, width - 1 - x) if self.mirrored else x, y=y, is_positive=click.is_positive))
+            x = min(max(click.x * self.scale, 0.0), width - 1.0)
+            y = min(max(click.y * self.scale, 0.0), height - 1.0)
+            placed.append(Click(x=width - 1 - x if self.mirrored else x, y=y, is_positive=click.is_positive))
         return placed
+
+
+def stroke_clicks(polyline: Sequence[tuple[float, float]], radius: float, is_positive: bool) -> list[Click]:
+    """A stroke as clicks at equal distances along it.
+
+    Args:
+        polyline: (x, y) that the brush went through, at least one.
+        radius: Of the brush, same pixels.
+        is_positive: Whether it painted or erased.
+
+    Returns:
+        One click for each width of the brush, 1 to `MAX_STROKE_CLICKS`; a single one lies in the middle.
+    """
+    points = np.array(polyline, np.float64)
+    passed = np.concatenate([[0.0], np.hypot(*np.diff(points, axis=0).T).cumsum()])
+    count = int(np.clip(passed[-1] // max(2 * radius, 1.0), 1, MAX_STROKE_CLICKS))
+    at = (np.arange(count) + 0.5) * passed[-1] / count
+    xs, ys = (np.interp(at, passed, points[:, axis]) for axis in (0, 1))
+    return [Click(x=float(x), y=float(y), is_positive=is_positive) for x, y in zip(xs, ys, strict=True)]
 
 
 class SceneSource(Protocol):
