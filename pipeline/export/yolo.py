@@ -11,7 +11,7 @@ from pipeline.export.batches import ExportMask, Labels
 from pipeline.export.image_files import image_name, put_image
 from pipeline.export.polygons import PolygonLoss, mask_outline
 from pipeline.export.target import Format, Target
-from pipeline.masks.rle import rle_to_mask
+from pipeline.masks.rle import rle_to_box
 from schemas.arrow import category_names
 
 FOLDER = "yolo-seg"
@@ -72,11 +72,11 @@ class YoloFormat(Format):
 
     def _line(self, mask: ExportMask) -> str:
         self._target.tick()
-        pixels = rle_to_mask(mask.rle)
-        outline = mask_outline(pixels)
-        self._loss.add(mask.category_id, pixels, outline)
+        inside, (x0, y0, _, _) = rle_to_box(mask.rle)
+        outline = mask_outline(inside)
+        self._loss.add(mask.category_id, inside, outline)
         place = self._classes.setdefault(mask.category_id, len(self._classes))
-        return f"{place} {outline_text(outline, mask.rle.size)}\n"
+        return f"{place} {outline_text(outline + np.array([x0, y0], np.int32), mask.rle.size)}\n"
 
     def _put(self, name: str, text: str) -> None:
         path = self._target.directory.local_path(f"{FOLDER}/{name}")

@@ -15,14 +15,15 @@ from pipeline.imports.found import EMPTY, Dropped, Found, Items
 from pipeline.imports.names import Names
 from pipeline.imports.read import read_source
 from pipeline.ingest.sources import printable
-from pipeline.masks.boxes import mask_box_xywh
-from pipeline.masks.digest import box_digest
-from pipeline.masks.rle import mask_to_rle, rle_to_mask
+from pipeline.masks.digest import inside_digest
+from pipeline.masks.polygons import rle_iou
+from pipeline.masks.rle import decode_runs, encode_runs, runs_to_box
 from pipeline.storage import campaigns, images, imported, masks
 from pipeline.storage.database import Database
 from pipeline.storage.sql import batches
 from schemas.campaigns import CampaignRecord
 from schemas.errors import BadInputError
+from schemas.masks import Rle
 from schemas.requests import ImportFormat
 
 EXAMPLES = 5
@@ -233,17 +234,17 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
             campaigns.check_name(found.category, "category")
     except BadInputError as error:
         return Dropped("the name of its category cannot be used", f"{where}: {error.message}")
+    size = found.rle.size
     try:
-        mask = rle_to_mask(found.rle)
+        inside, box, runs = runs_to_box(decode_runs(found.rle.counts), size)
     except BadInputError as error:
         return Dropped("the mask is malformed", f"{where}: {error.message}")
-    x, y, width, height = box = mask_box_xywh(mask)
-    if not width:
+    if not inside.size:
         return Dropped(EMPTY, where)
-    rle = mask_to_rle(mask)
-    again = rle_to_mask(rle)
-    report.round_trip_iou = min(report.round_trip_iou, np.count_nonzero(mask & again) / np.count_nonzero(mask | again))
-    digest = box_digest(mask, (x, y, x + width, y + height))
+    rle = Rle(size=size, counts=encode_runs(runs))
+    report.round_trip_iou = min(report.round_trip_iou, rle_iou(rle, found.rle))
+    digest = inside_digest(inside, box, size)
+    x0, y0, x1, y1 = box
     name = f"{campaign_id}/{found.image.id}/{printable(found.key)}/{digest}"
     return {
         "mask_id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"mask/{name}")),
@@ -252,8 +253,8 @@ def _row(found: Found, campaign_id: str, report: ImportReport) -> dict[str, Any]
         "category": found.category,
         "rle": rle,
         "mask_sha256": digest,
-        "area": int(np.count_nonzero(mask)),
-        "bbox": box,
+        "area": int(np.count_nonzero(inside)),
+        "bbox": (x0, y0, x1 - x0, y1 - y0),
         "score": found.score,
         "unsure": found.unsure,
     }

@@ -24,6 +24,12 @@ def mask_digest(mask: NDArray[np.bool_]) -> str:
 def box_digest(mask: NDArray[np.bool_], box: tuple[int, int, int, int]) -> str:
     """The same for a mask whose bounding box (x0, y0, x1, y1) is known."""
     x0, y0, x1, y1 = box
-    digest = hashlib.sha256(f"{mask.shape[0]}x{mask.shape[1]}:{x0},{y0},{x1},{y1}:".encode())
-    digest.update(np.packbits(mask[y0:y1, x0:x1]).data)
+    return inside_digest(mask[y0:y1, x0:x1], box, mask.shape)
+
+
+def inside_digest(inside: NDArray[np.bool_], box: tuple[int, int, int, int], size: tuple[int, ...]) -> str:
+    """The same for a mask of which only the pixels inside its box are there, and its (height, width)."""
+    x0, y0, x1, y1 = box
+    digest = hashlib.sha256(f"{size[0]}x{size[1]}:{x0},{y0},{x1},{y1}:".encode())
+    digest.update(np.packbits(inside).data)
     return digest.hexdigest()

@@ -1,11 +1,11 @@
-"""COCO polygons and uncompressed run-length encoding to RLE. The only masks module that needs pycocotools."""
+"""COCO polygons and lists of run lengths to RLE, and IoU of RLE. The only masks module that needs pycocotools."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.masks.rle import check_size, encode_runs, runs_to_mask
+from pipeline.masks.rle import check_runs, check_size, encode_runs
 from schemas.errors import BadInputError
 from schemas.masks import Rle
 
@@ -47,5 +47,11 @@ def uncompressed_to_rle(counts: Sequence[int], size: tuple[int, int]) -> Rle:
     runs = np.asarray(counts)
     if runs.ndim != 1 or runs.dtype.kind not in "iu":
         raise BadInputError("Uncompressed RLE counts must be a flat list of whole numbers.")
-    runs_to_mask(runs.astype(np.int64), size)
+    check_runs(runs.astype(np.int64), size)
     return Rle(size=size, counts=encode_runs(runs.astype(np.int64)))
+
+
+def rle_iou(first: Rle, second: Rle) -> float:
+    """IoU of two masks of the same size, not both empty, whose counts were checked."""
+    pair = ({"size": list(rle.size), "counts": rle.counts.encode("ascii")} for rle in (first, second))
+    return float(coco_mask.iou([next(pair)], [next(pair)], [0])[0, 0])

@@ -54,14 +54,68 @@ def runs_to_mask(runs: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.b
         BadInputError: A run is negative or the runs don't add up to the size.
         TooLargeError: The size is over the limit.
     """
+    check_runs(runs, size)
+    return _filled(runs, size)
+
+
+def check_runs(runs: NDArray[np.int64], size: tuple[int, int]) -> None:
+    """Check that run lengths fill a mask.
+
+    Raises:
+        BadInputError: A run is negative or the runs don't add up to the size.
+        TooLargeError: The size is over the limit.
+    """
     height, width = check_size(size)
     if runs.size == 0 or runs.min() < 0 or runs.max() > height * width or int(runs.sum()) != height * width:
         raise BadInputError(
             f"RLE runs do not fill a mask of size {height}x{width} (height x width). "
             "Send COCO column-major runs whose sum is height * width."
         )
+
+
+def runs_to_box(
+    runs: NDArray[np.int64], size: tuple[int, int]
+) -> tuple[NDArray[np.bool_], tuple[int, int, int, int], NDArray[np.int64]]:
+    """A mask's pixels in its bounding box, without filling the rest of the image, and its runs in the usual form.
+
+    Args:
+        runs: Column-major run lengths; runs of no pixels, which split others, may be among them.
+        size: (height, width) of the mask.
+
+    Returns:
+        The bool pixels in the box; the box (x0, y0, x1, y1), half-open, zeros when the mask is empty; the runs as
+        `mask_to_runs` gives them.
+
+    Raises:
+        BadInputError: A run is negative or the runs don't add up to the size.
+        TooLargeError: The size is over the limit.
+    """
+    check_runs(runs, size)
+    height, width = size
+    bounds = np.concatenate([[0], np.cumsum(runs), [height * width]])
+    starts, ends = bounds[1:-1:2], bounds[2::2]
+    is_run = ends > starts
+    starts, ends = starts[is_run], ends[is_run]
+    if starts.size == 0:
+        return np.zeros((0, 0), np.bool_), (0, 0, 0, 0), np.array([height * width])
+    apart = starts[1:] != ends[:-1]
+    starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
+    x0, x1 = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
+    if np.any(starts // height != (ends - 1) // height):  # a run goes on in the next column
+        y0, y1 = 0, height
+    else:
+        y0, y1 = int((starts % height).min()), int(((ends - 1) % height).max()) + 1
+    edges = np.stack([starts, ends], 1).reshape(-1)
+    columns = np.diff(np.concatenate([[x0 * height], edges, [x1 * height]]))
+    inside = _filled(columns, (height, x1 - x0))[y0:y1]
+    usual = np.diff(np.concatenate([[0], edges, [height * width]]))
+    return inside, (x0, y0, x1, y1), usual[:-1] if usual[-1] == 0 else usual
+
+
+def _filled(runs: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
     values = np.zeros(runs.size, np.uint8)
     values[1::2] = 1
+    height, width = size
     columns = np.repeat(values, runs).reshape(width, height)
     return np.asarray(cv2.transpose(columns).reshape(height, width), np.uint8).view(np.bool_)
 
@@ -125,6 +179,17 @@ def rle_to_mask(rle: Rle) -> NDArray[np.bool_]:
     """
     check_size(rle.size)
     return runs_to_mask(decode_runs(rle.counts), rle.size)
+
+
+def rle_to_box(rle: Rle) -> tuple[NDArray[np.bool_], tuple[int, int, int, int]]:
+    """The pixels of COCO compressed RLE in their bounding box, and that; see `runs_to_box`.
+
+    Raises:
+        BadInputError: The counts are malformed or don't fit the size.
+        TooLargeError: The size is over the limit.
+    """
+    inside, box, _ = runs_to_box(decode_runs(rle.counts), rle.size)
+    return inside, box
 
 
 def rle_area(rle: Rle) -> int:

@@ -6,7 +6,7 @@ They run before anything is stored, so that what the log holds can always be com
 from collections.abc import Collection
 from typing import Any
 
-from pipeline.masks.rle import rle_to_mask
+from pipeline.masks.rle import check_runs, decode_runs
 from schemas.errors import BadInputError, ClickOutsideImageError, TooLargeError
 from schemas.events import (
     MAX_BRUSH_BYTES,
@@ -77,7 +77,7 @@ def _check_runs(name: str, rle: Rle, box: tuple[int, int, int, int]) -> None:
     height, width = box[3] - box[1], box[2] - box[0]
     if rle.size != (height, width):
         raise BadInputError(f"{name}: size {list(rle.size)} is not the box's, [{height}, {width}] (height, width).")
-    rle_to_mask(rle)
+    check_runs(decode_runs(rle.counts), rle.size)
 
 
 def _check_category(category: int | None, categories: Collection[int]) -> None:

@@ -7,10 +7,9 @@ model looks at an image again, what nobody has accepted of the one before is wit
 import uuid
 from collections.abc import Sequence
 
-import numpy as np
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, update
 
-from pipeline.masks.rle import rle_to_mask
+from pipeline.masks.polygons import rle_iou
 from pipeline.storage.images import image_record
 from pipeline.storage.masks import current_masks, import_masks, known_masks, proposed_masks
 from pipeline.storage.tallies import counted
@@ -138,5 +137,4 @@ def _iou(own: Prelabel, other: MaskRecord) -> float:
     u, v, w, h = other.bbox
     if x + width <= u or u + w <= x or y + height <= v or v + h <= y:
         return 0.0
-    mine, theirs = rle_to_mask(own.rle), rle_to_mask(other.rle)
-    return float(np.count_nonzero(mine & theirs) / np.count_nonzero(mine | theirs))
+    return rle_iou(own.rle, other.rle)

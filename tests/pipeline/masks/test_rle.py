@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.masks import rle
 from pipeline.masks.boxes import mask_box_xywh, mask_box_xyxy
+from pipeline.masks.digest import inside_digest, mask_digest
 from pipeline.masks.rle import mask_to_rle, rle_area, rle_to_mask
 from schemas.errors import BadInputError, TooLargeError
 from schemas.masks import Rle
@@ -33,6 +34,19 @@ def test_same_bytes_area_and_box_as_pycocotools(mask: np.ndarray) -> None:
     assert ours.counts.encode() == theirs["counts"]
     assert rle_area(ours) == int(coco_mask.area(theirs)) == int(mask.sum())
     assert mask_box_xywh(mask) == tuple(int(v) for v in coco_mask.toBbox(theirs))
+
+
+@given(masks, st.data())
+def test_pixels_in_the_box_and_runs_without_filling_the_image(mask: np.ndarray, data: st.DataObject) -> None:
+    runs = split = rle.mask_to_runs(mask)
+    for at in data.draw(st.lists(st.integers(0, runs.size - 1), max_size=3)):  # runs of no pixels may split others
+        part = data.draw(st.integers(0, int(split[at])))
+        split = np.concatenate([split[:at], [part, 0, split[at] - part], split[at + 1 :]])
+    inside, (x0, y0, x1, y1), usual = rle.runs_to_box(split, mask.shape)
+    assert (x0, y0, x1, y1) == mask_box_xyxy(mask)
+    assert np.array_equal(inside, mask[y0:y1, x0:x1])
+    assert usual.tolist() == runs.tolist()
+    assert inside_digest(inside, (x0, y0, x1, y1), mask.shape) == mask_digest(mask)
 
 
 @pytest.mark.parametrize("seed", range(3))
