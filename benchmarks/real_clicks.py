@@ -15,7 +15,6 @@ over images, objects averaged over seeds). `--out` lets a stopped run go on.
 
 import argparse
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from adapter_gain import read_split
+from adapter_gain import read_split, retrain
 from learning_curve import MASKS_PER_IMAGE, draw
 from numpy.typing import NDArray
 
@@ -34,7 +33,6 @@ from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
-from pipeline.adapters.train import train_adapter
 from pipeline.clicks.simulate import next_click
 from pipeline.data.coco import read_image
 from pipeline.evaluation.metrics import iou
@@ -183,8 +181,7 @@ def run(name: str, share: float, seed: int, options: argparse.Namespace) -> dict
             max_minutes=options.minutes,
             recorded_share=share,
         )
-        with tempfile.TemporaryDirectory() as folder:
-            result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
+        result = retrain(options, model, chosen, source, config)
         edits = [edit.kind for image in chosen for target in image.targets for edit in target.edits]
         row |= {"steps": result.steps, "clicks": edits.count("click"), "strokes": edits.count("brush")}
         candidate = adapted(model, result.tensors)
