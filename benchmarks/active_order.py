@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from adapter_gain import first_masks, read_split, retrain
+from adapter_gain import first_masks, read_split
 from kept_runs import add_runs, found_runs, missing
 from learning_curve import MASKS_PER_IMAGE, change, figures
 
@@ -26,6 +26,7 @@ from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
+from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.models import default_weights_path, load_model, resolve_model_id, weights_digest
 from pipeline.models._base import InteractiveModel
@@ -65,7 +66,7 @@ def run(task: tuple[str, int, int, Sequence[Look], argparse.Namespace]) -> dict[
     if count:
         chosen = first_masks(in_order(by, learnable, looks, seed), count)
         config = AdapterConfig(seed=seed, max_steps=options.steps, max_minutes=options.minutes)
-        candidate = adapted(model, retrain(options, model, chosen, source, config).tensors)
+        candidate = adapted(model, train_adapter(model, chosen, source, config).tensors)
         row["images"] = len(chosen)
     report = evaluate_adapter(candidate, held_out, source, EvaluationConfig(max_masks=options.objects, replay=False))
     assert report is not None

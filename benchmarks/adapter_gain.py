@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,16 +20,14 @@ import torch
 
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter
 from pipeline.adapters.gate import GateConfig, decide
-from pipeline.adapters.importance import shipped_importance
 from pipeline.adapters.kinds import adapted
-from pipeline.adapters.scenes import AdapterImage, AdapterTarget, SceneSource
+from pipeline.adapters.scenes import AdapterImage, AdapterTarget
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
-from pipeline.adapters.train import AdapterResult, Progress, train_adapter
+from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_coco, read_image
 from pipeline.masks.rle import mask_to_rle
-from pipeline.models import default_weights_path, load_model, weights_digest
-from pipeline.models._base import InteractiveModel
+from pipeline.models import load_model
 from schemas.predictions import ImageRef
 
 
@@ -51,22 +49,6 @@ def read_split(folder: Path, split: str, max_images: int, max_objects: int, min_
             ref = ImageRef(sha256=str(image.path), uri=str(image.path), width=image.width, height=image.height)
             images.append(AdapterImage(ref, str(image.path), tuple(targets[image.image_id])))
     return images
-
-
-def retrain(
-    options: argparse.Namespace,
-    model: InteractiveModel,
-    images: Sequence[AdapterImage],
-    source: SceneSource,
-    config: AdapterConfig,
-    progress: Progress | None = None,
-) -> AdapterResult:
-    """An adapter for the model and checkpoint of the options, with checkpoints, as the trainer makes it."""
-    weights = weights_digest(options.checkpoint or default_weights_path(model.model_id))
-    importance = shipped_importance(model.model_id, weights)
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint"
-        return train_adapter(model, images, source, config, checkpoint, progress, importance=importance)
 
 
 def first_masks(images: Iterable[AdapterImage], count: int) -> list[AdapterImage]:
@@ -125,7 +107,8 @@ def main() -> None:
     assert live is not None
     print(line("live", live), flush=True)
     started = time.monotonic()
-    result = retrain(options, model, training, source, config)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train_adapter(model, training, source, config, Path(folder) / "checkpoint")
     print(
         f"trained {result.steps} steps in {time.monotonic() - started:.0f} s, kept step {result.best_step};"
         f" validation mIoU {result.live_iou or 0:.4f} -> {result.best_iou or 0:.4f}"

@@ -9,18 +9,20 @@ target; 20 where it never does), NoC, and mean IoUs. Masks are the truth, encodi
 
 import argparse
 import multiprocessing
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from adapter_gain import first_masks, read_split, retrain
+from adapter_gain import first_masks, read_split
 
 from pipeline.adapters.evaluate import noc_of
 from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
+from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.evaluation.costs import resident_mib
 from pipeline.evaluation.robot import evaluate_sample
@@ -79,7 +81,8 @@ def measure(kind: str, options: argparse.Namespace) -> str:
         took.append(time.process_time() - last)
         last = time.process_time()
 
-    result = retrain(options, model, training, source, config, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train_adapter(model, training, source, config, Path(folder) / "checkpoint", progress)
     extra = (resident_mib(peak=True) or 0.0) - before
     learnable = sum(tensor.numel() for tensor in result.tensors.values())
     costs = f"{learnable / 1e6:8.3f} {np.mean(took):8.2f} {extra:8.0f}"

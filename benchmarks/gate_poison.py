@@ -11,6 +11,7 @@ A file of results (`--out`) lets a stopped run go on. Needs annotations.json (CO
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from adapter_gain import read_split, retrain
+from adapter_gain import read_split
 from learning_curve import MASKS_PER_IMAGE, draw
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
+from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
 from pipeline.models import load_model
@@ -87,7 +89,8 @@ class Bench:
     def train(self, images: Sequence[AdapterImage], seed: int) -> InteractiveModel:
         kind = self.options.kind or self.model.default_adapter(sum(len(image.targets) for image in images))
         config = AdapterConfig(kind=kind, seed=seed, max_steps=self.options.steps, max_minutes=self.options.minutes)
-        result = retrain(self.options, self.model, list(images), self.source, config)
+        with tempfile.TemporaryDirectory() as folder:
+            result = train_adapter(self.model, list(images), self.source, config, Path(folder) / "checkpoint")
         return adapted(self.model, result.tensors)
 
     def judge(self, model: InteractiveModel, truth: Sequence[AdapterImage]) -> tuple[ObjectResult, ...]:

@@ -12,6 +12,7 @@ A file of results (`--out`) lets a stopped run go on, and several processes shar
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapter_gain import first_masks, read_split, retrain
+from adapter_gain import first_masks, read_split
 from kept_runs import add_runs, found_runs, missing
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
+from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.evaluation.costs import resident_mib
 from pipeline.evaluation.plot import check_plot_path, plot_curves
@@ -83,7 +85,8 @@ def run(task: tuple[str, int, int, argparse.Namespace]) -> dict[str, Any]:
         chosen = draw(learnable, count, seed)
         config = AdapterConfig(kind=kind, seed=seed, max_steps=options.steps, max_minutes=options.minutes)
         began, cpu = time.perf_counter(), time.process_time()
-        result = retrain(options, model, chosen, source, config)
+        with tempfile.TemporaryDirectory() as folder:
+            result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
         row |= {
             "masks": sum(len(image.targets) for image in chosen),
             "images": len(chosen),

@@ -15,6 +15,7 @@ over images, objects averaged over seeds). `--out` lets a stopped run go on.
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from adapter_gain import read_split, retrain
+from adapter_gain import read_split
 from learning_curve import MASKS_PER_IMAGE, draw
 from numpy.typing import NDArray
 
@@ -33,6 +34,7 @@ from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
+from pipeline.adapters.train import train_adapter
 from pipeline.clicks.simulate import next_click
 from pipeline.data.coco import read_image
 from pipeline.evaluation.metrics import iou
@@ -181,7 +183,8 @@ def run(name: str, share: float, seed: int, options: argparse.Namespace) -> dict
             max_minutes=options.minutes,
             recorded_share=share,
         )
-        result = retrain(options, model, chosen, source, config)
+        with tempfile.TemporaryDirectory() as folder:
+            result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
         edits = [edit.kind for image in chosen for target in image.targets for edit in target.edits]
         row |= {"steps": result.steps, "clicks": edits.count("click"), "strokes": edits.count("brush")}
         candidate = adapted(model, result.tensors)

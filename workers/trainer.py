@@ -23,7 +23,6 @@ from torch import Tensor
 
 from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter
 from pipeline.adapters.files import AdapterMeta
-from pipeline.adapters.importance import shipped_importance
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
 from pipeline.adapters.steps import AdapterConfig
@@ -341,7 +340,6 @@ class Trainer:
             lambda: self._is_cancelled(job.job_id),
             heavy_turn,
             parent,
-            shipped_importance(model.model_id, job.model_digest),
         )
 
     @staticmethod

@@ -3,7 +3,7 @@
 Every draw is a function of (seed, step). Knows nothing of checkpoints, averages and when to stop (see `train`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -35,8 +35,7 @@ class AdapterConfig:
         max_clicks: Clicks of a trajectory, drawn from 1 to this: late clicks are what NoC@90 is made of.
         learning_rate: AdamW's, after the warm-up, falling linearly to a tenth at the last step.
         warmup_steps: Linear from 0.
-        pull: How hard each parameter is pulled to where the bare model has it, times its importance (see
-            `pipeline.adapters.importance`), times the learning rate.
+        weight_decay: AdamW's, towards the live weights (not towards zero).
         clip_norm: Largest norm of the gradient.
         ema: Decay of the averaged weights.
         stride: How far towards the averaged weights the live ones go, from 0 to 1. Stopping short of them keeps more of
@@ -63,7 +62,7 @@ class AdapterConfig:
     max_clicks: int = 12
     learning_rate: float = 3e-4
     warmup_steps: int = 20
-    pull: float = 100.0
+    weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema: float = 0.98
     stride: float = 0.75
@@ -101,7 +100,7 @@ def optimize_step(
     student: InteractiveModel,
     trained: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    pulls: Mapping[str, tuple[Tensor, Tensor]],
+    live: dict[str, Tensor],
     material: Material,
     config: AdapterConfig,
     step: int,
@@ -114,7 +113,7 @@ def optimize_step(
         student: Shares all weights with it but the trained ones.
         trained: The student's trained parameters by name.
         optimizer: Of those.
-        pulls: Of some of them, by name: where each is pulled to, and how hard, times the learning rate.
+        live: The live model's values of them, which weight decay pulls towards.
         material: To draw from.
         config: How.
         step: Number of this step; with the seed it decides every draw.
@@ -130,7 +129,7 @@ def optimize_step(
         aim = rng.random()
         if aim < config.replay_share:
             scene, mask = material.drawn.draw(rng)
-            losses = object_losses(student, scene, mask, [], rng, config)
+            losses = _object_losses(student, scene, mask, [], rng, config)
         else:
             image, target = _draw(rng, material.images)
             mirrored = config.mirror and rng.random() < 0.5
@@ -139,7 +138,7 @@ def optimize_step(
                 losses = _hold_losses(model, student, scene, rng, config)
             else:
                 recorded = scene.place_clicks(target.clicks) if rng.random() < config.recorded_share else []
-                losses = object_losses(student, scene, scene.target_mask(target), recorded, rng, config)
+                losses = _object_losses(student, scene, scene.target_mask(target), recorded, rng, config)
         while True:
             with turn():
                 loss = next(losses, None)
@@ -152,18 +151,17 @@ def optimize_step(
     rate = config.learning_rate * _schedule(step, config)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    for parameter in trained.values():
-        if parameter.grad is not None:
-            parameter.grad /= count
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            if parameter.grad is not None:
+                parameter.grad /= count
+            parameter.lerp_(live[name].to(parameter), rate * config.weight_decay)
     torch.nn.utils.clip_grad_norm_(trained.values(), config.clip_norm)
     optimizer.step()
-    with torch.no_grad():
-        for name, (place, strength) in pulls.items():
-            trained[name].lerp_(place, (rate * strength).clamp(max=1.0))
     return total / count
 
 
-def object_losses(
+def _object_losses(
     student: InteractiveModel,
     scene: Scene,
     mask: NDArray[np.bool_],

@@ -6,7 +6,7 @@ uninterrupted one does. Batch norms stay frozen (RECIPE: adapters). Knows no dat
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -85,7 +85,6 @@ def train_adapter(
     should_stop: Callable[[], bool] | None = None,
     turn: Turn = nullcontext,
     parent: dict[str, Tensor] | None = None,
-    importance: Mapping[str, Tensor] | None = None,
 ) -> AdapterResult:
     """Train an adapter that starts from the live one.
 
@@ -99,8 +98,6 @@ def train_adapter(
         should_stop: Asked before every step.
         turn: Entered around each click, where heavy work takes turns.
         parent: Tensors of the live adapter, of the same kind; None: the bare model is live.
-        importance: Of the model's parameters to what it knows, see `pipeline.adapters.importance`; what is trained of
-            them is held to where the bare model has it. None: nothing is.
 
     Raises:
         BadInputError: No image has a mask, or the model has no adapter of that kind.
@@ -116,8 +113,7 @@ def train_adapter(
     teacher = with_engine(adapted(model, live).requires_grad_(False), engine)
     student, trained = student_of(model, live)
     student = with_engine(student, engine)
-    pulls = _pulls(model, trained, importance or {}, config.pull)
-    fingerprint = _fingerprint(model, live, images, config, pulls)
+    fingerprint = _fingerprint(model, live, images, config)
     run = _resume(checkpoint, fingerprint) or _Run(live, _copy(live), _copy(live))
     _fill(trained, run.weights)
     optimizer = torch.optim.AdamW(trained.values(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
@@ -144,7 +140,7 @@ def train_adapter(
         if should_stop is not None and should_stop():
             finished = False
             break
-        loss = optimize_step(teacher, student, trained, optimizer, pulls, material, config, run.step, turn)
+        loss = optimize_step(teacher, student, trained, optimizer, live, material, config, run.step, turn)
         run.step += 1
         rate = 1 - min(config.ema, (1 + run.step) / (10 + run.step))
         with torch.no_grad():
@@ -173,18 +169,6 @@ def train_adapter(
     )
 
 
-def _pulls(
-    model: InteractiveModel, trained: Mapping[str, Tensor], importance: Mapping[str, Tensor], strength: float
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Where the trained parameters are pulled to, and how hard, each output channel as a whole."""
-    pulls = {}
-    for name in sorted(trained.keys() & importance.keys()):
-        place = model.get_parameter(name).detach()
-        channels = importance[name].to(place).view((*place.shape[:1], *[1] * (place.ndim - 1)))
-        pulls[name] = (place, strength * channels)
-    return pulls
-
-
 def _copy(tensors: dict[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
 
@@ -201,18 +185,12 @@ def _fill(parameters: dict[str, torch.nn.Parameter], tensors: dict[str, Tensor])
 
 
 def _fingerprint(
-    model: InteractiveModel,
-    live: dict[str, Tensor],
-    images: Sequence[AdapterImage],
-    config: AdapterConfig,
-    pulls: Mapping[str, tuple[Tensor, Tensor]],
+    model: InteractiveModel, live: dict[str, Tensor], images: Sequence[AdapterImage], config: AdapterConfig
 ) -> str:
     """What must be the same for a checkpoint to be continued: start, data and settings."""
     digest = hashlib.sha256(repr((model.model_id, sorted(asdict(config).items()))).encode())
     for name in sorted(live):
         digest.update(live[name].numpy().tobytes())
-    for _, strength in pulls.values():
-        digest.update(strength.cpu().numpy().tobytes())
     for image in images:
         digest.update(repr((image.ref.sha256, [target.mask_id for target in image.targets])).encode())
     return digest.hexdigest()

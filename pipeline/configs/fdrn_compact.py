@@ -1,22 +1,12 @@
 """Training runs of fdrn-compact: how the shipped weights were made, in slices."""
 
 import os
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.adapters.importance import importance_path, measure_importance, save_importance
-from pipeline.adapters.scenes import Scene
-from pipeline.adapters.source import encode_pixels
 from pipeline.data.samples import SampleConfig, TrainingBatches
-from pipeline.data.training_sets import read_set
 from pipeline.inference.engines import training_engine
-from pipeline.models import default_weights_path, load_model, save_checkpoint, weights_digest
-from pipeline.models._base import InteractiveModel
+from pipeline.models import save_checkpoint
 from pipeline.training.optim import OptimConfig, training_device
 from pipeline.training.trainer import TrainConfig, Trainer, TrainResult
 
@@ -215,33 +205,3 @@ def export(run: Run, state: Path, path: Path) -> None:
     save_checkpoint(
         model, path, {**{name: str(value) for name, value in counters.items()}, "seed": str(run.train.seed)}
     )
-
-
-def write_importance(data: Path, count: int = 450, seed: int = 0) -> Path:
-    """Measure and write what retraining is to leave alone, beside the weights that ship; about five minutes of a core.
-
-    Args:
-        data: Folder of the sets.
-        count: Objects, in turn of each of `NATURAL_SETS`, from their train splits.
-        seed: Of the draws.
-
-    Returns:
-        The file.
-    """
-    weights = default_weights_path("fdrn-compact")
-    model = load_model("fdrn-compact", weights)
-    path = importance_path(weights)
-    objects = _objects(model, data, count, np.random.default_rng(seed))
-    save_importance(measure_importance(model, objects, seed), path, model.model_id, weights_digest(weights))
-    return path
-
-
-def _objects(
-    model: InteractiveModel, data: Path, count: int, rng: np.random.Generator
-) -> Iterator[tuple[Scene, NDArray[np.bool_]]]:
-    sets = [read_set(data / name, "train", 400) for name in NATURAL_SETS]
-    for number in range(count):
-        images = sets[number % len(sets)]
-        image = images[int(rng.integers(len(images)))]
-        found = image.load([int(rng.integers(len(image.segmentations)))])
-        yield Scene(found.image, encode_pixels(model, found.image, nullcontext)), found.masks[0]
