@@ -219,7 +219,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise BadCheckpointError(
-            f"{path} is not a readable safetensors file ({error}), and no official .pth either. Check the path."
+            f"{path} is not a readable safetensors file ({error}), and no official .pth either. Check the path, and "
+            "that the file was downloaded whole."
         ) from error
 
 

@@ -145,7 +145,7 @@ def read_pickled(path: Path) -> Any:
     except Exception as error:  # whatever a hostile or damaged file makes the readers raise
         raise BadCheckpointError(
             f"{path} is no readable checkpoint ({type(error).__name__}: {error}). "
-            "Pass a published .pth file, or a .safetensors file of this program."
+            "Pass a published .pth file, downloaded whole, or a .safetensors file of this program."
         ) from error
 
 
