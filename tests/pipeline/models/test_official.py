@@ -177,8 +177,8 @@ def test_the_settings_of_the_official_scripts_load(tmp_path: Path, isegm: Any) -
 
 
 def test_a_shape_that_follows_from_a_setting_is_told_by_the_setting(tmp_path: Path, isegm: Any) -> None:
-    narrow = {"patch_embed_coords__proj__weight": torch.zeros(160, 2, 16, 16)}
-    save_official(tmp_path / "m.pth", isegm, settings={"with_prev_mask": False}, **narrow)
+    narrow, settings = torch.zeros(160, 2, 16, 16), {"with_prev_mask": False}
+    save_official(tmp_path / "m.pth", isegm, settings=settings, patch_embed_coords__proj__weight=narrow)
     for attempt in (load_model, lambda _, path: convert_checkpoint(path, tmp_path / "m.safetensors")):
         with pytest.raises(BadCheckpointError, match="with_prev_mask=False, not True"):
             attempt(MODEL, tmp_path / "m.pth")
