@@ -238,6 +238,11 @@ class InteractiveModel(nn.Module):
         """Options of the builder under which this checkpoint fits, where one id stands for several published sizes."""
         return {}
 
+    def official_settings(self) -> Mapping[str, Any]:
+        """What the official class must have been told for its network to be this one, as far as neither names nor
+        shapes of weights show it: parameters of its constructor by name, nested as they are there."""
+        return {}
+
     def default_adapter(self, masks: int) -> AdapterKind:
         """Kind of adapter that retraining makes of so many masks unless told otherwise."""
         return "head"

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.models._base import InteractiveModel
 from pipeline.models._official import (
     OfficialCheckpoint,
+    check_settings,
     identify,
     is_pickled,
     misfits,
@@ -149,6 +150,7 @@ def convert_checkpoint(source: Path, target: Path) -> str:
     checkpoint = read_official(source)
     model_id, options = identify(checkpoint)
     model = create_model(model_id, **options)
+    check_settings(model, checkpoint)
     _fill(model, official_weights(model, checkpoint), source)
     header = {"source": source.name, "source_sha256": weights_digest(source)}
     save_checkpoint(model, target, header | ({_OPTIONS: json.dumps(options)} if options else {}), dtype=torch.float32)
@@ -170,7 +172,10 @@ def _load_official(model_id: str, path: Path) -> InteractiveModel:
         _fill(model, weights, path)
     except BadCheckpointError as error:
         found = _other_model(checkpoint, model_id)
+        if found is None:
+            check_settings(model, checkpoint)  # names and shapes follow from them
         raise BadCheckpointError(f"{path} holds weights of {found!r}, not {model_id!r}.") if found else error from None
+    check_settings(model, checkpoint)
     return model
 
 
@@ -214,7 +219,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, json.JSONDecodeError) as error:
         raise BadCheckpointError(
-            f"{path} is not a readable safetensors file ({error}), and no official .pth either. Check the path."
+            f"{path} is not a readable safetensors file ({error}), and no official .pth either. Check the path, and "
+            "that the file was downloaded whole."
         ) from error
 
 

@@ -32,11 +32,13 @@ class OfficialCheckpoint:
         path: Of the file.
         class_path: Of the official model class, None where the file does not say.
         state: The official state dict.
+        settings: Parameters of the class's constructor that the file states; objects in them are placeholders.
     """
 
     path: Path
     class_path: str | None
     state: dict[str, Tensor] = field(repr=False)
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def is_pickled(path: Path) -> bool:
@@ -54,15 +56,21 @@ def read_official(path: Path) -> OfficialCheckpoint:
     """
     loaded = read_pickled(path)
     if not isinstance(loaded, dict):
-        raise BadCheckpointError(f"{path} holds no state dict.")
+        what = f"a list of {len(loaded)}" if isinstance(loaded, list) else "one object (a whole model, perhaps)"
+        raise BadCheckpointError(
+            f"{path} holds {what}, no state dict. Save one: torch.save({{'state_dict': model.state_dict()}}, ...)."
+        )
     config = loaded.get("config")
-    class_path = config.get("class") if isinstance(config, dict) else None
+    config = config if isinstance(config, dict) else {}
+    class_path, params = config.get("class"), config.get("params")
     state = loaded.get("state_dict", loaded.get("model", loaded))
     if not isinstance(state, dict) or not state or not all(isinstance(own, Tensor) for own in state.values()):
         raise BadCheckpointError(f"{path} holds no state dict: expected names and tensors under 'state_dict'.")
     if all(str(name).startswith(_PARALLEL) for name in state):
         state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
-    return OfficialCheckpoint(path, class_path if isinstance(class_path, str) else None, state)
+    params = params if isinstance(params, dict) else {}
+    settings = {str(name): own["value"] for name, own in params.items() if isinstance(own, dict) and "value" in own}
+    return OfficialCheckpoint(path, class_path if isinstance(class_path, str) else None, state, settings)
 
 
 def identify(checkpoint: OfficialCheckpoint) -> tuple[str, dict[str, Any]]:
@@ -71,6 +79,7 @@ def identify(checkpoint: OfficialCheckpoint) -> tuple[str, dict[str, Any]]:
     Raises:
         BadCheckpointError: No registered model has this class, names and shapes.
     """
+    _refuse_encoder(checkpoint)
     tried: list[tuple[int, str, str]] = []
     for model_id in list_models():
         model = _outline(model_id)
@@ -83,7 +92,8 @@ def identify(checkpoint: OfficialCheckpoint) -> tuple[str, dict[str, Any]]:
         wrong = misfits(model, model.remap_official(checkpoint.state))
         if not wrong:
             return model_id, options
-        tried.append((sum(len(names) for names in wrong.values()), model_id, tell_misfits(wrong)))
+        told = "; ".join([tell_misfits(wrong), *_other_settings(model, checkpoint)])
+        tried.append((sum(len(names) for names in wrong.values()), model_id, told))
     if not tried:
         known = "no model here is of that class"
     else:
@@ -96,8 +106,9 @@ def official_weights(model: InteractiveModel, checkpoint: OfficialCheckpoint) ->
     """The weights under our names, to be checked strictly against the model.
 
     Raises:
-        BadCheckpointError: The file is of another class of model.
+        BadCheckpointError: The file is of another class of model, or of no model that takes clicks.
     """
+    _refuse_encoder(checkpoint)
     if not model.official_class:
         found, _ = identify(checkpoint)
         raise BadCheckpointError(
@@ -108,6 +119,49 @@ def official_weights(model: InteractiveModel, checkpoint: OfficialCheckpoint) ->
         found, _ = identify(checkpoint)
         raise BadCheckpointError(f"{checkpoint.path} holds weights of {found!r}, not {model.model_id!r}.")
     return model.remap_official(checkpoint.state)
+
+
+def check_settings(model: InteractiveModel, checkpoint: OfficialCheckpoint) -> None:
+    """Refuse weights of a network that differs in what no name or shape shows: it would load, and segment wrongly.
+
+    Raises:
+        BadCheckpointError: The file states so.
+    """
+    wrong = _other_settings(model, checkpoint)
+    if wrong:
+        raise BadCheckpointError(
+            f"{checkpoint.path} was made with {'; '.join(wrong)}: {model.model_id!r} would misread what it learned. "
+            "There is no model here for it."
+        )
+
+
+def _other_settings(model: InteractiveModel, checkpoint: OfficialCheckpoint) -> list[str]:
+    """What a file states otherwise than the model's network has it, as "name=value, not value"."""
+    found: list[str] = []
+
+    def compare(own: Mapping[str, Any], stated: Mapping[str, Any], prefix: str) -> None:
+        for name, value in own.items():
+            other = stated.get(name)
+            if isinstance(value, Mapping):
+                compare(value, other if isinstance(other, dict) else {}, f"{prefix}{name}.")
+            elif name in stated and _is_plain(other) and other != value:
+                found.append(f"{prefix}{name}={other!r}, not {value!r}")
+
+    compare(model.official_settings(), checkpoint.settings, "")
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str) or (isinstance(value, list) and all(map(_is_plain, value)))
+
+
+def _refuse_encoder(checkpoint: OfficialCheckpoint) -> None:
+    """Refuse what MAE or timm save of a ViT, by its names: published trainings begin with it."""
+    if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= checkpoint.state.keys():
+        raise BadCheckpointError(
+            f"{checkpoint.path} holds a ViT encoder alone, as MAE's files do, and no model that takes clicks. A "
+            "training may begin with it (`SimpleClick.load_mae`)."
+        )
 
 
 @functools.cache

@@ -85,7 +85,7 @@ class _Inert:
 
 
 class _Dict(dict[Any, Any]):
-    """An OrderedDict whose attributes (`_metadata`) are not wanted."""
+    """An OrderedDict or EasyDict, whose attributes (`_metadata`; the entries once more) are not wanted."""
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -106,6 +106,7 @@ class _SafeUnpickler(pickle.Unpickler):
         """What a name in the file stands for here."""
         known: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): _Dict,
+            ("easydict", "EasyDict"): _Dict,  # AdaptiveClick's configuration
             ("builtins", "set"): set,
             ("torch._utils", "_rebuild_tensor_v2"): _place,
             ("torch._utils", "_rebuild_parameter"): _parameter,
@@ -144,7 +145,7 @@ def read_pickled(path: Path) -> Any:
     except Exception as error:  # whatever a hostile or damaged file makes the readers raise
         raise BadCheckpointError(
             f"{path} is no readable checkpoint ({type(error).__name__}: {error}). "
-            "Pass a published .pth file, or a .safetensors file of this program."
+            "Pass a published .pth file, downloaded whole, or a .safetensors file of this program."
         ) from error
 
 

@@ -12,7 +12,7 @@ paper differs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.models._base import Encoding, InteractiveModel, Prediction
 from pipeline.models._registry import register_model
-from pipeline.models.layers.coordinates import coordinate_features, to_input_size
+from pipeline.models.layers.coordinates import OFFICIAL_SETTINGS, coordinate_features, to_input_size
 from pipeline.models.layers.deformable_attention import DeformableEncoderLayer, cell_centres
 from pipeline.models.layers.feature_pyramid import SimpleFeaturePyramid
 from pipeline.models.layers.masked_decoder import ClickAwareDecoder, LayerOutput
@@ -210,6 +210,11 @@ class AdaptiveClick(InteractiveModel):
                 if other is not None and torch.equal(kept[name], other):
                     del kept[name]
         return kept
+
+    def official_settings(self) -> Mapping[str, Any]:
+        """See `InteractiveModel.official_settings`; "cfg" is what the official code calls its configuration."""
+        heads = {"BACKBONE": {"NUM_HEADS": self.config.vit.num_heads}, "MASK_FORMER": {"NHEADS": self.config.num_heads}}
+        return {**OFFICIAL_SETTINGS, "cfg": {"random_split": False, "MODEL": heads}}
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`. "head": both decoders' mask side; "affine": all norms;

@@ -10,7 +10,7 @@ Weights compatible with lik1996/iCMFormer 0040a85 (MIT), which differs from the 
 # B batch, N clicks, D embed dim, L tokens, H/W crop px, h/w grid
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from pipeline.models.simpleclick import (
     PlainVitConfig,
     drop_unused,
     plain_vit_adapter_names,
+    plain_vit_settings,
     tokens_to_map,
 )
 from schemas.clicks import Click
@@ -108,6 +109,10 @@ class ICMFormer(InteractiveModel):
     def remap_official(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `InteractiveModel.remap_official`."""
         return drop_unused(state)
+
+    def official_settings(self) -> Mapping[str, Any]:
+        """See `InteractiveModel.official_settings`."""
+        return plain_vit_settings(self.config)
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`; as `plain_vit_adapter_names`."""

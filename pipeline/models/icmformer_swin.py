@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.models._base import Encoding, InteractiveModel, Prediction
 from pipeline.models._registry import register_model
-from pipeline.models.layers.coordinates import coordinate_features, to_input_size
+from pipeline.models.layers.coordinates import OFFICIAL_SETTINGS, coordinate_features, to_input_size
 from pipeline.models.layers.cross_modality import CrossModalityBlock
 from pipeline.models.layers.patch_embed import normalise
 from pipeline.models.layers.seg_head import MultiScaleHead
@@ -178,6 +178,10 @@ class ICMFormerSwin(InteractiveModel):
         table = state.get("backbone.layers.0.blocks.0.attn.relative_position_bias_table")
         side = (math.isqrt(table.shape[0]) + 1) // 2 if table is not None and table.ndim == 2 else self.config.window
         return {} if side == self.config.window else {"window": side}
+
+    def official_settings(self) -> Mapping[str, Any]:
+        """See `InteractiveModel.official_settings`; heads and windows show in the bias tables."""
+        return {**OFFICIAL_SETTINGS, "head_params": {"align_corners": False, "upsample": "x1"}}
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`; as `plain_vit_adapter_names`."""

@@ -10,15 +10,15 @@ previous mask.
 
 # B batch, N clicks, H/W crop px, h/w cells at 1/4
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.models._base import Encoding, InteractiveModel, Prediction
 from pipeline.models._registry import register_model
-from pipeline.models.layers.coordinates import coordinate_features, to_input_size
+from pipeline.models.layers.coordinates import OFFICIAL_SETTINGS, coordinate_features, to_input_size
 from pipeline.models.layers.hrnet import STEM_CHANNELS, HighResolutionNet, same_size
 from pipeline.models.layers.ocr import ObjectContext
 from pipeline.models.layers.patch_embed import normalise
@@ -150,6 +150,10 @@ class Ritm(InteractiveModel):
         """See `InteractiveModel.training_outputs`: "mask" and "coarse"."""
         mask, coarse = self.refine_with_coarse(encoding, clicks, previous)
         return {"mask": mask, "coarse": coarse}
+
+    def official_settings(self) -> Mapping[str, Any]:
+        """See `InteractiveModel.official_settings`."""
+        return {**OFFICIAL_SETTINGS, "use_leaky_relu": True, "binary_prev_mask": False}
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`. "head": object context and both outputs; "affine": all norms;

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.models._base import Encoding, HostFeatures, HostShape, InteractiveModel, Prediction
 from pipeline.models._official import read_official
 from pipeline.models._registry import register_model
-from pipeline.models.layers.coordinates import coordinate_features, to_input_size
+from pipeline.models.layers.coordinates import OFFICIAL_SETTINGS, coordinate_features, to_input_size
 from pipeline.models.layers.feature_pyramid import SimpleFeaturePyramid
 from pipeline.models.layers.patch_embed import PatchEmbed, check_grid, normalise, resize_pos_embed
 from pipeline.models.layers.seg_head import MultiScaleHead
@@ -102,6 +102,16 @@ def drop_unused(state: Mapping[str, Tensor], unused: tuple[str, ...] = _UNUSED) 
     if positions is not None and positions.ndim == 3:
         kept["backbone.pos_embed"] = positions[:, 1:]
     return kept
+
+
+def plain_vit_settings(config: PlainVitConfig) -> dict[str, Any]:
+    """`InteractiveModel.official_settings` of a plain ViT in the official classes of SimpleClick and iCMFormer."""
+    return {
+        **OFFICIAL_SETTINGS,
+        "random_split": False,
+        "backbone_params": {"num_heads": config.num_heads},
+        "head_params": {"align_corners": False, "upsample": "x1"},
+    }
 
 
 def plain_vit_adapter_names(model: nn.Module, kind: str) -> tuple[str, ...]:
@@ -219,6 +229,10 @@ class SimpleClick(InteractiveModel):
     def remap_official(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `InteractiveModel.remap_official`."""
         return drop_unused(state)
+
+    def official_settings(self) -> Mapping[str, Any]:
+        """See `InteractiveModel.official_settings`."""
+        return plain_vit_settings(self.config)
 
     def adapter_parameter_names(self, kind: str) -> tuple[str, ...]:
         """See `InteractiveModel.adapter_parameter_names`; as `plain_vit_adapter_names`."""

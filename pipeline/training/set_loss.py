@@ -76,10 +76,29 @@ def match(classes: Tensor, masks: Tensor, targets: Tensor, labels: Tensor) -> tu
         probability = classes.softmax(-1)[:, labels]
         pairs = masks[:, None].expand(-1, num_targets, -1, -1).flatten(0, 1)[:, None]
         wanted = targets.repeat(num_queries, 1, 1)[:, None]
-        cost = MASK_COST * afl(pairs, wanted) + DICE_COST * dice(pairs, wanted)
-        cost = cost.view(num_queries, num_targets) - CLASS_COST * probability
+        overlap = dice(pairs, wanted).view(num_queries, num_targets)
+        cost = MASK_COST * _focal_cost(masks, targets) + DICE_COST * overlap - CLASS_COST * probability
         rows, columns = linear_sum_assignment(np.nan_to_num(cost.cpu().numpy(), nan=1e6, posinf=1e6, neginf=-1e6))
     return torch.as_tensor(rows, device=masks.device), torch.as_tensor(columns, device=masks.device)
+
+
+def _focal_cost(masks: Tensor, targets: Tensor, gamma: float = 2.0, delta: float = 0.4) -> Tensor:
+    """(Q, T): the official cost of a mask, the adaptive focal loss of whole masks instead of pixels.
+
+    With a the mean probability of the truth and f the mean probability over the target's pixels, the focus is
+    g = gamma + 1 - f, the error e = (1 - a)^g, and the cost mu e BCE + e, halved, where mu = T / ((1 + delta g) times
+    the sum of e over the query's targets). Which query gets which copy of the background hangs on it.
+    """
+    predicted, truth = masks.flatten(1), targets.flatten(1)
+    count, probability = predicted.shape[1], predicted.sigmoid()
+    hits = probability @ truth.T
+    area = truth.sum(1)
+    agreement = (hits + (1 - probability) @ (1 - truth).T) / count
+    focus = gamma + 1 - hits / (area + 1e-12)
+    error = (1 - agreement) ** focus
+    mu = len(targets) / ((1 + delta * focus) * error.sum(1, keepdim=True) + 1e-12)
+    cross_entropy = (F.softplus(-predicted) @ truth.T + F.softplus(predicted) @ (1 - truth).T) / count
+    return 0.5 * (mu * error * cross_entropy + error)
 
 
 def _layer_loss(classes: Tensor, masks: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -1,13 +1,23 @@
 """What the official models are told beside the image: previous mask and click disks, and logits at input size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.clicks.encode import clicks_to_points, disks
+from pipeline.clicks.encode import DISK_RADIUS, clicks_to_points, disks
+from pipeline.models.layers.patch_embed import IMAGENET_MEAN, IMAGENET_STD
 from schemas.clicks import Click
+
+OFFICIAL_SETTINGS: dict[str, Any] = {
+    "with_prev_mask": True,
+    "use_disks": True,
+    "norm_radius": DISK_RADIUS,
+    "norm_mean_std": [[*IMAGENET_MEAN], [*IMAGENET_STD]],
+}
+"""Parameters of the official classes under which their input is `coordinate_features` beside a normalised image."""
 
 
 def coordinate_features(clicks: Sequence[Sequence[Click]], previous: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from flows.cli import main
-from pipeline.models import convert_checkpoint, create_model, load_model, read_metadata
+from pipeline.models import convert_checkpoint, create_model, load_model, outline_of, read_metadata
+from pipeline.models._official import check_settings, read_official
 from pipeline.models._pickled import read_pickled
 from pipeline.models.simpleclick import SimpleClick
 from schemas.errors import BadCheckpointError, BadInputError
@@ -50,7 +51,14 @@ def official_state(model: SimpleClick) -> OrderedDict[str, torch.Tensor]:
     return state
 
 
-def save_official(path: Path, loss: Any, legacy: bool = False, class_path: str = CLASS, **changes: Any) -> SimpleClick:
+def save_official(
+    path: Path,
+    loss: Any,
+    legacy: bool = False,
+    class_path: str = CLASS,
+    settings: dict[str, Any] | None = None,
+    **changes: Any,
+) -> SimpleClick:
     """Write a checkpoint of fresh xTiny weights in the official envelope; the model that it is of."""
     torch.manual_seed(5)
     model = create_model(MODEL)
@@ -58,7 +66,8 @@ def save_official(path: Path, loss: Any, legacy: bool = False, class_path: str =
     state = official_state(model)
     for name, value in changes.items():
         state[name.replace("__", ".")] = value
-    params = {"head_params": {"type": "builtin", "value": {"loss_decode": loss()}, "specified": True}}
+    stated = {"head_params": {"loss_decode": loss(), "align_corners": False}, "use_disks": True, **(settings or {})}
+    params = {name: {"type": "builtin", "value": value, "specified": True} for name, value in stated.items()}
     envelope = {"state_dict": state, "config": {"class": class_path, "params": params}}
     torch.save(envelope, path, _use_new_zipfile_serialization=not legacy)
     return model
@@ -138,6 +147,69 @@ def test_a_checkpoint_of_another_model_says_whose_it_is(tmp_path: Path, isegm: A
     save_official(tmp_path / "o.pth", isegm, class_path="somebody.Model")
     with pytest.raises(BadCheckpointError, match=r"somebody\.Model"):
         load_model(MODEL, tmp_path / "o.pth")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"norm_radius": 3}, "norm_radius=3, not 5"),
+        ({"use_disks": False}, "use_disks=False, not True"),
+        ({"random_split": True}, "random_split=True, not False"),
+        ({"norm_mean_std": ([0.5] * 3, [0.5] * 3)}, r"norm_mean_std=\[\[0\.5"),
+        ({"backbone_params": {"num_heads": 8, "depth": 8}}, r"backbone_params\.num_heads=8, not 4"),
+    ],
+)
+def test_weights_that_would_segment_wrongly_are_refused(
+    tmp_path: Path, isegm: Any, settings: dict[str, Any], told: str
+) -> None:
+    save_official(tmp_path / "m.pth", isegm, settings=settings)
+    for attempt in (load_model, lambda _, path: convert_checkpoint(path, tmp_path / "m.safetensors")):
+        with pytest.raises(BadCheckpointError, match=f"was made with {told}"):
+            attempt(MODEL, tmp_path / "m.pth")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_the_settings_of_the_official_scripts_load(tmp_path: Path, isegm: Any) -> None:
+    mean_std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    given = {"norm_mean_std": mean_std, "norm_radius": 5, "with_prev_mask": True, "random_split": False}
+    save_official(tmp_path / "m.pth", isegm, settings=given | {"backbone_params": {"num_heads": 4}})
+    load_model(MODEL, tmp_path / "m.pth")
+
+
+def test_a_shape_that_follows_from_a_setting_is_told_by_the_setting(tmp_path: Path, isegm: Any) -> None:
+    narrow, settings = torch.zeros(160, 2, 16, 16), {"with_prev_mask": False}
+    save_official(tmp_path / "m.pth", isegm, settings=settings, patch_embed_coords__proj__weight=narrow)
+    for attempt in (load_model, lambda _, path: convert_checkpoint(path, tmp_path / "m.safetensors")):
+        with pytest.raises(BadCheckpointError, match="with_prev_mask=False, not True"):
+            attempt(MODEL, tmp_path / "m.pth")
+
+
+def test_settings_inside_an_easydict_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("easydict")
+    easy = type("EasyDict", (dict,), {"__module__": "easydict"})
+    module.EasyDict = easy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "easydict", module)
+    model = outline_of("adaptiveclick-base-448")
+    for nheads in (8, 4):
+        cfg = easy(random_split=False, MODEL=easy(MASK_FORMER=easy(NHEADS=nheads)), device=torch.device("cpu"))
+        params = {"cfg": {"type": "builtin", "value": cfg, "specified": True}}
+        config = {"class": model.official_class, "params": params}
+        torch.save({"state_dict": {"a": torch.zeros(1)}, "config": config}, tmp_path / "m.pth")
+        checkpoint = read_official(tmp_path / "m.pth")
+        assert checkpoint.settings["cfg"]["MODEL"]["MASK_FORMER"]["NHEADS"] == nheads
+        if nheads == 8:
+            check_settings(model, checkpoint)
+        else:
+            with pytest.raises(BadCheckpointError, match=r"cfg\.MODEL\.MASK_FORMER\.NHEADS=4, not 8"):
+                check_settings(model, checkpoint)
+
+
+def test_what_holds_no_state_dict_says_what_it_holds(tmp_path: Path, isegm: Any) -> None:
+    torch.save([{"state_dict": {"a": torch.zeros(1)}}] * 2, tmp_path / "list.pth")
+    torch.save(isegm(), tmp_path / "module.pth")
+    for name, told in (("list", "a list of 2"), ("module", "one object")):
+        with pytest.raises(BadCheckpointError, match=f"{name}.pth holds {told}.* torch.save"):
+            load_model(MODEL, tmp_path / f"{name}.pth")
 
 
 class Poison:
@@ -252,6 +324,9 @@ def test_an_mae_encoder_starts_a_model(tmp_path: Path) -> None:
     state |= {"cls_token": torch.rand(1, 1, 32), "norm.weight": torch.rand(32), "decoder_embed.weight": torch.rand(3)}
     torch.save({"model": state}, tmp_path / "mae.pth")
     assert model.load_mae(tmp_path / "mae.pth") == ["cls_token", "decoder_embed.weight", "norm.weight"]
+    for attempt in (load_model, lambda _, path: convert_checkpoint(path, tmp_path / "m.safetensors")):
+        with pytest.raises(BadCheckpointError, match=r"holds a ViT encoder alone, .*load_mae"):
+            attempt(MODEL, tmp_path / "mae.pth")
     assert torch.equal(model.backbone.blocks[3].mlp.fc2.weight, source.backbone.blocks[3].mlp.fc2.weight)  # type: ignore[union-attr]
     assert model.backbone.pos_embed.shape == (1, 16, 32)
     del state["blocks.0.norm1.weight"]

@@ -148,3 +148,15 @@ def test_set_loss_stays_finite_with_gradients_for_every_output(value: float) -> 
     loss.backward()  # type: ignore[no-untyped-call]
     assert torch.isfinite(loss) and classes.grad is not None and masks.grad is not None
     assert torch.isfinite(classes.grad).all() and torch.isfinite(masks.grad).all()
+
+
+def test_queries_are_matched_as_the_official_code_does_it() -> None:
+    index = torch.arange(144, dtype=torch.float64)
+    masks = (3 * torch.sin(1.7 * index + 4) * torch.cos(0.55 * index)).float().view(4, 6, 6)
+    classes = (2 * torch.sin(2.3 * torch.arange(8, dtype=torch.float64) + 2)).float().view(4, 2)
+    place = torch.arange(24)
+    target = (((place[:, None] - 9) ** 2 + (place - 11) ** 2) < 40).float()[None]
+    queries, _ = match(classes, masks, *split_target(target, (6, 6)))
+    assert queries.tolist() == [1, 2, 3]  # the adaptive focal loss of each pair, pixel by pixel, chooses 0, 1 and 2
+    loss = set_loss([(classes[None], masks[None])] * 10, target[None])
+    assert loss.item() == pytest.approx(19.485619, abs=1e-4)  # of the official code
