@@ -73,6 +73,17 @@ def test_a_busy_server_is_asked_again_and_the_token_goes_along(server: _Server) 
     assert [seen[3] for seen in server.seen] == ["Bearer secret"] * 2
 
 
+def test_a_server_is_ready_for_others_where_the_weights_of_one_campaign_are_broken(server: _Server) -> None:
+    others = {"database": "ok", "model": "ok"}
+    server.answers = [
+        (503, {"ready": False, "parts": others | {"weights": "There is no models/1.safetensors."}}),
+        (503, {"ready": False, "parts": others | {"weights": "ok", "model": "no refiner"}}),
+        (502, "a proxy"),
+    ]
+    with client(server) as speaking:
+        assert [speaking.is_ready() for _ in range(3)] == [True, False, False]
+
+
 def test_nobody_there_is_busy_in_the_end() -> None:
     with Client("http://127.0.0.1:9", retry_s=0.0) as speaking, pytest.raises(BusyError, match="does not answer"):
         speaking.call("GET", "/")

@@ -42,6 +42,7 @@ async def readyz(services: ServicesDep) -> JSONResponse:
         "storage": _part(in_thread(_storage, services.settings.resolved_storage_url)),
         "ray": _part(_refiners(services, "ray")),
         "model": _part(_model(services)),
+        "weights": _part(_weights(services)),
         "draining": _part(_draining(services)),
     }
     outcomes = await asyncio.gather(*checks.values())
@@ -94,6 +95,13 @@ async def _model(services: Services) -> None:
     await _refiners(services, "refiners", "encoders")
     if not services.is_warm:
         raise BusyError("The campaigns' weights are being loaded.")
+
+
+async def _weights(services: Services) -> None:
+    """A campaign whose weights were missing or broken at the start, and still are, cannot be clicked on."""
+    for weights in services.unusable:
+        await services.refining.load(*weights)
+        services.unusable = [other for other in services.unusable if other != weights]
 
 
 async def _draining(services: Services) -> None:
