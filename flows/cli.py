@@ -1,8 +1,8 @@
 """`clickloop <noun> <verb>`: parses, calls the command, turns errors into one line and an exit code.
 
 0: done. 1: the work failed. 2: wrong usage or bad input. 130: interrupted. A traceback is shown only with
-CLICKLOOP_LOG_LEVEL=DEBUG. The commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefect) only when
-they run, and this module imports them only in `main`, so that Ctrl-C in the first second ends it as quietly as later.
+CLICKLOOP_LOG_LEVEL=DEBUG. The commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefect) only
+when they run, and this module imports them only in `main`: Ctrl-C in the first second ends it as quietly as later.
 """
 
 import argparse

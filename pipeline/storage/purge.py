@@ -373,8 +373,8 @@ def _require_idle(conn: Connection, scope: Scope) -> None:
     active = conn.execute(select(Request.id, Request.kind, Request.state).where(*mine).limit(1)).one_or_none()
     if active is not None:
         raise StateError(
-            f"A {active.kind} job of this campaign is {active.state}: request {active.id}. Wait for it, or cancel it on "
-            "the campaigns page, then purge again.",
+            f"A {active.kind} job of this campaign is {active.state}: request {active.id}. Wait for it, or cancel it "
+            "on the campaigns page, then purge again.",
             request_id=active.id,
         )
 
