@@ -80,6 +80,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("interrupted", INTERRUPTED)
 
 
+def run() -> NoReturn:
+    """The process of one command."""
+    status = main()
+    if "prefect" in sys.modules:
+        from schemas.logs import end_now
+
+        end_now(status)  # the job's end is written: Prefect and Ray would take seconds to end in order
+    sys.exit(status)
+
+
 def _run(argv: Sequence[str] | None) -> int:
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
@@ -125,4 +135,4 @@ def _settings_line(error: "ValidationError | SettingsError") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -486,3 +486,16 @@ sys.exit(main(["campaign", "create", "c", "--images", "."]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=HERE, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "clickloop: interrupted\n")
+
+
+def test_a_command_that_ran_a_flow_ends_with_its_work_and_flushes_what_it_said() -> None:
+    code = """
+import atexit, sys, time
+import prefect
+atexit.register(time.sleep, 60)
+from flows import cli
+cli.main = lambda: print("done", file=sys.stdout) or 3
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=HERE, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
