@@ -98,6 +98,8 @@ def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -
         "campaign create c --images nowhere --labels a,a",
         "campaign create c --images nowhere --model toy-color",
         "campaign create c --images . --model nothing",
+        "campaign create c --images . --annotations nowhere.json",
+        "import c nowhere.json",
         "campaign create c --images . --window 5 1",
         "campaign create c --images . --window nan 1",
         "retrain c --minutes nan",
