@@ -1,7 +1,8 @@
 """`clickloop <noun> <verb>`: parses, calls the command, turns errors into one line and an exit code.
 
-0: done. 1: the work failed. 2: wrong usage or bad input. A traceback is shown only with CLICKLOOP_LOG_LEVEL=DEBUG. The
-commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefect) only when they run.
+0: done. 1: the work failed. 2: wrong usage or bad input. 130: interrupted. A traceback is shown only with
+CLICKLOOP_LOG_LEVEL=DEBUG. The commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefect) only
+when they run, and this module imports them only in `main`: Ctrl-C in the first second ends it as quietly as later.
 """
 
 import argparse
@@ -10,34 +11,18 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-
-from flows.commands import (
-    active,
-    adapters,
-    admin,
-    backups,
-    campaigns,
-    compare,
-    garbage,
-    imports,
-    label,
-    models,
-    purge,
-    serving,
-    snapshots,
-    tokens,
-    work,
-)
-from schemas.errors import BadInputError, ClickloopError, NotFoundError, problem_of
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
 FAILED = 1
 BAD_INPUT = 2
+INTERRUPTED = 130
+"""As shells say it: 128 and the number of the signal."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,6 +40,24 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole tool."""
+    from flows.commands import (
+        active,
+        adapters,
+        admin,
+        backups,
+        campaigns,
+        compare,
+        garbage,
+        imports,
+        label,
+        models,
+        purge,
+        serving,
+        snapshots,
+        tokens,
+        work,
+    )
+
     parser = Parser(prog="clickloop", description="Label images by clicks, retrain behind a gate, export.")
     common = Parser(add_help=False)
     common.add_argument("--workspace", metavar="DIR", help="folder of database and storage (.clickloop)")
@@ -71,6 +74,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+
+
+def run() -> NoReturn:
+    """The process of one command."""
+    status = main()
+    if "prefect" in sys.modules:
+        from schemas.logs import end_now
+
+        end_now(status)  # the job's end is written: Prefect and Ray would take seconds to end in order
+    sys.exit(status)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from schemas.errors import BadInputError, ClickloopError, NotFoundError
+
     args = build_parser().parse_args(argv)
     args.results = sys.stdout
     try:
@@ -82,8 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error.message, FAILED)
     except (ValidationError, SettingsError) as error:
         return _complain(_settings_line(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _complain("interrupted", FAILED)
     except BrokenPipeError:
         sys.stderr.close()
         return FAILED
@@ -97,7 +120,11 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _settings_line(error: ValidationError | SettingsError) -> str:
+def _settings_line(error: "ValidationError | SettingsError") -> str:
+    from pydantic import ValidationError
+
+    from schemas.errors import problem_of
+
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
@@ -108,4 +135,4 @@ def _settings_line(error: ValidationError | SettingsError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

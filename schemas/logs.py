@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from schemas.errors import BadInputError, ClickloopError, DatabaseUnavailableError
@@ -75,6 +76,7 @@ def tell_no_start(logger: logging.Logger, error: ClickloopError) -> int:
 def end_now(status: int) -> NoReturn:
     """End this process without waiting for what libraries would still do; nothing of ours may be left to do."""
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it was closed for that
+            stream.flush()
     os._exit(status)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from flows.client import find_server
-from flows.commands.imports import imported
+from flows.commands.imports import annotations_url, imported
 from flows.commands.jobs import follow, run_here, run_job
 from flows.commands.options import Nouns, command, group, number, settings_of
 from flows.commands.terminal import Terminal, table
@@ -76,7 +76,7 @@ def create(args: argparse.Namespace) -> int:
         "name": args.name,
         "images": absolute_url(args.images),
         "labels": _labels(args.labels),
-        "annotations": absolute_url(args.annotations) if args.annotations is not None else None,
+        "annotations": annotations_url(args.annotations) if args.annotations is not None else None,
         "model": args.model,
         "checkpoint": str(args.checkpoint.resolve()) if args.checkpoint else None,
         "settings": {name: value for name, value in chosen.items() if value is not None},

@@ -1,12 +1,14 @@
 """import and propose: masks that other tools made, and those of near-duplicates."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from flows.commands.jobs import run_job
 from flows.commands.options import Nouns, command, fraction, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
+from schemas.errors import BadAnnotationsError
 from schemas.requests import IMPORT_FORMATS
 
 
@@ -32,7 +34,7 @@ def import_(args: argparse.Namespace) -> int:
     """Store masks, or only count them."""
     settings, terminal = settings_of(args), Terminal.of(args)
     payload = {
-        "source": absolute_url(args.source),
+        "source": annotations_url(args.source),
         "format": args.format,
         "category": args.category,
         "min_score": args.min_score,
@@ -45,6 +47,18 @@ def import_(args: argparse.Namespace) -> int:
         lines.append("Nothing was stored: leave --dry-run out to store them.")
     terminal.result(result, lines)
     return 0
+
+
+def annotations_url(text: str) -> str:
+    """As `absolute_url`; a path where nothing is, is told before Prefect starts, which takes seconds.
+
+    Raises:
+        BadAnnotationsError: Nothing is there.
+    """
+    url = absolute_url(text)
+    if "://" not in url and not Path(url).exists():
+        raise BadAnnotationsError(f"There are no annotations at {url!r}. Give a file or a folder.")
+    return url
 
 
 def propose(args: argparse.Namespace) -> int:

@@ -149,6 +149,16 @@ def _promotions(scope: Scope, ids: Sequence[str] | None) -> Any:
     return select(Promotion.campaign_id, Promotion.version).where(mine)
 
 
+def _of_campaign(scope: Scope) -> ColumnElement[bool]:
+    """Its jobs, with the one that made it, whose row names no campaign."""
+    made = Request.payload["create"]["id"].as_string() == scope.campaign.id
+    return or_(Request.campaign_id == scope.campaign.id, and_(Request.campaign_id.is_(None), made))
+
+
+def _jobs(scope: Scope, ids: Sequence[str] | None) -> Select[Any]:
+    return select(Request.id).where(_of_campaign(scope))
+
+
 _SNAPSHOT_ITEMS = _Step(SnapshotItem, SnapshotItem.id, _items)
 """First of all: no foreign key keeps what they name."""
 _IMAGE_STEPS = (
@@ -167,7 +177,7 @@ _CAMPAIGN_STEPS = (
     _by_campaign(Evaluation),
     _Step(Promotion, tuple_(Promotion.campaign_id, Promotion.version), _promotions),
     _by_campaign(Snapshot, Snapshot.number.desc()),
-    _by_campaign(Request),
+    _Step(Request, Request.id, _jobs),
     _by_campaign(Category),
 )
 
@@ -356,15 +366,15 @@ def _require_idle(conn: Connection, scope: Scope) -> None:
             f"{held} image{'s are' if held > 1 else ' is'} being worked on. Let the annotators submit or release, or "
             "wait until the leases expire, then purge again; `clickloop campaign pause` gives out no new tasks."
         )
-    mine = (Request.campaign_id == scope.campaign.id, Request.state.in_(ACTIVE))
+    mine = (_of_campaign(scope), Request.state.in_(ACTIVE))
     silent = Request.heartbeat_at < database_now(conn) - STALE
     dead = case((Request.state == "running", silent), else_=scope.image_id is None)
     conn.execute(update(Request).where(*mine, dead).values(state="cancelled", updated_at=db_now()))
     active = conn.execute(select(Request.id, Request.kind, Request.state).where(*mine).limit(1)).one_or_none()
     if active is not None:
         raise StateError(
-            f"A {active.kind} of this campaign is {active.state}: request {active.id}. Wait for it, or cancel it on "
-            "the campaigns page, then purge again.",
+            f"A {active.kind} job of this campaign is {active.state}: request {active.id}. Wait for it, or cancel it "
+            "on the campaigns page, then purge again.",
             request_id=active.id,
         )
 

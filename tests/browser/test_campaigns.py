@@ -133,6 +133,8 @@ def test_figures_and_plots_tell_what_was_done(desk: Desk) -> None:
     over_time = desk.page.get_by_role("img", name=re.compile("^Masks accepted per 5 minutes, "))
     heights = [float(bar.get_attribute("height")) for bar in over_time.locator("rect").all()]
     assert heights and min(heights) > 10
+    ticks = desk.page.get_by_role("img", name=re.compile("^Clicks per mask, ")).locator("text[text-anchor=end].tick")
+    assert ticks.all_text_contents()[:3] == ["0", "0.5", "1"]  # a tick at 0.25 would have a label that is not its value
     latency = desk.page.get_by_role("img", name=re.compile("^Click latency in the refiners, ms. Half of 3 clicks took"))
     assert latency.locator("rect").count() > 0
     desk.page.get_by_text("Values", exact=True).nth(6).click()

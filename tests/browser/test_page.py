@@ -280,6 +280,31 @@ def test_events_made_offline_wait_and_are_sent_once(desk: Desk) -> None:
     assert blocked and desk.kinds() == ["open", "click", "click"]
 
 
+def test_a_network_that_goes_away_is_said_at_once(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_saved()
+    desk.page.context.set_offline(True)
+    desk.page.locator("#badge", has_text="Offline").wait_for(timeout=5000)
+    desk.click(BESIDE, button="right")
+    desk.page.get_by_text("Offline, 1 waiting").wait_for()
+    desk.page.context.set_offline(False)
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "click"]
+    assert all("ERR_INTERNET_DISCONNECTED" in error for error in desk.errors)  # the browser's own line
+    desk.errors.clear()
+
+
+def test_undoing_a_category_brings_back_the_one_before(desk: Desk) -> None:
+    chosen = desk.page.locator("#categories button[aria-pressed=true]")
+    desk.begin()
+    desk.click(CENTRE)
+    before = chosen.inner_text()
+    for key, is_before in (("2", False), ("Control+z", True), ("Control+y", False)):
+        desk.page.keyboard.press(key)
+        desk.wait(lambda wanted=is_before: (chosen.inner_text() == before) is wanted)
+
+
 def test_second_window_takes_over_and_the_first_can_take_it_back(desk: Desk) -> None:
     desk.begin()
     desk.click(CENTRE)
@@ -288,6 +313,7 @@ def test_second_window_takes_over_and_the_first_can_take_it_back(desk: Desk) -> 
     other.goto(desk.page.url)
     other.get_by_text("1 click").wait_for()
     desk.page.get_by_text("opened in another window").wait_for()
+    assert desk.page.locator("#badge").inner_text() == ""  # it is not offline
     desk.click(BESIDE, force=True)
     desk.page.get_by_role("button", name="Go on here").click()
     desk.page.get_by_text("opened in another window").wait_for(state="hidden")

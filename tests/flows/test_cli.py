@@ -3,6 +3,8 @@
 import argparse
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,6 +27,7 @@ from schemas.settings import Settings
 from schemas.tables import Token
 from tests.flows.scenes import write_pictures
 
+HERE = {**os.environ, "PYTHONPATH": os.getcwd()}
 CONTRACT = """serve; campaign create; campaign list; campaign status; campaign pause; campaign resume; precompute;
 simulate; retrain; adapter list; adapter show; adapter promote; adapter rollback; export; replay; evaluate; predict;
 model list; model convert; train; token create; token list; token revoke; db upgrade; doctor; snapshot verify;
@@ -95,6 +98,8 @@ def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -
         "campaign create c --images nowhere --labels a,a",
         "campaign create c --images nowhere --model toy-color",
         "campaign create c --images . --model nothing",
+        "campaign create c --images . --annotations nowhere.json",
+        "import c nowhere.json",
         "campaign create c --images . --window 5 1",
         "campaign create c --images . --window nan 1",
         "retrain c --minutes nan",
@@ -467,3 +472,32 @@ def test_a_training_does_not_replace_the_state_of_another(tmp_path: Path, capsys
 def test_model_list_tells_where_each_model_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
     records = json.loads(run(capsys, "model", "list", "--json")[1])
     assert {"id": "toy-color", "cut": "image"}.items() <= next(r for r in records if r["id"] == "toy-color").items()
+
+
+@pytest.mark.parametrize("module", ["flows.commands", "pydantic"])
+def test_interrupted_in_the_middle_of_an_import_it_says_one_line(module: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+from flows.cli import main
+sys.exit(main(["campaign", "create", "c", "--images", "."]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=HERE, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "clickloop: interrupted\n")
+
+
+def test_a_command_that_ran_a_flow_ends_with_its_work_and_flushes_what_it_said() -> None:
+    code = """
+import atexit, sys, time
+import prefect
+atexit.register(time.sleep, 60)
+from flows import cli
+cli.main = lambda: print("done", file=sys.stdout) or 3
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=HERE, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")

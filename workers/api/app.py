@@ -80,7 +80,7 @@ async def _warm_up(services: Services) -> None:
     """Have the first click after a start find its weights loaded."""
     try:
         weights = await services.read(lambda conn: weights_in_use(conn, WARM_WEIGHTS))
-        await services.refining.load_first(weights, lambda: services.draining)
+        services.unusable = await services.refining.load_first(weights, lambda: services.draining)
     finally:
         services.is_warm = True
 

@@ -38,6 +38,7 @@ class Services:
 
     Attributes:
         is_warm: The weights of the campaigns that were worked on last are loaded, or cannot be.
+        unusable: Those of them that cannot be: model digest, adapter digest.
         draining: Set on SIGTERM: claims are refused, what was begun is finished.
         thumbnails: Held while one is made: few at a time, so that clicks keep their processor.
         rendering: Held while a rendition or a level of tiles is made: one at a time.
@@ -54,6 +55,7 @@ class Services:
     intake: Intake
     metrics: Metrics
     is_warm: bool = False
+    unusable: list[tuple[str, str | None]] = field(default_factory=list)
     draining: bool = False
     thumbnails: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     rendering: asyncio.Lock = field(default_factory=asyncio.Lock)

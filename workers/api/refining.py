@@ -90,12 +90,16 @@ class Refining:
         """Have every refiner load and try these weights; its errors say why they cannot be used."""
         await self._service.load(model_digest, adapter_digest)
 
-    async def load_first(self, weights: Sequence[tuple[str, str | None]], should_stop: Callable[[], bool]) -> None:
+    async def load_first(
+        self, weights: Sequence[tuple[str, str | None]], should_stop: Callable[[], bool]
+    ) -> list[tuple[str, str | None]]:
         """Load the weights of models and adapters before anybody clicks, waiting for workers that are starting.
 
-        Those that cannot be used are left to the clicks, which say why.
+        Returns:
+            Those that cannot be used; clicks say why, too.
         """
         give_up = time.monotonic() + LOAD_FIRST_S
+        unusable = []
         for model_digest, adapter_digest in weights:
             while not should_stop():
                 try:
@@ -105,7 +109,9 @@ class Refining:
                         await asyncio.sleep(LOAD_AGAIN_S)
                         continue
                     logger.warning("weights not loaded before the first click: %s", error)
+                    unusable.append((model_digest, adapter_digest))
                 break
+        return unusable
 
     async def engine(self, pins: Pins) -> Engine | None:
         """What a new instance with these pins is to be computed with; None (float32) where that is not known yet."""

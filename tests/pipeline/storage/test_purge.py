@@ -89,6 +89,10 @@ class World:
         requests.claim_request(conn, "me", request_id=request.id)
         result = {"snapshot_id": taken[2].id, "manifest_uri": f"/flows/{campaign}/manifest.json"}
         requests.finish_request(conn, request.id, "me", "done", {"export": result})
+        create = {"id": campaign, "name": f"made-{campaign}", "labels": ["secret"], "images": "/photos"}
+        request = requests.insert_request(conn, new_uuid(), "campaign", None, {"create": create})
+        requests.claim_request(conn, "me", request_id=request.id)
+        requests.finish_request(conn, request.id, "me", "done", {"campaign_id": campaign})
         fs, root = open_storage(self.storage_url)
         for name in ("weights.safetensors", "card.json"):
             write_atomic(fs, join(root, "adapters", digest, name), b"12")
@@ -140,6 +144,8 @@ def doomed(world: World, before: Rows, image: str | None) -> set[tuple[str, Any]
         for table, rows in before.items():
             for key, row in rows.items():
                 mine = {row.get(c) for c in ("campaign_id", "image_id", "session_id", "event_id", "task_id")} & ids
+                made = row.get("payload") if table == "requests" else None
+                mine |= {((made or {}).get("create") or {}).get("id")} & ids
                 if mine or (table in names and row[names[table]] in ids):
                     found.add((table, key))
                     if table in names and (table != "campaigns" or image is None):
@@ -282,11 +288,20 @@ def test_work_blocks_it_and_an_expired_lease_does_not(world: World) -> None:
     assert world.purge(image.id).counts["sessions"] == 1
 
 
+def test_the_job_that_makes_the_campaign_blocks_it(world: World) -> None:
+    with world.database.begin() as conn:
+        create = {"create": {"id": world.main.campaign_id, "name": "a"}}
+        request = requests.insert_request(conn, new_uuid(), "campaign", None, create)
+        requests.claim_request(conn, "me", request_id=request.id)
+    with pytest.raises(StateError, match="A campaign job of this campaign is running"):
+        world.purge()
+
+
 def test_jobs_block_it_unless_they_are_dead(world: World) -> None:
     campaign = world.main.campaign_id
     with world.database.begin() as conn:
         request = requests.insert_request(conn, new_uuid(), "export", campaign, {})
-    with pytest.raises(StateError, match=f"export of this campaign is queued: request {request.id}"):
+    with pytest.raises(StateError, match=f"export job of this campaign is queued: request {request.id}"):
         world.purge(world.main.images[0].id)
     with world.database.begin() as conn:
         requests.claim_request(conn, "me", request_id=request.id)

@@ -169,7 +169,7 @@ def test_refiners_down_the_log_goes_on_and_accepts_wait(work: Work, router: Swit
 def test_readiness_names_the_part_that_is_away(
     gateway: Gateway, router: Switchable, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = ("database", "storage", "ray", "model", "draining")
+    parts = ("database", "storage", "ray", "model", "weights", "draining")
     ready = http.get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"ready": True, "parts": dict.fromkeys(parts, "ok")})
     router.down = True

@@ -90,12 +90,13 @@ def test_a_starting_gateway_is_ready_once_the_weights_are_loaded(tmp_path: Path)
     assert router.loaded == 2 * [(stored.pins.model_digest, None)], "tried again when the workers were there"
 
 
-def test_weights_that_do_not_load_keep_nobody_waiting(tmp_path: Path) -> None:
+def test_weights_that_do_not_load_keep_nobody_waiting_and_are_named(tmp_path: Path) -> None:
     stored = make_campaign(tmp_path, 1)
     database = open_database(f"sqlite:///{tmp_path / 'clickloop.db'}")
     fill(database, stored)
     weights = list((tmp_path / "storage" / "models").rglob("*.safetensors"))
     assert weights
+    kept = {file: file.read_bytes() for file in weights}
     for file in weights:
         file.unlink()
     router = local_router(str(tmp_path / "storage"))
@@ -104,6 +105,15 @@ def test_weights_that_do_not_load_keep_nobody_waiting(tmp_path: Path) -> None:
         serving(settings_in(tmp_path), database, router) as gateway,
         gateway.http() as http,
     ):
+        missing = http.get("/readyz")
+        assert missing.status_code == 200, "other campaigns go on"
+        wrong = {name: said for name, said in missing.json()["parts"].items() if said != "ok"}
+        assert list(wrong) == ["weights"] and str(weights[0]) in wrong["weights"]
+        for file, content in kept.items():
+            file.write_bytes(content[:-1])
+        assert "has changed" in http.get("/readyz").json()["parts"]["weights"]
+        for file, content in kept.items():
+            file.write_bytes(content)
         assert http.get("/readyz").status_code == 200
 
 

@@ -36,17 +36,19 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not all."}})
 async def readyz(services: ServicesDep) -> JSONResponse:
-    """Each part: "ok" or what is wrong. 503 unless all are ok."""
+    """Each part: "ok" or what is wrong. 503 unless all are ok, but for the weights of single campaigns: other campaigns
+    go on, and a gateway that takes no more requests would stop them."""
     checks = {
         "database": _part(_database(services)),
         "storage": _part(in_thread(_storage, services.settings.resolved_storage_url)),
         "ray": _part(_refiners(services, "ray")),
         "model": _part(_model(services)),
+        "weights": _part(_weights(services)),
         "draining": _part(_draining(services)),
     }
     outcomes = await asyncio.gather(*checks.values())
     parts = dict(zip(checks, outcomes, strict=True))
-    good = all(outcome == "ok" for outcome in outcomes)
+    good = all(said == "ok" for part, said in parts.items() if part != "weights")
     headers = {} if good else {"Retry-After": str(RETRY_AFTER_S)}
     return JSONResponse({"ready": good, "parts": parts}, 200 if good else 503, headers)
 
@@ -94,6 +96,13 @@ async def _model(services: Services) -> None:
     await _refiners(services, "refiners", "encoders")
     if not services.is_warm:
         raise BusyError("The campaigns' weights are being loaded.")
+
+
+async def _weights(services: Services) -> None:
+    """A campaign whose weights were missing or broken at the start, and still are, cannot be clicked on."""
+    for weights in services.unusable:
+        await services.refining.load(*weights)
+        services.unusable = [other for other in services.unusable if other != weights]
 
 
 async def _draining(services: Services) -> None:

@@ -97,6 +97,7 @@ export function chooseCandidate(index) {
 export function chooseCategory(number) {
   const instance = chosen();
   const earlier = chosenEarlier();
+  if (instance?.category === null) desk.replaced = desk.category;
   desk.category = number;
   if (earlier ? earlier.category !== number : instance && instance.category !== number) prompt("category", { category: number });
   desk.changed();
@@ -158,7 +159,10 @@ function step(kind) {
   const target = stepping(kind);
   if (!session || !target || !mayWrite()) return;
   desk.confirming = "";
+  const { category } = target;
   session.add(kind, target.id, { event_id: kind === "undo" ? target.top : target.redoTop });
+  if (category === null) desk.category = target.category ?? desk.category;
+  else if (target.category === null) desk.category = desk.replaced ?? desk.category;
   select(!target.deleted && target.dirty ? target.id : null);
   desk.changed();
 }

@@ -7,6 +7,7 @@ import { settings } from "./settings.js";
  * @property {import("./session.js").Session | null} session
  * @property {string | null} current Id of the object, or of the earlier mask, that edits go to; null: the next edit begins one.
  * @property {number | null} category Number of the category for the next objects.
+ * @property {number | null} replaced What `category` was before one was chosen for an object that had none: an undo brings it back.
  * @property {boolean} isHidden Whether masks are not drawn.
  * @property {boolean} isNegative Whether the left button says that something does not belong, as the right one does.
  * @property {number} radius Of the brush, in pixels of the image.
@@ -17,7 +18,7 @@ import { settings } from "./settings.js";
 
 /** @type {Desk} */
 export const desk = {
-  session: null, current: null, category: null, isHidden: false, isNegative: false, radius: 8, tolerance: 1,
+  session: null, current: null, category: null, replaced: null, isHidden: false, isNegative: false, radius: 8, tolerance: 1,
   confirming: "", changed: () => {},
 };
 

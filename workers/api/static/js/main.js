@@ -244,6 +244,7 @@ addEventListener("hashchange", () => {
   if (id !== desk.session?.id) attempt(() => (id ? open(id, true) : toStart()));
 });
 addEventListener("online", () => desk.session?.hurry());
+addEventListener("offline", () => desk.session?.doubt());
 addEventListener("storage", showIdentity);  // changed in another window
 addEventListener("beforeunload", (event) => {
   if (desk.session && desk.session.pending.length > 0) event.preventDefault();

@@ -109,7 +109,9 @@ export function render() {
     const name = place === null ? "object" : record.categories[place].name;
     return { id, label: `${index + 1} ${name}`, state, colour, chosen: id === desk.current };
   }), choose, remove);
-  showBadge(session.online ? (pending.length > 0 ? "saving" : "saved") : "offline", session.unkept ? 0 : pending.length);
+  const isOver = session.mode !== "live" && session.mode !== "loading";  // the gate says why
+  const connected = pending.length > 0 ? "saving" : "saved";
+  showBadge(isOver ? "idle" : session.online ? connected : "offline", session.unkept ? 0 : pending.length);
   showOutline(view.polygon?.size ?? null, desk.tolerance);
   buttons();
 }

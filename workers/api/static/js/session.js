@@ -162,6 +162,11 @@ export class Session {
     this.#connect();
   }
 
+  /** Connect anew: the network went away, and a connection that it took along would be silent for long. */
+  doubt() {
+    if (this.#socket) this.#broken();
+  }
+
   /**
    * Make an event: it holds at once here, and is sent until it is acknowledged. Does nothing while it is not live.
    * @param {string} kind

@@ -29,12 +29,12 @@ function svg(tag, attributes, ...children) {
 /** @param {string} text @param {number} longest */
 const shorten = (text, longest) => (text.length > longest ? `${text.slice(0, longest - 1)}…` : text);
 
-/** @param {number} low @param {number} high @param {number} [wanted] @returns {number[]} Round values around a range. */
+/** @param {number} low @param {number} high @param {number} [wanted] @returns {number[]} Round values around a range, of one digit each step: labels have no room for more. */
 export function ticksOf(low, high, wanted = 4) {
   const span = high - low || Math.abs(high) || 1;
   const rough = span / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999) ?? rough;
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999) ?? rough;
   const ticks = [];
   for (let index = Math.floor(low / step + 1e-9); ; index++) {
     ticks.push(Number((index * step).toPrecision(12)));

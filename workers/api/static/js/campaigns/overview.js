@@ -35,20 +35,20 @@ export function overview(status, statistics) {
     tile("Time per mask", duration(total.seconds_per_mask), "open to accept"),
     tile("Click latency", latency.p50_ms === null ? "–" : `${number(latency.p50_ms)} ms`, latency.p95_ms === null ? "" : `p95 ${number(latency.p95_ms)} ms`),
     tile("Encoded", status.images ? `${number((100 * status.embeddings) / status.images)} %` : "–", `${number(status.embeddings)} of ${number(status.images)}`));
-  const clicks = (/** @type {number} */ value) => number(value, value < 10 && !Number.isInteger(value) ? 1 : 0);
+  const figure = (/** @type {number} */ value) => number(value, value < 10 && !Number.isInteger(value) ? 1 : 0);
   const seconds = (/** @type {number} */ value) => `${number(value, value < 10 && !Number.isInteger(value) ? 1 : 0)} s`;
   const ms = (/** @type {number} */ value) => `${number(value)} ms`;
   const adapterName = (/** @type {any} */ one) => (one.adapter === null ? "bare model" : `adapter ${one.adapter}`);
   const categoryName = (/** @type {any} */ one) => one.name ?? (one.number === null ? "no category" : `category ${one.number}`);
   const bars = (/** @type {any[]} */ groups, /** @type {(one: any) => string} */ name, /** @type {string} */ field) => groups.map((one) => ({ label: name(one), value: one[field] }));
   const plots = [
-    overTime({ title: `Masks accepted per ${periodName(periodS)}`, periodS, bars: true, format: (value) => number(value), series: [seriesOf(work, "masks", "Masks")] }),
-    overTime({ title: "Masks per hour and person", periodS, format: (value) => number(value), series: [seriesOf(work, "masks_per_hour", "Masks per hour")] }),
-    overTime({ title: "Clicks per mask", periodS, format: clicks, series: [seriesOf(work, "clicks_per_mask", "Clicks per mask")] }),
+    overTime({ title: `Masks accepted per ${periodName(periodS)}`, periodS, bars: true, format: figure, series: [seriesOf(work, "masks", "Masks")] }),
+    overTime({ title: "Masks per hour and person", periodS, format: figure, series: [seriesOf(work, "masks_per_hour", "Masks per hour")] }),
+    overTime({ title: "Clicks per mask", periodS, format: figure, series: [seriesOf(work, "clicks_per_mask", "Clicks per mask")] }),
     overTime({ title: "Seconds per mask", periodS, format: seconds, series: [seriesOf(work, "seconds_per_mask", "Seconds per mask")] }),
-    lyingBars({ title: "Clicks per mask by adapter", name: "Clicks per mask", format: clicks, bars: bars(statistics.by_adapter, adapterName, "clicks_per_mask") }),
+    lyingBars({ title: "Clicks per mask by adapter", name: "Clicks per mask", format: figure, bars: bars(statistics.by_adapter, adapterName, "clicks_per_mask") }),
     lyingBars({ title: "Seconds per mask by adapter", name: "Seconds per mask", format: seconds, bars: bars(statistics.by_adapter, adapterName, "seconds_per_mask") }),
-    lyingBars({ title: "Clicks per mask by category", name: "Clicks per mask", format: clicks, bars: bars(statistics.by_category, categoryName, "clicks_per_mask") }),
+    lyingBars({ title: "Clicks per mask by category", name: "Clicks per mask", format: figure, bars: bars(statistics.by_category, categoryName, "clicks_per_mask") }),
     lyingBars({ title: "Seconds per mask by category", name: "Seconds per mask", format: seconds, bars: bars(statistics.by_category, categoryName, "seconds_per_mask") }),
     histogram({
       title: "Click latency in the refiners, ms", name: "Clicks",
@@ -56,7 +56,7 @@ export function overview(status, statistics) {
       bins: latency.histogram.map((/** @type {any} */ bin) => ({ from: String(bin.from_ms), label: bin.to_ms === null ? `≥${bin.from_ms}` : `${bin.from_ms}–${bin.to_ms}`, count: bin.clicks })),
     }),
     overTime({ title: "Click latency over time", periodS, format: ms, series: [seriesOf(latency.over_time, "p50_ms", "half of the clicks"), seriesOf(latency.over_time, "p95_ms", "95 %")] }),
-    lyingBars({ title: "Masks by annotator", name: "Masks", format: (value) => number(value), bars: statistics.by_annotator.map((/** @type {any} */ one) => ({ label: one.name, value: one.masks })) }),
+    lyingBars({ title: "Masks by annotator", name: "Masks", format: figure, bars: statistics.by_annotator.map((/** @type {any} */ one) => ({ label: one.name, value: one.masks })) }),
     lyingBars({ title: "Seconds per mask by annotator", name: "Seconds per mask", format: seconds, bars: bars(statistics.by_annotator, (one) => one.name, "seconds_per_mask") }),
   ];
   const bad = status.quarantined.length === 0 ? null : make("details", { className: "bad-images" },
