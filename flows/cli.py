@@ -57,8 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
         tokens,
         work,
     )
+    from schemas.version import own_version
 
     parser = Parser(prog="clickloop", description="Label images by clicks, retrain behind a gate, export.")
+    parser.add_argument("--version", action="version", version=f"clickloop {own_version()}")
     common = Parser(add_help=False)
     common.add_argument("--workspace", metavar="DIR", help="folder of database and storage (.clickloop)")
     common.add_argument("--json", action="store_true", help="print JSON")

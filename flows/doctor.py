@@ -15,6 +15,7 @@ from flows.client import read_serve_file
 from schemas.engines import DEFAULT_ENGINE, check_available, read_tuning
 from schemas.errors import ClickloopError
 from schemas.settings import Settings
+from schemas.version import own_version
 
 MIN_PYTHON = (3, 11)
 
@@ -90,7 +91,8 @@ def _python_says(code: str, environment: dict[str, str]) -> str:
 
 def _packages(settings: Settings) -> str:
     names = ("ray", "prefect", "fastapi", "sqlalchemy", "pyarrow")
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    found = [("clickloop", own_version()), *((name, importlib.metadata.version(name)) for name in names)]
+    return ", ".join(f"{name} {version}" for name, version in found)
 
 
 def _weights(settings: Settings) -> str:

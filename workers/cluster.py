@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -28,6 +27,7 @@ from schemas.engines import check_available
 from schemas.errors import BusyError, WorkspaceLockedError
 from schemas.logs import log_plainly
 from schemas.settings import Settings
+from schemas.version import own_version
 from workers.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def find_info(settings: Settings) -> ClusterInfo | None:
 def namespace_of(settings: Settings) -> str:
     """Name of the actors' namespace: the same for all that share a storage and a build."""
     name = hashlib.sha256(settings.resolved_storage_url.encode()).hexdigest()[:12]
-    return f"clickloop-{version('clickloop')}-{name}"
+    return f"clickloop-{own_version()}-{name}"
 
 
 def attach(settings: Settings) -> Pool:

@@ -1,7 +1,6 @@
 """A snapshot's manifest: what it says, and reading one again."""
 
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import orjson
@@ -15,6 +14,7 @@ from schemas.arrow import FORMAT_VERSION
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord, TombstoneRecord
 from schemas.errors import BadInputError, CorruptDataError, NotFoundError
+from schemas.version import own_version
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "clickloop-snapshot"
@@ -137,8 +137,4 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Of what decides on a snapshot's bytes."""
-    try:
-        own = version("clickloop")
-    except PackageNotFoundError:
-        own = "unknown"
-    return {"clickloop_version": own, "pyarrow_version": pa.__version__}
+    return {"clickloop_version": own_version(), "pyarrow_version": pa.__version__}

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -60,6 +61,10 @@ def test_every_command_of_the_contract_is_there_with_help_json_and_workspace() -
     assert {" ".join(command.split()) for command in CONTRACT.split(";")} <= known.keys()
     for parser in known.values():
         assert "--json" in parser.format_help() and "--workspace" in parser.format_help()
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"clickloop {version('clickloop')}\n", "")
 
 
 @pytest.mark.parametrize(
