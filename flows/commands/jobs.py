@@ -7,6 +7,7 @@ from uuid import uuid4
 from flows.client import Client, error_from, find_server
 from flows.commands.terminal import Terminal
 from schemas.errors import ClickloopError
+from schemas.requests import checked
 from schemas.settings import Settings
 
 
@@ -52,6 +53,7 @@ def run_here(
     settings: Settings, terminal: Terminal, kind: str, campaign: str | None, payload: dict[str, Any]
 ) -> dict[str, Any]:
     """Do a job in this process, under the workspace lock."""
+    checked(kind, payload)  # what cannot work is told before Prefect starts, which takes seconds
     from flows.prefect_env import configure_prefect
 
     configure_prefect(settings.workspace)

@@ -107,6 +107,8 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         "import c nowhere.json",
         "campaign create c --images . --window 5 1",
         "campaign create c --images . --window nan 1",
+        "campaign create c --images . --model toy-color --holdout 2",
+        "campaign create c --images . --model toy-color --retrain-every -1",
         "retrain c --minutes nan",
         "token create ann --days soon",
         "token create ann --days 99999999999",
