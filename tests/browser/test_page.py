@@ -22,6 +22,7 @@ pytestmark = pytest.mark.browser
 
 def test_click_undo_redo_accept_and_submit_store_the_mask(desk: Desk) -> None:
     desk.begin()
+    desk.page.locator("#progress", has_text="0 of ").wait_for()
     bare = desk.pixel(INSIDE)
     desk.click(CENTRE)
     desk.wait(lambda: desk.pixel(INSIDE) != bare)
@@ -43,6 +44,7 @@ def test_click_undo_redo_accept_and_submit_store_the_mask(desk: Desk) -> None:
 
     desk.page.keyboard.press("Control+Enter")
     desk.wait_image(2)
+    desk.page.locator("#progress", has_text="1 of ").wait_for()
     with desk.gateway.services.database.connect() as conn:
         (mask,) = current_masks(conn, CAMPAIGN)
     assert mask.category_number == 2 and mask.num_clicks == 1 and 1500 < mask.area < 5000

@@ -109,8 +109,19 @@ async function open(id, takeOver) {
   campaignOfLast = next.record.campaign_id;
   resume();
   next.start();
+  showProgress(next).catch(() => {});  // nobody waits for it
   offerDraft(next);
   await display(next);
+}
+
+/** @param {Session} session */
+async function showProgress(session) {
+  const { results } = await get("/api/progress");
+  const own = results.find((/** @type {any} */ one) => one.campaign_id === session.record.campaign_id);
+  if (!own || desk.session !== session) return;
+  const { done = 0, submitted = 0 } = own.tasks;
+  const all = Object.values(own.tasks).reduce((sum, count) => sum + count, 0);
+  $("progress").textContent = `${done + submitted} of ${all} labeled`;
 }
 
 /**
@@ -146,7 +157,7 @@ function leave() {
   showNote("info", "");
   showBadge("idle", 0);
   showLatency(null);
-  $("where").textContent = "";
+  $("where").textContent = $("progress").textContent = "";
 }
 
 /** Choose the object that was being worked on. */
