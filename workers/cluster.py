@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -37,6 +38,9 @@ OBJECT_STORE_BYTES = 256 * 1024 * 1024
 HEALTH_PERIOD_S = 1.0
 STOP_TIMEOUT_S = 8.0
 """After a signal the process ends within this, whatever Ray does."""
+_LISTENS_S = 5.0
+_ATTEMPTS = "RAY_gcs_server_port_wait_time_s"
+"""What Ray calls the number of its attempts to reach a head."""
 _CORE_PROCESSES = ("gcs_server", "raylet")
 
 
@@ -115,13 +119,34 @@ def connect(info: ClusterInfo) -> None:
         is_other = info.owner_pid and ray.is_initialized() and ray.get_runtime_context().gcs_address != info.address
         if is_other or is_node_gone():
             ray.shutdown()  # an earlier owner's, whose actors were not there yet when it went; or nothing answers in it
-        ray.init(
-            address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.ERROR,
-            ignore_reinit_error=True,
-        )  # fmt: skip
+        with _one_attempt(info):
+            ray.init(
+                address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.ERROR,
+                ignore_reinit_error=True,
+            )  # fmt: skip
         _raylet(ray.get_runtime_context().get_node_id())  # found while it lives
-    except (ConnectionError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise BusyError(f"Ray at {info.address} does not answer: {error}", retry_after_s=2) from error
+
+
+@contextmanager
+def _one_attempt(info: ClusterInfo) -> Iterator[None]:
+    """Within, Ray tries once to reach a head that an owner on this machine has started; by itself it tries twenty
+    times, 41 s each, and a new head has another port.
+
+    Raises:
+        OSError: Nothing listens there.
+    """
+    if not info.token_file:  # of somebody else's cluster: its head comes back where it was
+        yield
+        return
+    host, _, port = info.address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=_LISTENS_S).close()
+    os.environ[_ATTEMPTS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_ATTEMPTS, None)  # heads that are started from here are waited for as ever
 
 
 def is_node_gone() -> bool:

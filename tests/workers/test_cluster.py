@@ -62,6 +62,16 @@ def test_without_an_owner_it_is_busy(tmp_path: Path) -> None:
         attach(Settings(workspace=tmp_path))
 
 
+def test_a_head_that_is_gone_is_busy_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself Ray waits 14 minutes for it, while another one has long been there at another address."""
+    me = psutil.Process()
+    info = dataclasses.replace(write_info(tmp_path, me.pid, me.create_time()), token_file=str(tmp_path / "token"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "")  # put back afterwards
+    with pytest.raises(BusyError, match=r"does not answer.*refused"):
+        connect(info)
+    assert "RAY_gcs_server_port_wait_time_s" not in os.environ
+
+
 def test_the_namespace_names_storage_and_build(tmp_path: Path) -> None:
     one, other = (namespace_of(Settings(workspace=tmp_path / name)) for name in "ab")
     assert one != other
