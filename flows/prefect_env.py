@@ -34,11 +34,17 @@ def configure_prefect(workspace: Path) -> None:
         BadInputError: That folder cannot be made.
         OutOfSpaceError: The disk is full.
     """
+    folder = Path(os.environ.get("PREFECT_HOME") or workspace.resolve() / "prefect")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if (full := as_space_error(error, folder)) is not error:
+            raise full from error
+        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-    home = workspace.resolve() / "prefect"
     defaults = {
-        "PREFECT_HOME": str(home),
+        "PREFECT_HOME": str(folder),
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # whoever runs a flow reports its failure, once
         "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,workers",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -54,13 +60,6 @@ def configure_prefect(workspace: Path) -> None:
         }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    folder = Path(os.environ["PREFECT_HOME"])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if (full := as_space_error(error, folder)) is not error:
-            raise full from error
-        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # at the end of each job: what it has yet to send
 
 
