@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from flows.prefect_env import configure_prefect
+from schemas.errors import BadInputError
 from tests.rays import descendants, wait_gone
 
 PARENT = """
@@ -118,3 +119,11 @@ def test_a_workspace_that_takes_no_folder_is_a_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=clean(), timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith(f"clickloop: Cannot make {tmp_path / 'file' / 'prefect'}: Not a directory. Name")
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(BadInputError, match="Cannot make"):
+        configure_prefect(tmp_path / "file")
+    assert "PREFECT_HOME" not in os.environ
