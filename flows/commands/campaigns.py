@@ -14,7 +14,6 @@ from flows.commands.options import Nouns, command, group, number, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
 from schemas.errors import BadInputError, ConflictError, NotFoundError
-from schemas.models import checked_model_id
 from schemas.settings import Settings
 
 
@@ -101,7 +100,6 @@ def _check_early(settings: Settings, args: argparse.Namespace) -> None:
     from pipeline.campaigns import require_source
     from pipeline.storage import campaigns
 
-    checked_model_id(args.model, args.checkpoint is not None)
     require_source(absolute_url(args.images))
     with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
         campaigns.get_campaign(conn, args.name)

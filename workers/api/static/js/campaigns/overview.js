@@ -36,7 +36,7 @@ export function overview(status, statistics) {
     tile("Click latency", latency.p50_ms === null ? "–" : `${number(latency.p50_ms)} ms`, latency.p95_ms === null ? "" : `p95 ${number(latency.p95_ms)} ms`),
     tile("Encoded", status.images ? `${number((100 * status.embeddings) / status.images)} %` : "–", `${number(status.embeddings)} of ${number(status.images)}`));
   const figure = (/** @type {number} */ value) => number(value, value < 10 && !Number.isInteger(value) ? 1 : 0);
-  const seconds = (/** @type {number} */ value) => `${number(value, value < 10 && !Number.isInteger(value) ? 1 : 0)} s`;
+  const seconds = (/** @type {number} */ value) => `${figure(value)} s`;
   const ms = (/** @type {number} */ value) => `${number(value)} ms`;
   const adapterName = (/** @type {any} */ one) => (one.adapter === null ? "bare model" : `adapter ${one.adapter}`);
   const categoryName = (/** @type {any} */ one) => one.name ?? (one.number === null ? "no category" : `category ${one.number}`);
