@@ -27,7 +27,7 @@ from pipeline.models._official import (
     read_official,
     tell_misfits,
 )
-from pipeline.models._registry import create_model
+from pipeline.models._registry import create_model, outline_of
 from pipeline.storage.files import as_space_error
 from schemas.errors import BadCheckpointError, BadInputError, NotFoundError
 from schemas.models import resolve_model_id
@@ -35,6 +35,8 @@ from schemas.models import resolve_model_id
 _WEIGHTS = Path(__file__).parent / "weights"
 _OPTIONS = "options"
 """Entry of the header: the builder's options, as JSON."""
+_MODEL = "model"
+"""Entry of the header: the model's id; official weights that were saved as safetensors have none."""
 
 
 def default_weights_path(model_id: str) -> Path:
@@ -84,7 +86,7 @@ def save_checkpoint(
     }
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    header = {"format": "clickloop-weights-1", "model": model.model_id, **(metadata or {})}
+    header = {"format": "clickloop-weights-1", _MODEL: model.model_id, **(metadata or {})}
     try:
         partial.write_bytes(save(stored, header))
         os.replace(partial, path)
@@ -112,8 +114,8 @@ def load_model(
 
     Args:
         model_id: Registered id, or "default".
-        checkpoint: A .safetensors file, or an official .pth, read without running code from it; None takes what ships
-            with the package.
+        checkpoint: A .safetensors file, or an official checkpoint (.pth, read without running code from it, or its
+            state dict as .safetensors); None takes what ships with the package.
         adapter: A small trained part laid over the weights (see `pipeline.adapters`).
         device: Where to put it.
 
@@ -140,13 +142,13 @@ def convert_checkpoint(source: Path, target: Path) -> str:
     """Write an official checkpoint as safetensors, float32, whole or not at all; the id of the model that it is of.
 
     Raises:
-        BadCheckpointError: It is unreadable, of no model here, or holds values that are not finite.
+        BadCheckpointError: It is unreadable, of this program, of no model here, or holds values that are not finite.
         BadInputError: The target exists.
     """
     if target.exists():
         raise BadInputError(f"{target} exists. Choose another name, or remove it.")
-    if not source.is_file() or not is_pickled(source):
-        raise BadCheckpointError(f"{source} is no pickled checkpoint (.pth). Safetensors files need no conversion.")
+    if not _looks_pickled(source) and _MODEL in read_metadata(source):
+        raise BadCheckpointError(f"{source} is a .safetensors file of this program: they need no conversion.")
     checkpoint = read_official(source)
     model_id, options = identify(checkpoint)
     model = create_model(model_id, **options)
@@ -190,8 +192,10 @@ def _other_model(checkpoint: OfficialCheckpoint, model_id: str) -> str | None:
 
 def _load_own(model_id: str, path: Path) -> InteractiveModel:
     tensors, metadata = _read(path)
-    if metadata.get("model", model_id) != model_id:
-        raise BadCheckpointError(f"{path} holds weights of {metadata['model']!r}, not {model_id!r}.")
+    if metadata.get(_MODEL, model_id) != model_id:
+        raise BadCheckpointError(f"{path} holds weights of {metadata[_MODEL]!r}, not {model_id!r}.")
+    if _MODEL not in metadata and (outline := outline_of(model_id)).official_class and misfits(outline, tensors):
+        return _load_official(model_id, path)  # saved as safetensors by somebody else
     model = create_model(model_id, **_checked_options(model_id, metadata.get(_OPTIONS, "{}"), tensors, path))
     _fill(model, tensors, path)
     return model

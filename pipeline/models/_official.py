@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.models._base import InteractiveModel
@@ -49,12 +50,12 @@ def is_pickled(path: Path) -> bool:
 
 
 def read_official(path: Path) -> OfficialCheckpoint:
-    """Read an official checkpoint without running code from it.
+    """Read an official checkpoint without running code from it: a `.pth`, or a state dict as readable safetensors.
 
     Raises:
         BadCheckpointError: It is unreadable, or holds no state dict.
     """
-    loaded = read_pickled(path)
+    loaded = read_pickled(path) if is_pickled(path) else load_file(path)
     if not isinstance(loaded, dict):
         what = f"a list of {len(loaded)}" if isinstance(loaded, list) else "one object (a whole model, perhaps)"
         raise BadCheckpointError(

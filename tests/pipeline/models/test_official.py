@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from flows.cli import main
@@ -130,6 +131,21 @@ def test_names_of_data_parallel_lose_their_prefix(tmp_path: Path, enveloped: boo
     torch.save({"state_dict": state, "epoch": 3} if enveloped else state, tmp_path / "m.pth")
     loaded = load_model(MODEL, tmp_path / "m.pth").state_dict()
     assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in loaded.items())
+
+
+def test_official_weights_as_safetensors_load_and_convert(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    wanted = create_model(MODEL)
+    assert isinstance(wanted, SimpleClick)
+    state = {name: value.contiguous() for name, value in official_state(wanted).items()}
+    save_file(state, tmp_path / "official.safetensors")
+    assert convert_checkpoint(tmp_path / "official.safetensors", tmp_path / "own.safetensors") == MODEL
+    for name in ("official", "own"):
+        loaded = load_model(MODEL, tmp_path / f"{name}.safetensors").state_dict()
+        assert all(torch.equal(value, wanted.state_dict()[key]) for key, value in loaded.items())
+    save_file({"backbone.what": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(BadCheckpointError, match="fits none"):
+        convert_checkpoint(tmp_path / "other.safetensors", tmp_path / "no.safetensors")
 
 
 def test_a_conversion_that_finds_no_model_says_what_the_closest_one_misses(tmp_path: Path, isegm: Any) -> None:
