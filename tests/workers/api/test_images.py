@@ -1,7 +1,9 @@
 """What a browser is given of an image: always something that it shows, in the pixel space of the masks."""
 
 import io
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from pipeline.ingest.decode import decode_image
 from pipeline.ingest.renditions import rendition
 from schemas.tables import Campaign
 from tests.pipeline.ingest.pictures import encoded, scene
-from tests.workers.api.gateway import Gateway, gateway_in, put
+from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in, put
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,30 @@ def test_tiles_are_the_image_in_parts(gateway: Gateway, tmp_path: Path) -> None:
             assert http.get(f"/api/images/{image_id}/tiles/{place}").status_code == 404
         for place in ("9/0/0", "-1/0/0", "0/-1/0", "0/x/0", "0/0/99999999999"):
             assert http.get(f"/api/images/{image_id}/tiles/{place}").status_code == 422
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux is asked")
+def test_the_memory_of_large_images_is_given_back(gateway: Gateway, tmp_path: Path) -> None:
+    """Each thread's heap kept what its image had taken, above the pictures that are kept."""
+    for number in range(2):
+        out = io.BytesIO()
+        Image.new("RGB", (6000, 4000), (number, 90, 90)).save(out, "PNG", compress_level=1)
+        put(gateway, tmp_path, f"large{number}.png", out.getvalue())
+    with gateway.http() as http:
+        images = [image["id"] for image in http.get(f"/api/campaigns/{CAMPAIGN}/images").json()["results"][-2:]]
+        paths = [
+            f"/api/images/{image}/{what}"
+            for image in images
+            for what in ("tiles/0/0/0", "tiles/1/0/0", "thumbnail?size=1600")
+        ]
+        before = resident_mb()
+        with ThreadPoolExecutor(len(paths)) as pool:
+            assert {answer.status_code for answer in pool.map(http.get, paths)} == {200}
+    assert resident_mb() - before < 100
+
+
+def resident_mb() -> float:
+    """Memory of this process."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
