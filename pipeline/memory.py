@@ -1,5 +1,5 @@
-"""What malloc does with freed memory: it is kept where the next forward pass or image needs as much at once, and given back
-where it is needed once in a while."""
+"""What malloc does with freed memory: kept where the next forward pass or image needs as much at once, given back where
+that happens once in a while."""
 
 import ctypes
 import sys
