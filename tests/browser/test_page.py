@@ -326,6 +326,39 @@ def test_second_window_takes_over_and_the_first_can_take_it_back(desk: Desk) -> 
     assert desk.kinds() == ["open", "click", "click"]
 
 
+def test_what_was_begun_is_offered_in_another_browser(desk: Desk, browser: Any) -> None:
+    """With two images open, first the one worked on last."""
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_saved()
+    first = desk.session_id
+    desk.page.goto("about:blank")
+    desk.page.goto(desk.gateway.url)
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
+    desk.wait_image(2)
+    second = desk.session_id
+    with desk_at(browser, desk.gateway) as other:
+        other.page.goto(desk.gateway.url)
+        other.identify()
+        offers = other.page.get_by_role("list", name="Go on where you stopped").get_by_role("button")
+        offers.nth(1).wait_for()
+        assert [text.split(" ·")[0] for text in offers.all_inner_texts()] == [
+            "Go on with image 2",
+            "Go on with image 1",
+        ]
+        offers.nth(1).click()
+        other.wait_image(1)
+        other.page.locator("#objects").get_by_text("1 click").wait_for()
+        assert other.session_id == first != second
+        other.page.keyboard.press("Enter")
+        other.page.locator("#objects").get_by_text("accepted").wait_for()
+        other.page.keyboard.press("Control+Enter")
+        other.wait_image(3)
+        other.page.get_by_role("button", name="Leave").click()
+        offers.nth(0).wait_for()
+        assert [text.split(" ·")[0] for text in offers.all_inner_texts()] == ["Go on with image 2"]
+
+
 def test_objects_can_be_deleted_and_an_image_skipped(desk: Desk) -> None:
     desk.begin()
     desk.click(CENTRE)
