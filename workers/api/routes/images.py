@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/images", tags=["images"])
 
 _TYPES = ("image/jpeg", "image/png", "image/webp")
 _LARGE_PIXELS = 12_000_000
-"""Images with more leave holes in the heap that are worth giving back."""
+"""Images with more are decoded one at a time, for whatever is drawn, and what that took of the heap is given back."""
 
 
 @router.get(
@@ -63,7 +63,7 @@ async def small(
     headers = _headers(f"{image.sha256}-{size}")
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    async with services.thumbnails:
+    async with services.rendering if _is_large(image) else services.thumbnails:
         limit = services.settings.max_image_pixels
         data = await _drawn(image, lambda: thumbnail(_read(image), size, limit, image.window))
     return Response(data, media_type="image/jpeg", headers=headers)
@@ -136,12 +136,16 @@ async def _made(
         return found
 
 
+def _is_large(image: ImageRecord) -> bool:
+    return image.width * image.height > _LARGE_PIXELS
+
+
 async def _drawn(image: ImageRecord, draw: Callable[[], V]) -> V:
     """What is drawn from an image's pixels, in a thread which then holds none of them."""
 
     def work() -> V:
         drawn = draw()
-        if image.width * image.height > _LARGE_PIXELS:
+        if _is_large(image):
             give_back_freed_memory()
         return drawn
 
