@@ -10,7 +10,7 @@ import { askIdentity, attempt as attemptAs, showIdentity } from "./identity.js";
 import { installKeys } from "./keys.js";
 import { $ } from "./dom.js";
 import { hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen, showUnfinished } from "./panel.js";
-import { flash, forget, render } from "./render.js";
+import { flash, forget, render, zoomed } from "./render.js";
 import { Session } from "./session.js";
 import { isLarge, Tiles } from "./tiles.js";
 import { view } from "./view.js";
@@ -212,7 +212,8 @@ function draw() {
 
 desk.changed = draw;
 view.pointing = {
-  onClick: click, onBox: (box) => { prompt("box", box); }, onStroke: stroke, onOutline: draw, onClosed: polygonClosed, isShiftNegative,
+  onClick: click, onBox: (box) => { prompt("box", box); }, onStroke: stroke, onOutline: draw, onClosed: polygonClosed, onZoom: zoomed,
+  isShiftNegative,
 };
 for (const [name, action] of Object.entries(actions)) if ($(name) instanceof HTMLButtonElement) $(name).onclick = () => action(0);
 $("apply").onclick = applyPolygon;
