@@ -93,7 +93,7 @@ class Refiner:
         max_image_pixels: Larger images are refused.
         engine: What new instances are pinned to; each request is computed with what it pins.
         tuning: Says what "auto" is.
-        image_wait_s: Seconds that a click waits for its image to be read, and is then told to come again; None: all.
+        image_wait_s: Seconds that a click waits for its image to be read; then it is to come again. None: no limit.
 
     Raises:
         BadInputError: This machine lacks the engine.
