@@ -120,7 +120,7 @@ def large_image(browser: Any, folder: Path) -> Iterator[Desk]:
         with desk_at(browser, gateway) as desk:
             desk.page.goto(gateway.url)
             desk.identify()
-            desk.page.get_by_role("button", name="discs").click()
+            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
             desk.page.locator("#where", has_text="3200×2400").wait_for()
             desk.wait(lambda: desk.page.evaluate("async () => (await import('./js/view.js')).view.scale") < 0.3)
             yield desk
@@ -173,7 +173,7 @@ def test_masks_of_a_strip_can_be_seen_through(browser: Any, tmp_path: Path) -> N
         with desk_at(browser, gateway) as desk:
             desk.page.goto(gateway.url)
             desk.identify()
-            desk.page.get_by_role("button", name="discs").click()
+            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
             desk.page.locator("#where", has_text="20000×50").wait_for()
             scale = "async () => (await import('./js/view.js')).view.scale"
             desk.wait(lambda: desk.page.evaluate(scale) < 0.1)  # it is shown

@@ -423,7 +423,7 @@ def test_zooming_into_an_image_of_few_pixels_does_not_shrink_it(browser: Any, tm
         with desk_at(browser, gateway) as desk:
             desk.page.goto(gateway.url)
             desk.identify()
-            desk.page.get_by_role("button", name="discs").click()
+            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
             scale = "async () => (await import('./js/view.js')).view.scale"
             desk.wait(lambda: desk.page.evaluate(scale) != 1)
             whole = desk.page.evaluate(scale)
@@ -443,7 +443,7 @@ def test_an_address_that_is_changed_by_hand_is_followed(desk: Desk) -> None:
     desk.page.evaluate("id => { location.hash = `#session=${id}`; }", other.session_id)
     desk.wait_image(2)
     desk.page.evaluate("location.hash = ''")
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
 
 
 def test_clicks_stay_where_the_image_is_drawn_on_a_screen_with_other_pixels(desk: Desk) -> None:
@@ -561,7 +561,7 @@ def test_wrong_token_is_asked_for_again_and_the_right_one_labels(desk: Desk) -> 
     desk.identify("wrong")
     desk.page.locator("#identity-note", has_text="token").wait_for()
     desk.identify(ADMIN_TOKEN)
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.wait_image(1)
     desk.click(CENTRE)
     desk.wait_saved()
@@ -577,7 +577,7 @@ def test_leaving_the_question_who_works_changes_nothing(desk: Desk) -> None:
     desk.page.keyboard.press("Escape")
     desk.wait(lambda: desk.page.evaluate("document.activeElement.id") == "name")  # somebody has to be named
     desk.identify()
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.wait_image(1)
     address = desk.page.url
     desk.page.locator("#who").click()
@@ -597,12 +597,12 @@ def test_a_token_that_cannot_be_sent_is_said_to_be_one(desk: Desk) -> None:
     desk.identify(f"{ADMIN_TOKEN}\u200b")
     assert desk.page.locator("#token").evaluate("(field) => field.validity.patternMismatch")
     desk.identify(f" {ADMIN_TOKEN} ")
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
     desk.page.evaluate("localStorage['clickloop.token'] += '\u200b'")
     desk.page.reload()
     desk.page.locator("#identity-note", has_text="cannot be sent").wait_for()
     desk.identify(ADMIN_TOKEN)
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
 
 
 def test_links_and_summaries_keep_their_keys(desk: Desk) -> None:

@@ -430,7 +430,7 @@ def test_one_image_is_labelled_by_keys_alone(desk: Desk) -> None:
     desk.page.get_by_role("textbox", name="Your name").wait_for()
     desk.page.keyboard.type("eve")
     desk.page.keyboard.press("Enter")
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
     for _ in range(8):
         if desk.page.evaluate("document.activeElement.closest('button')?.textContent.includes('discs')"):
             break
