@@ -124,6 +124,16 @@ class SessionRecord(BaseModel):
     state: str
 
 
+class OpenSession(BaseModel):
+    """A session that its annotator can go on with."""
+
+    id: str
+    campaign_id: str
+    campaign: str
+    image_number: int
+    file_name: str
+
+
 class RequestRecord(BaseModel):
     """A long job."""
 

@@ -154,6 +154,7 @@ class Pool:
                 "threads": settings.refiner_threads,
                 "engine": settings.engine,
                 "tuning": read_tuning(settings.workspace),
+                "image_wait_s": settings.refine_timeout_s / 2,
             }
             self.refiners[name] = self._actor(RefinerActor, name, self._options(role)).remote(**common, **own)
         else:

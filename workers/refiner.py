@@ -9,6 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -42,6 +44,8 @@ MAX_MODELS = 8
 """Models that a refiner holds at once, counting each adapter laid over one (it shares the model's other weights), and
 as many again on engines of their own (they share all weights)."""
 _PROBE_SIDE = 64
+_READERS = 2
+"""Images that are read at once for clicks: about 8 bytes a pixel each."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ class Refiner:
         max_image_pixels: Larger images are refused.
         engine: What new instances are pinned to; each request is computed with what it pins.
         tuning: Says what "auto" is.
+        image_wait_s: Seconds that a click waits for its image to be read; then it is to come again. None: no limit.
 
     Raises:
         BadInputError: This machine lacks the engine.
@@ -104,6 +109,7 @@ class Refiner:
         max_image_pixels: int = 120_000_000,
         engine: EngineSetting = DEFAULT_ENGINE,
         tuning: Tuning | None = None,
+        image_wait_s: float | None = None,
     ) -> None:
         keep_freed_memory()
         self._storage_url = storage_url
@@ -119,6 +125,9 @@ class Refiner:
         self._states: Lru[bytes, _Known] = Lru(cache_bytes // 4)
         self._models: Lru[tuple[str, str | None], InteractiveModel] = Lru(MAX_MODELS)
         self._fast: Lru[tuple[str, str | None, EngineName], tuple[InteractiveModel, EngineName]] = Lru(MAX_MODELS)
+        self._image_wait_s = image_wait_s
+        self._readers = ThreadPoolExecutor(_READERS, "read-image")
+        self._reading: dict[tuple[str, Window | None], Future[NDArray[np.uint8]]] = {}
         self._making: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
         self._making_lock = threading.Lock()
         self._counts = {"requests": 0, "memo_hits": 0, "memory_hits": 0, "store_hits": 0, "steps": 0}
@@ -132,7 +141,7 @@ class Refiner:
             EmbeddingMissingError: The store has no embedding of the image: encode it, then ask again.
             CorruptDataError: The stored embedding is not the pinned one or unreadable, or the image file has changed.
             BadInputError: An edit does not fit the image, or the weights do not load.
-            BusyError: The storage or the image's source does not answer.
+            BusyError: The storage or the image's source does not answer, or the image is still being read.
         """
         use_threads(self._threads)
         note_click()
@@ -146,7 +155,7 @@ class Refiner:
             pins = request.pins
             model, engine = self._run_by(pins.model_digest, pins.adapter_digest, engine_name(pins.engine))
             record = engine_record(engine, self._device)
-            image = self._image(request.image)
+            image = self._image_in_time(request.image)
             embedding, cache = self._embedding(request.image, pins, model)
             timer.lap("fetch")
             if known is None:
@@ -290,6 +299,25 @@ class Refiner:
             base = self._model(model_digest, None)
             return with_adapter(self._storage_url, base, adapter_digest, cache_dir=self._cache_dir)
         return load_model_by_digest(self._storage_url, model_digest, cache_dir=self._cache_dir, device=self._device)
+
+    def _image_in_time(self, ref: ImageRef) -> NDArray[np.uint8]:
+        """The image, for a click: others wait behind it, and a refiner that answers nobody is taken to hang.
+
+        Raises:
+            BusyError: A large image takes its time. It is read on, for the next try.
+        """
+        key = (ref.sha256, ref.window)
+        held = self._images.get(key)
+        if held is not None or self._image_wait_s is None:
+            return self._image(ref) if held is None else held
+        reading = self._reading.get(key)  # one thread at a time gets here
+        if reading is None:
+            reading = self._reading[key] = self._readers.submit(self._image, ref)
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        try:
+            return reading.result(self._image_wait_s)
+        except FutureTimeoutError:
+            raise BusyError("The image is large and still being read. Try again.", retry_after_s=1) from None
 
     def _image(self, ref: ImageRef) -> NDArray[np.uint8]:
         def read() -> NDArray[np.uint8]:

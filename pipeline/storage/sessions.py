@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, and_, select, text, update
 
 from pipeline.storage.sql import fields, one
-from schemas.campaigns import SessionRecord
+from schemas.campaigns import OpenSession, SessionRecord
 from schemas.catalogue import EventResultRecord, InstanceRecord
 from schemas.errors import NotFoundError
 from schemas.events import Event
-from schemas.tables import EventResult, EventRow, Instance, Session, Task
+from schemas.tables import IS_LEASED, Campaign, EventResult, EventRow, Image, Instance, Session, Task
 
 
 def get_session(conn: Connection, session_id: str) -> SessionRecord:
@@ -30,6 +30,22 @@ def list_sessions(conn: Connection, campaign_id: str, *, state: str | None = Non
     if state is not None:
         query = query.where(Session.state == state)
     return [session_record(row) for row in conn.execute(query.order_by(Session.created_at, Session.id))]
+
+
+def open_sessions(conn: Connection, annotator_id: str, *, limit: int = 20) -> list[OpenSession]:
+    """What an annotator has claimed and neither finished nor lost; first what was worked on last (by its lease)."""
+    campaign = Campaign.name.label("campaign")
+    query = (
+        select(Session.id, Session.campaign_id, campaign, Session.image_number, Image.file_name)
+        .select_from(Task)
+        .join(Session, and_(Session.task_id == Task.id, Session.lease_no == Task.lease_no))
+        .join(Image, Image.id == Task.image_id)
+        .join(Campaign, Campaign.id == Task.campaign_id)
+        .where(text(f"tasks.{IS_LEASED}"), Task.annotator_id == annotator_id)
+        .order_by(Task.lease_expires_at.desc(), Task.position)
+        .limit(limit)
+    )
+    return [OpenSession(**row._asdict()) for row in conn.execute(query)]
 
 
 def reopen_session(conn: Connection, session_id: str) -> SessionRecord:

@@ -81,14 +81,16 @@ class Desk(Visit):
         """From the first visit to the first image."""
         self.page.goto(self.gateway.url)
         self.identify()
-        self.page.get_by_role("button", name="discs").click()
+        self.page.locator("#campaigns").get_by_role("button", name="discs").click()
         self.wait_image(1)
 
     def open(self, session_id: str) -> None:
         """From the first visit to a session that is there already."""
         self.page.goto(self.gateway.url)
         self.identify()
-        self.page.get_by_role("button", name="discs").wait_for()  # the start is done with the address
+        self.page.locator("#campaigns").get_by_role(
+            "button", name="discs"
+        ).wait_for()  # the start is done with the address
         self.page.goto(f"{self.gateway.url}#session={session_id}")
         self.page.reload()
 

@@ -123,7 +123,7 @@ def test_refusal_after_a_claim_leads_back_to_the_start(desk: Desk) -> None:
     desk.page.keyboard.press("Control+Enter")
     desk.page.locator("#start-note", has_text="No session like that.").wait_for()
     desk.page.unroute("**/api/sessions/*")
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.wait_image(3)
     desk.page.route(
         "**/claim",
@@ -152,7 +152,7 @@ def test_image_that_cannot_be_shown_can_be_skipped(desk: Desk) -> None:
     desk.page.route("**/api/images/*/content", spoil)
     desk.page.goto(desk.gateway.url)
     desk.identify()
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.page.get_by_text("This browser cannot show this image.").wait_for()
     first = desk.session_id
     desk.page.get_by_role("button", name="Skip it").click()
@@ -208,7 +208,7 @@ def test_work_on_an_image_that_was_lost_while_the_page_was_closed_can_be_put_bac
             Work(http).do("release")
         desk.page.goto(address)
         desk.page.locator("#start-note", has_text="kept as a draft").wait_for()
-        desk.page.get_by_role("button", name="discs").click()
+        desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
         desk.page.get_by_text("1 object is kept").wait_for()
         desk.page.get_by_role("button", name="Put it back").click()
         desk.page.locator("#objects").get_by_text("1 click").wait_for()
@@ -228,7 +228,7 @@ def test_leaving_an_image_with_objects_is_asked_twice_and_they_can_be_put_back(d
     assert "release" not in desk.kinds()
     left = desk.session_id
     leave.click()
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.page.get_by_text("1 object is kept").wait_for()
     desk.page.get_by_role("button", name="Put it back").click()
     desk.page.locator("#objects li").wait_for()

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -106,6 +108,61 @@ def work_on(desk: Desk, session: str) -> None:
     desk.wait_saved()
 
 
+@contextmanager
+def large_image(browser: Any, folder: Path) -> Iterator[Desk]:
+    """A desk with 3200x2400 pixels and a rectangle in their middle."""
+    with gateway_in(folder, images=0) as gateway:
+        scene = np.full((2400, 3200, 3), 30, np.uint8)
+        scene[600:1800, 800:2400] = (240, 220, 40)
+        encoded = io.BytesIO()
+        Image.fromarray(scene).save(encoded, "PNG", compress_level=1)
+        put(gateway, folder, "large.png", encoded.getvalue())
+        with desk_at(browser, gateway) as desk:
+            desk.page.goto(gateway.url)
+            desk.identify()
+            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
+            desk.page.locator("#where", has_text="3200×2400").wait_for()
+            desk.wait(lambda: desk.page.evaluate("async () => (await import('./js/view.js')).view.scale") < 0.3)
+            yield desk
+
+
+def test_outlines_of_masks_are_thin_close_up(browser: Any, tmp_path: Path) -> None:
+    """They were as many pixels of the image at every zoom: opaque bands beside the edge that somebody wants to see."""
+    with large_image(browser, tmp_path) as desk:
+        box = desk.page.locator("#canvas").bounding_box()
+        desk.page.locator("#canvas").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+        desk.page.locator("#objects").get_by_text("1 click").wait_for()
+        desk.wait_mask()
+        opaque = """async () => {
+          const { canvas, width, height } = (await import("./js/view.js")).view.active;
+          const row = canvas.getContext("2d").getImageData(0, height >> 1, width >> 1, 1).data;
+          const first = row.findIndex((value, index) => index % 4 === 3 && value > 0) >> 2;
+          return row.slice(4 * first).findIndex((value, index) => index % 4 === 3 && value < 255) >> 2;
+        }"""
+        desk.wait(lambda: desk.page.evaluate(opaque) == 4)
+        desk.page.evaluate("async () => (await import('./js/view.js')).view.zoom(20)")
+        desk.wait(lambda: desk.page.evaluate(opaque) == 1)
+        desk.page.keyboard.press("0")
+        desk.wait(lambda: desk.page.evaluate(opaque) == 4)
+
+
+def test_the_brush_is_taken_in_a_size_that_is_seen(browser: Any, tmp_path: Path) -> None:
+    """Its 8 pixels are few on a large image, and more than the screen close up; one that was chosen stays."""
+    with large_image(browser, tmp_path) as desk:
+        on_screen = "async () => { const { view } = await import('./js/view.js'); return view.radius * view.scale; }"
+        zoom = "async (factor) => (await import('./js/view.js')).view.zoom(factor)"
+        desk.page.keyboard.press("b")
+        assert desk.page.evaluate(on_screen) == pytest.approx(12)
+        desk.page.keyboard.press("]")
+        for key in ("b", "e"):
+            desk.page.keyboard.press(key)
+            assert desk.page.evaluate(on_screen) == pytest.approx(15)
+        desk.page.keyboard.press("e")
+        desk.page.evaluate(zoom, 100)
+        desk.page.keyboard.press("b")
+        assert desk.page.evaluate(on_screen) < 30
+
+
 def test_masks_of_a_strip_can_be_seen_through(browser: Any, tmp_path: Path) -> None:
     with gateway_in(tmp_path, images=0) as gateway:
         strip = np.full((50, 20_000, 3), 30, np.uint8)
@@ -116,7 +173,7 @@ def test_masks_of_a_strip_can_be_seen_through(browser: Any, tmp_path: Path) -> N
         with desk_at(browser, gateway) as desk:
             desk.page.goto(gateway.url)
             desk.identify()
-            desk.page.get_by_role("button", name="discs").click()
+            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
             desk.page.locator("#where", has_text="20000×50").wait_for()
             scale = "async () => (await import('./js/view.js')).view.scale"
             desk.wait(lambda: desk.page.evaluate(scale) < 0.1)  # it is shown

@@ -24,7 +24,7 @@ def test_a_server_that_is_silent_is_told_and_asked_again(desk: Desk) -> None:
     desk.page.goto(desk.gateway.url)
     desk.identify()
     desk.page.route("**/claim", lambda route: held.append(route) if not held else route.continue_())
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.wait(lambda: len(held) == 1)
     desk.page.clock.fast_forward(21_000)
     desk.page.locator("#start-note", has_text="The server does not answer.").wait_for()
@@ -36,7 +36,7 @@ def test_a_campaign_that_goes_on_can_be_chosen_without_a_reload(desk: Desk) -> N
     set_state(desk.gateway, "pause")
     desk.page.goto(desk.gateway.url)
     desk.identify()
-    campaign = desk.page.get_by_role("button", name="discs")
+    campaign = desk.page.locator("#campaigns").get_by_role("button", name="discs")
     campaign.click()
     desk.page.locator("#start-note", has_text="paused").wait_for()
     set_state(desk.gateway, "resume")
@@ -87,7 +87,7 @@ def test_what_is_purged_under_the_hands_is_left(browser: Any, tmp_path: Path, wh
         desk.page.get_by_role("button", name="Choose a campaign").click()
         assert desk.page.evaluate("document.activeElement.id") == "start"
         if what == "image":
-            desk.page.get_by_role("button", name="discs").click()
+            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
             desk.wait_image(2)
         else:
             desk.page.get_by_text("There is no campaign yet.").wait_for()

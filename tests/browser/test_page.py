@@ -326,6 +326,39 @@ def test_second_window_takes_over_and_the_first_can_take_it_back(desk: Desk) -> 
     assert desk.kinds() == ["open", "click", "click"]
 
 
+def test_what_was_begun_is_offered_in_another_browser(desk: Desk, browser: Any) -> None:
+    """With two images open, first the one worked on last."""
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_saved()
+    first = desk.session_id
+    desk.page.goto("about:blank")
+    desk.page.goto(desk.gateway.url)
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
+    desk.wait_image(2)
+    second = desk.session_id
+    with desk_at(browser, desk.gateway) as other:
+        other.page.goto(desk.gateway.url)
+        other.identify()
+        offers = other.page.get_by_role("list", name="Go on where you stopped").get_by_role("button")
+        offers.nth(1).wait_for()
+        assert [text.split(" ·")[0] for text in offers.all_inner_texts()] == [
+            "Go on with image 2",
+            "Go on with image 1",
+        ]
+        offers.nth(1).click()
+        other.wait_image(1)
+        other.page.locator("#objects").get_by_text("1 click").wait_for()
+        assert other.session_id == first != second
+        other.page.keyboard.press("Enter")
+        other.page.locator("#objects").get_by_text("accepted").wait_for()
+        other.page.keyboard.press("Control+Enter")
+        other.wait_image(3)
+        other.page.get_by_role("button", name="Leave").click()
+        offers.nth(0).wait_for()
+        assert [text.split(" ·")[0] for text in offers.all_inner_texts()] == ["Go on with image 2"]
+
+
 def test_objects_can_be_deleted_and_an_image_skipped(desk: Desk) -> None:
     desk.begin()
     desk.click(CENTRE)
@@ -390,7 +423,7 @@ def test_zooming_into_an_image_of_few_pixels_does_not_shrink_it(browser: Any, tm
         with desk_at(browser, gateway) as desk:
             desk.page.goto(gateway.url)
             desk.identify()
-            desk.page.get_by_role("button", name="discs").click()
+            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
             scale = "async () => (await import('./js/view.js')).view.scale"
             desk.wait(lambda: desk.page.evaluate(scale) != 1)
             whole = desk.page.evaluate(scale)
@@ -410,7 +443,7 @@ def test_an_address_that_is_changed_by_hand_is_followed(desk: Desk) -> None:
     desk.page.evaluate("id => { location.hash = `#session=${id}`; }", other.session_id)
     desk.wait_image(2)
     desk.page.evaluate("location.hash = ''")
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
 
 
 def test_clicks_stay_where_the_image_is_drawn_on_a_screen_with_other_pixels(desk: Desk) -> None:
@@ -528,7 +561,7 @@ def test_wrong_token_is_asked_for_again_and_the_right_one_labels(desk: Desk) -> 
     desk.identify("wrong")
     desk.page.locator("#identity-note", has_text="token").wait_for()
     desk.identify(ADMIN_TOKEN)
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.wait_image(1)
     desk.click(CENTRE)
     desk.wait_saved()
@@ -544,7 +577,7 @@ def test_leaving_the_question_who_works_changes_nothing(desk: Desk) -> None:
     desk.page.keyboard.press("Escape")
     desk.wait(lambda: desk.page.evaluate("document.activeElement.id") == "name")  # somebody has to be named
     desk.identify()
-    desk.page.get_by_role("button", name="discs").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
     desk.wait_image(1)
     address = desk.page.url
     desk.page.locator("#who").click()
@@ -564,12 +597,12 @@ def test_a_token_that_cannot_be_sent_is_said_to_be_one(desk: Desk) -> None:
     desk.identify(f"{ADMIN_TOKEN}\u200b")
     assert desk.page.locator("#token").evaluate("(field) => field.validity.patternMismatch")
     desk.identify(f" {ADMIN_TOKEN} ")
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
     desk.page.evaluate("localStorage['clickloop.token'] += '\u200b'")
     desk.page.reload()
     desk.page.locator("#identity-note", has_text="cannot be sent").wait_for()
     desk.identify(ADMIN_TOKEN)
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
 
 
 def test_links_and_summaries_keep_their_keys(desk: Desk) -> None:

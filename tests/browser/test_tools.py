@@ -430,7 +430,7 @@ def test_one_image_is_labelled_by_keys_alone(desk: Desk) -> None:
     desk.page.get_by_role("textbox", name="Your name").wait_for()
     desk.page.keyboard.type("eve")
     desk.page.keyboard.press("Enter")
-    desk.page.get_by_role("button", name="discs").wait_for()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
     for _ in range(8):
         if desk.page.evaluate("document.activeElement.closest('button')?.textContent.includes('discs')"):
             break
@@ -522,6 +522,24 @@ def test_the_image_can_be_finished_without_scrolling_on_small_screens(
         assert chosen != other  # in the system's own colours, too
         swatches = desk.page.locator("#categories .swatch")
         assert swatches.nth(0).evaluate(colours)[0] != swatches.nth(1).evaluate(colours)[0]
+
+
+def test_looks_open_in_view_on_a_small_screen(browser: Any, gateway: Gateway) -> None:
+    with desk_at(browser, gateway, viewport={"width": 800, "height": 600}) as desk:
+        desk.begin()
+        desk.page.get_by_text("Looks").click()
+        bottom = "(id) => document.querySelector(id).getBoundingClientRect().bottom"
+        finish = desk.page.locator(".finish").bounding_box()["y"]
+        desk.wait(lambda: desk.page.evaluate(bottom, "#crosshair") <= finish)
+
+
+def test_the_image_takes_keys_from_screen_readers_and_says_which(desk: Desk) -> None:
+    desk.begin()
+    image = desk.page.get_by_role("application", name="Image ")
+    assert image.count() == 1
+    tree = desk.page.context.new_cdp_session(desk.page).send("Accessibility.getFullAXTree")["nodes"]
+    [node] = [node for node in tree if node.get("role", {}).get("value") == "application"]
+    assert node["description"]["value"].startswith("Arrows move the crosshair")
 
 
 def test_what_is_said_later_has_its_place_before(desk: Desk) -> None:

@@ -207,6 +207,36 @@ def test_a_click_waits_for_the_image_that_is_being_read(
     assert len(reads) == 1
 
 
+def test_a_click_does_not_hold_up_others_while_its_image_is_read(
+    campaign: StoredCampaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refiner that answers nobody for seconds is restarted, and would begin to read the same large image again."""
+    refiner = Refiner(storage_url=campaign.storage_url, image_wait_s=0.05)
+    others = request(campaign, click(80, 60), image=1)
+    go_on, reads = threading.Event(), []
+
+    def slow(ref: ImageRef, **options: Any) -> np.ndarray:
+        if ref == campaign.images[0]:
+            reads.append(ref)
+            assert go_on.wait(20)
+        return read_image(ref, **options)
+
+    monkeypatch.setattr("workers.refiner.read_image", slow)
+    for _ in range(3):
+        with pytest.raises(BusyError, match="still being read"):
+            refiner.refine(request(campaign, click(80, 60)))
+    assert refiner.refine(others).area > 0
+    go_on.set()
+    give_up = time.monotonic() + 20
+    while time.monotonic() < give_up:
+        try:
+            assert refiner.refine(request(campaign, click(80, 60))).area > 0
+            break
+        except BusyError:
+            continue
+    assert len(reads) == 1
+
+
 def test_a_changed_image_is_noticed(campaign: StoredCampaign) -> None:
     Path(campaign.images[0].uri).write_bytes(Path(campaign.images[1].uri).read_bytes())
     with pytest.raises(CorruptDataError, match="changed"):

@@ -41,7 +41,7 @@ class Services:
         unusable: Those of them that cannot be: model digest, adapter digest.
         draining: Set on SIGTERM: claims are refused, what was begun is finished.
         thumbnails: Held while one is made: few at a time, so that clicks keep their processor.
-        rendering: Held while a rendition or a level of tiles is made: one at a time.
+        rendering: Held while a rendition, a level of tiles or a large image's thumbnail is made: one at a time.
         renditions: What was made last, by the sha256 of the image's file and its window: bytes and media type.
         tiles: The levels of large images that were cut last, by sha256, window and level.
     """

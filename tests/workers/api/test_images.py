@@ -1,7 +1,10 @@
 """What a browser is given of an image: always something that it shows, in the pixel space of the masks."""
 
 import io
+import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,8 @@ from pipeline.ingest.decode import decode_image
 from pipeline.ingest.renditions import rendition
 from schemas.tables import Campaign
 from tests.pipeline.ingest.pictures import encoded, scene
-from tests.workers.api.gateway import Gateway, gateway_in, put
+from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in, put
+from workers.api.routes import images
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +153,56 @@ def test_tiles_are_the_image_in_parts(gateway: Gateway, tmp_path: Path) -> None:
             assert http.get(f"/api/images/{image_id}/tiles/{place}").status_code == 404
         for place in ("9/0/0", "-1/0/0", "0/-1/0", "0/x/0", "0/0/99999999999"):
             assert http.get(f"/api/images/{image_id}/tiles/{place}").status_code == 422
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux is asked")
+def test_the_memory_of_large_images_is_given_back(gateway: Gateway, tmp_path: Path) -> None:
+    """Each thread's heap kept what its image had taken, above the pictures that are kept."""
+    for number in range(2):
+        out = io.BytesIO()
+        Image.new("RGB", (6000, 4000), (number, 90, 90)).save(out, "PNG", compress_level=1)
+        put(gateway, tmp_path, f"large{number}.png", out.getvalue())
+    with gateway.http() as http:
+        listed = [image["id"] for image in http.get(f"/api/campaigns/{CAMPAIGN}/images").json()["results"][-2:]]
+        paths = [
+            f"/api/images/{image}/{what}"
+            for image in listed
+            for what in ("tiles/0/0/0", "tiles/1/0/0", "thumbnail?size=1600")
+        ]
+        before = resident_mb()
+        with ThreadPoolExecutor(len(paths)) as pool:
+            assert {answer.status_code for answer in pool.map(http.get, paths)} == {200}
+    assert resident_mb() - before < 100
+
+
+def test_large_images_are_decoded_one_at_a_time(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether for a thumbnail or for tiles: each takes about 8 bytes a pixel."""
+    at_once: list[int] = []
+    running: set[object] = set()
+
+    def draw(*_args: Any) -> Any:
+        one = object()
+        running.add(one)
+        at_once.append(len(running))
+        time.sleep(0.1)
+        running.remove(one)
+        return b"jpeg"
+
+    out = io.BytesIO()
+    Image.new("RGB", (5000, 2500)).save(out, "PNG", compress_level=1)
+    path = f"/api/images/{put(gateway, tmp_path, 'one-of-many.png', out.getvalue())}"
+    monkeypatch.setattr(images, "thumbnail", draw)
+    monkeypatch.setattr(images, "cut_tiles", lambda *args: {(0, 0): draw(args)})
+    paths = [f"{path}/{what}" for what in ("thumbnail?size=1600", "thumbnail?size=320", "tiles/0/0/0", "tiles/1/0/0")]
+    with gateway.http() as http, ThreadPoolExecutor(4) as pool:
+        assert {answer.status_code for answer in pool.map(http.get, paths)} == {200}
+    assert at_once == [1, 1, 1, 1]
+
+
+def resident_mb() -> float:
+    """Memory of this process."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024

@@ -301,3 +301,22 @@ def test_every_answer_has_a_request_id_of_its_own_or_the_clients(http: httpx.Cli
     assert http.get("/healthz", headers={"X-Request-Id": "a.b-1"}).headers["x-request-id"] == "a.b-1"
     for odd in ("x" * 65, "a b", "<x>", '"'):
         assert http.get("/healthz", headers={"X-Request-Id": odd}).headers["x-request-id"] != odd
+
+
+def test_open_sessions_are_listed_for_their_annotator_alone(tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=5) as gateway, gateway.http("olga") as olga, gateway.http("other") as other:
+        works = [Work(olga) for _ in range(3)]
+        Work(other).do("release")
+        works[0].click(works[0].opened())
+        works[1].do("release")
+        [newest, oldest] = olga.get("/api/sessions").json()["results"]
+        assert [newest["id"], oldest["id"]] == [works[0].session_id, works[2].session_id]
+        image = works[0].claim["image"]
+        assert newest == {
+            "id": works[0].session_id,
+            "campaign_id": CAMPAIGN,
+            "campaign": "discs",
+            "image_number": image["number"],
+            "file_name": image["file_name"],
+        }
+        assert other.get("/api/sessions").json()["results"] == []

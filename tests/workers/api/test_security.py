@@ -188,6 +188,7 @@ ROUTES = [
     ("GET", "/api/images/0/content"),
     ("GET", "/api/images/0/thumbnail"),
     ("GET", "/api/images/0/tiles/0/0/0"),
+    ("GET", "/api/sessions"),
     ("GET", "/api/sessions/0"),
     ("POST", "/api/sessions/0/open"),
     ("GET", "/api/sessions/0/events"),

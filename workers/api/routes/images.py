@@ -10,6 +10,7 @@ from pipeline.ingest.decode import browser_type, read_image_bytes
 from pipeline.ingest.renditions import rendition
 from pipeline.ingest.thumbnails import thumbnail
 from pipeline.ingest.tiles import MAX_LEVEL, TILE_PX, Tiles, cut_tiles, level_size
+from pipeline.memory import give_back_freed_memory
 from pipeline.storage.images import get_image
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadImageError, CorruptDataError, NotFoundError
@@ -21,6 +22,8 @@ from workers.lru import K, Lru, V
 router = APIRouter(prefix="/api/images", tags=["images"])
 
 _TYPES = ("image/jpeg", "image/png", "image/webp")
+_LARGE_PIXELS = 12_000_000
+"""Images with more are decoded one at a time, for whatever is drawn, and what that took of the heap is given back."""
 
 
 @router.get(
@@ -60,8 +63,9 @@ async def small(
     headers = _headers(f"{image.sha256}-{size}")
     if if_none_match == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    async with services.thumbnails:
-        data = await in_thread(lambda: thumbnail(_read(image), size, services.settings.max_image_pixels, image.window))
+    async with services.rendering if _is_large(image) else services.thumbnails:
+        limit = services.settings.max_image_pixels
+        data = await _drawn(image, lambda: thumbnail(_read(image), size, limit, image.window))
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
@@ -97,6 +101,7 @@ async def _tiles(image: ImageRecord, level: int, services: Services) -> Tiles:
     size, limit = (image.width, image.height), services.settings.max_image_pixels
     return await _made(
         services,
+        image,
         services.tiles,
         (image.sha256, image.window, level),
         lambda: cut_tiles(_read(image), size, level, limit, image.window),
@@ -108,6 +113,7 @@ async def _render(image: ImageRecord, data: bytes, services: Services) -> tuple[
     limit = services.settings.max_image_pixels
     return await _made(
         services,
+        image,
         services.renditions,
         (image.sha256, image.window),
         lambda: rendition(data, limit, image.window),
@@ -115,7 +121,9 @@ async def _render(image: ImageRecord, data: bytes, services: Services) -> tuple[
     )
 
 
-async def _made(services: Services, kept: Lru[K, V], key: K, make: Callable[[], V], size_of: Callable[[V], int]) -> V:
+async def _made(
+    services: Services, image: ImageRecord, kept: Lru[K, V], key: K, make: Callable[[], V], size_of: Callable[[V], int]
+) -> V:
     """What was made last, or made now: one at a time, since each takes several bytes of memory per pixel."""
     found = kept.get(key)
     if found is not None:
@@ -123,9 +131,25 @@ async def _made(services: Services, kept: Lru[K, V], key: K, make: Callable[[], 
     async with services.rendering:
         found = kept.get(key)
         if found is None:
-            found = await in_thread(make)
+            found = await _drawn(image, make)
             kept.put(key, found, size_of(found))
         return found
+
+
+def _is_large(image: ImageRecord) -> bool:
+    return image.width * image.height > _LARGE_PIXELS
+
+
+async def _drawn(image: ImageRecord, draw: Callable[[], V]) -> V:
+    """What is drawn from an image's pixels, in a thread which then holds none of them."""
+
+    def work() -> V:
+        drawn = draw()
+        if _is_large(image):
+            give_back_freed_memory()
+        return drawn
+
+    return await in_thread(work)
 
 
 def _headers(tag: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A session's state, its events so far, opening it again, and the mask of an instance."""
+"""What somebody has open, a session's state, its events so far, opening it again, and the mask of an instance."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
 from pipeline.storage.masks import current_masks, proposed_masks, session_masks
-from pipeline.storage.sessions import get_session, reopen_session, session_events
+from pipeline.storage.sessions import get_session, open_sessions, reopen_session, session_events
 from schemas.campaigns import SessionRecord
 from schemas.catalogue import MaskRecord
 from schemas.errors import ForbiddenError, NotFoundError
@@ -34,6 +34,13 @@ async def _readable(services: ServicesDep, caller: Caller, session_id: str) -> L
     live = await services.hub.fresh(session_id)
     may_read(caller, live.record)
     return live
+
+
+@router.get("")
+async def unfinished(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+    """The caller's open sessions, in whatever browser they were begun; first what was worked on last."""
+    found = await services.read(lambda conn: open_sessions(conn, caller.id))
+    return envelope([session.model_dump() for session in found], len(found))
 
 
 @router.get("/{session_id}")

@@ -12,6 +12,11 @@ import { settings } from "./settings.js";
 import { fillHoles, keepLargest, paint, reshape } from "./tools.js";
 import { view } from "./view.js";
 
+const PAINTING = new Set(["brush", "eraser"]);
+/** Of a brush's radius, in pixels of the image. */
+const [SMALLEST_BRUSH, LARGEST_BRUSH] = [1, 500];
+/** Of the same, in pixels of the screen, between which a brush can be seen and aimed with, and what it is where it could not. */
+const [THIN_PX, WIDE_PX, HANDY_PX] = [2, 150, 12];
 const NOT_HERE = "The mask of your last edit is not here yet.";
 
 /**
@@ -176,6 +181,8 @@ function take(tool) {
     showNote("info", `${NOT_HERE} Take its outline when you see it.`);
     return;
   }
+  const onScreen = desk.radius * view.scale;  // as the last image or zoom had it
+  if (PAINTING.has(tool) && (onScreen < THIN_PX || onScreen > WIDE_PX)) desk.radius = brush(HANDY_PX / view.scale);
   view.take(view.tool === tool ? "click" : tool, desk.radius);
   showNote("info", "");
   if (view.tool === "polygon") {
@@ -368,9 +375,12 @@ function takeBack(instance) {
   while (isLive() && !instance.untouched && instance.top !== null) desk.session?.add("undo", instance.id, { event_id: instance.top });
 }
 
+/** @param {number} radius @returns {number} The nearest that a brush may have. */
+const brush = (radius) => Math.min(Math.max(radius, SMALLEST_BRUSH), LARGEST_BRUSH);
+
 /** @param {number} factor Of the brush's radius. */
 function resize(factor) {
-  desk.radius = Math.min(Math.max(desk.radius * factor, 1), 500);
+  desk.radius = brush(desk.radius * factor);
   view.radius = desk.radius;
   view.draw();
 }

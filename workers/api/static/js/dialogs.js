@@ -64,6 +64,9 @@ export function wireSettings(onChange) {
     change({ keys: $("preset").value });
     listKeys();
   };
+  $("looks").ontoggle = () => {
+    if ($("looks").open) $("looks").scrollIntoView({ block: "nearest" });
+  };
   $("opacity").value = String(settings.opacity);
   $("opacity").onchange = () => {
     change({ opacity: Number($("opacity").value) });

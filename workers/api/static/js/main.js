@@ -9,13 +9,12 @@ import { offerDraft, rememberDraft } from "./draft.js";
 import { askIdentity, attempt as attemptAs, showIdentity } from "./identity.js";
 import { installKeys } from "./keys.js";
 import { $ } from "./dom.js";
-import { hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen } from "./panel.js";
-import { flash, forget, render } from "./render.js";
+import { hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen, showUnfinished } from "./panel.js";
+import { flash, forget, render, zoomed } from "./render.js";
 import { Session } from "./session.js";
 import { isLarge, Tiles } from "./tiles.js";
 import { view } from "./view.js";
 
-const LAST = "clickloop.last";
 const LOST = "Somebody else has this image now, since it was idle for long. What you did is kept as a draft: " +
   "you can put it back if you get the image again.";
 /** @type {string | null} Id of the campaign of the image that was opened last: a category is chosen for one campaign. */
@@ -51,13 +50,11 @@ async function toStart() {
   showScreen("start");
   if (isLeft) $("start").focus();  // else the keyboard begins at the top of the page
   $("start-note").textContent = "Loading…";
+  $("unfinished").replaceChildren();  // as it was before this image
   const campaigns = await patiently(() => getAll("/api/campaigns"), (error) => { $("start-note").textContent = error.message; });
   $("start-note").textContent = campaigns.length > 0 ? "" : "There is no campaign yet. `clickloop campaign create` makes one.";
   showCampaigns(campaigns, (campaign) => attempt(() => claim(campaign.id)));
-  const last = localStorage.getItem(LAST);
-  const record = last ? await get(`/api/sessions/${last}`).catch(() => null) : null;
-  $("continue").hidden = record?.state !== "open";
-  $("continue").onclick = () => attempt(() => open(record.id, true));
+  showUnfinished(await getAll("/api/sessions").catch(() => []), (id) => attempt(() => open(id, true)));
 }
 
 /** @param {string} campaignId */
@@ -70,7 +67,6 @@ async function claim(campaignId) {
     $("start-note").textContent = "Nothing is left to label in this campaign. Thank you!";
     return;
   }
-  localStorage.setItem(LAST, given.session_id);  // it is leased, whatever happens from here on
   await open(given.session_id, false);
   for (const image of given.look_ahead) fetchImage(image).catch(() => {});
 }
@@ -98,7 +94,6 @@ async function open(id, takeOver) {
   }
   desk.session = next;
   showNote("info", "");
-  localStorage.setItem(LAST, id);
   showScreen("desk");
   hideGate();
   const { image } = next.record;
@@ -217,7 +212,8 @@ function draw() {
 
 desk.changed = draw;
 view.pointing = {
-  onClick: click, onBox: (box) => { prompt("box", box); }, onStroke: stroke, onOutline: draw, onClosed: polygonClosed, isShiftNegative,
+  onClick: click, onBox: (box) => { prompt("box", box); }, onStroke: stroke, onOutline: draw, onClosed: polygonClosed, onZoom: zoomed,
+  isShiftNegative,
 };
 for (const [name, action] of Object.entries(actions)) if ($(name) instanceof HTMLButtonElement) $(name).onclick = () => action(0);
 $("apply").onclick = applyPolygon;

@@ -38,6 +38,17 @@ export function showCampaigns(campaigns, onChoose) {
   }));
 }
 
+/** @param {any[]} sessions As GET /api/sessions lists them. @param {(id: string) => void} onChoose */
+export function showUnfinished(sessions, onChoose) {
+  fill($("unfinished"), sessions.map(({ id, campaign, image_number, file_name }) => {
+    const button = make("button", { type: "button" },
+      make("span", { className: "name", textContent: `Go on with image ${image_number} · ${file_name}` }),
+      make("span", { className: "quiet", textContent: campaign }));
+    button.onclick = () => onChoose(id);
+    return make("li", {}, button);
+  }));
+}
+
 /** From so many categories on there is a field to find one. */
 const MANY = 10;
 

@@ -19,10 +19,23 @@ const AFTER_CHOICE = 0.2;
 /** Forget what was drawn for another image. */
 export const forget = () => tinted.clear();
 
+/** In milliseconds: while somebody zooms, masks are not tinted anew. */
+const STILL_MS = 150;
+/** Thickness of the outlines that are drawn. */
+let outlined = 0;
+let stillTimer = 0;
+
+/** @returns {number} Pixels of the image that one of the screen shows, to the nearest power of two: close up, the edge is seen. */
 function thickness() {
   const { width, height } = desk.session?.record.image ?? { width: 0, height: 0 };
   // In a strip an outline as thick as its length asks for would fill the masks.
-  return Math.max(1, Math.round(Math.min(Math.max(width, height) / 800, Math.min(width, height) / 50)));
+  return Math.max(1, Math.round(Math.min(2 ** Math.round(-Math.log2(view.scale)), Math.min(width, height) / 50)));
+}
+
+/** The image is shown larger or smaller than before. */
+export function zoomed() {
+  clearTimeout(stillTimer);
+  if (thickness() !== outlined) stillTimer = setTimeout(render, STILL_MS);
 }
 
 /**
@@ -34,10 +47,10 @@ function thickness() {
 function layerOf(id, shown, index) {
   if (!shown) return null;
   const alpha = Math.min(settings.opacity + (id === desk.current ? AFTER_CHOICE : 0), 1);
-  const key = [shown.sha, index, alpha].join();
+  const key = [shown.sha, index, alpha, outlined].join();
   const known = tinted.get(id);
   if (known?.key === key) return known.layer;
-  const canvas = tint(shown.mask, colourOf(index), alpha, thickness());
+  const canvas = tint(shown.mask, colourOf(index), alpha, outlined);
   const layer = canvas && { canvas, x: shown.mask.x, y: shown.mask.y, width: canvas.width, height: canvas.height };
   tinted.set(id, { key, layer });
   return layer;
@@ -94,6 +107,7 @@ export function render() {
   const { session } = desk;
   if (!session) return;
   const { record, pending } = session;
+  outlined = thickness();
   const seen = items();
   const instance = chosen();
   const layers = new Map(desk.isHidden ? [] : seen.map(({ id, shown, colour }) => [id, layerOf(id, shown, colour)]));

@@ -17,6 +17,7 @@ import { drawStroke } from "./tools.js";
  * @property {(stroke: Stroke) => void} onStroke
  * @property {() => void} onOutline The outline changed.
  * @property {() => void} onClosed The outline was closed by a click on its first corner.
+ * @property {() => void} onZoom The image is shown larger or smaller.
  * @property {() => boolean} isShiftNegative Whether Shift+click says no.
  */
 
@@ -160,6 +161,7 @@ export class View {
     if (this.#image) {
       const { clientWidth, clientHeight } = this.canvas;
       this.#scale = this.#whole(this.#image);
+      this.pointing?.onZoom();
       this.#left = (clientWidth - this.#image.width * this.#scale) / 2;
       this.#top = (clientHeight - this.#image.height * this.#scale) / 2;
     }
@@ -177,6 +179,7 @@ export class View {
     this.#top = y - ((y - this.#top) * scale) / this.#scale;
     this.#scale = scale;
     this.#fitted = false;
+    this.pointing?.onZoom();
     this.draw();
   }
 
