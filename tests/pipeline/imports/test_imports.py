@@ -22,6 +22,7 @@ from pycocotools import mask as coco
 from sqlalchemy.event import listen, remove
 
 from pipeline.imports import Dropped, Found, Names, import_masks, read_source
+from pipeline.imports.found import NO_OBJECT
 from pipeline.imports.label_studio import decode_brush
 from pipeline.imports.names import CONTESTED, NO_IMAGE
 from pipeline.imports.source import Source
@@ -128,6 +129,22 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
         "the segmentation is malformed": 3,
         "it has no mask, a box at most": 3,
     }
+
+
+@pytest.mark.parametrize("given", ["coco", "yolo-seg"])
+def test_images_without_objects_are_named(tmp_path: Path, given: ImportFormat) -> None:
+    """They would be missing in the next export without a word. Those that the campaign lacks are none of its."""
+    document = coco_document()
+    for number, name in ((8, "b/same.jpg"), (9, "elsewhere.jpg")):
+        document["images"].append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(document))
+    if given == "yolo-seg":
+        path = tmp_path / "labels"
+        (path / "b").mkdir(parents=True)
+        (path / "b" / "same.txt").write_text("\n")
+    dropped = found(path, given=given)[1]
+    assert [item.reason for item in dropped] == [NO_OBJECT] and "b/same" in dropped[0].where
 
 
 def test_masks_of_cvats_coco_are_objects_though_it_calls_them_crowds(tmp_path: Path) -> None:
