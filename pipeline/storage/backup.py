@@ -171,6 +171,7 @@ def restore(source_url: str, database_url: str, storage_url: str, *, replace: bo
         CorruptDataError: A file of it has other bytes than when it was written; nothing was changed.
         DatabaseVersionError: It was made by a newer program; or the database is another program's, or (without
             `replace`) a newer one's.
+        DatabaseUnavailableError: The database is gone, or somebody else uses it; it is as it was.
         BadInputError: The database is not empty, and `replace` was not given.
     """
     fs, root = open_storage(source_url)
@@ -189,7 +190,7 @@ def restore(source_url: str, database_url: str, storage_url: str, *, replace: bo
                 "away what it holds."
             )
         _restore_files(fs, root, manifest, storage, storage_root)
-        with database.begin() as conn:
+        with _telling_who_is_in_the_way(), database.begin() as conn:
             _drop_all(conn)
             migrate(conn, manifest.revision)
             forgotten = _fill(conn, fs, root, manifest, storage, storage_root)
@@ -211,6 +212,8 @@ def read_manifest(source_url: str) -> Manifest:
     fs, root = open_storage(source_url)
     try:
         found = json.loads(read_bytes(fs, join(root, MANIFEST)))
+        if isinstance(found, dict) and "snapshot" in found:
+            raise NotFoundError(f"{source_url} holds an export, no backup. Exports are read by `clickloop import`.")
         version, revision = int(found["format"]), str(found["revision"])
         if version > FORMAT or not knows_revision(revision):
             raise DatabaseVersionError(
@@ -222,8 +225,21 @@ def read_manifest(source_url: str) -> Manifest:
         raise NotFoundError(
             f"There is no whole backup in {source_url}: {MANIFEST}, which is written last, is missing."
         ) from error
+    except NotADirectoryError as error:
+        raise NotFoundError(f"{source_url} is a file. Give the backup's folder, which holds {MANIFEST}.") from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise CorruptDataError(f"{MANIFEST} in {source_url} is damaged. Use another backup.") from error
+
+
+@contextmanager
+def _telling_who_is_in_the_way() -> Iterator[None]:
+    """PostgreSQL waits for whoever has a table in use, and says no more than that it took too long."""
+    try:
+        yield
+    except DatabaseUnavailableError as error:
+        raise DatabaseUnavailableError(
+            f"Nothing was restored: {error.message} Stop what uses the database, such as gateways and runners."
+        ) from error
 
 
 @contextmanager
