@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import JSON, Boolean, Connection, DateTime, Float, Integer, MetaData, Table, func, insert, select, text
 
 from pipeline.storage.database import Database, database_revision, knows_revision, migrate
-from pipeline.storage.files import exists, join, open_storage, read_bytes, sha256_stored, write_atomic
+from pipeline.storage.files import exists, join, open_storage, read_bytes, sha256_stored, telling, write_atomic
 from pipeline.storage.sql import batches
 from pipeline.storage.tallies import recount
 from schemas.errors import (
@@ -131,12 +131,13 @@ def backup(database_url: str, storage_url: str, target_url: str) -> Manifest:
     with _frozen(database_url) as conn:
         tables = {t.name: _dump(conn, t, fs, root) for t in _tables(conn).sorted_tables if t.name not in _NOT_KEPT}
         revision = str(conn.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
-        names, dialect = _weights(conn, storage, storage_root), conn.info["clickloop_dialect"]
+        with telling(f"Reading {storage_url}"):
+            names, dialect = _weights(conn, storage, storage_root), conn.info["clickloop_dialect"]
     files, missing = {}, []
     for name in names:
-        try:
-            content = read_bytes(storage, join(storage_root, name))
-        except FileNotFoundError:
+        with telling(f"Reading {storage_url}"):
+            content = _read_if_there(storage, join(storage_root, name))
+        if content is None:
             missing.append(name)
             continue
         _check_name(name, content)
@@ -345,6 +346,13 @@ def _weights(conn: Connection, storage: AbstractFileSystem, root: str) -> list[s
         beside = [path.removeprefix(f"{folder}/") for path in storage.find(folder)] if storage.exists(folder) else []
         names += sorted({f"adapters/{digest}/{name}" for name in {*beside, "weights.safetensors"}})
     return names
+
+
+def _read_if_there(fs: AbstractFileSystem, path: str) -> bytes | None:
+    try:
+        return read_bytes(fs, path)
+    except FileNotFoundError:
+        return None
 
 
 def _check_name(name: str, content: bytes) -> None:
