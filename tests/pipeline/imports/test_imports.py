@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from PIL import Image
 from pycocotools import mask as coco
 from sqlalchemy.event import listen, remove
 
-from pipeline.imports import Dropped, Found, Names, import_masks, read_source
+from pipeline.imports import Dropped, Found, Names, coco_json, import_masks, read_source
 from pipeline.imports.found import NO_OBJECT
 from pipeline.imports.label_studio import decode_brush
 from pipeline.imports.names import CONTESTED, NO_IMAGE
@@ -145,6 +146,14 @@ def test_images_without_objects_are_named(tmp_path: Path, given: ImportFormat) -
         (path / "b" / "same.txt").write_text("\n")
     dropped = found(path, given=given)[1]
     assert [item.reason for item in dropped] == [NO_OBJECT] and "b/same" in dropped[0].where
+
+
+def test_the_text_of_a_coco_file_is_let_go_once_it_is_read() -> None:
+    data = json.dumps(coco_document()).encode()
+    items = coco_json.read(data, NAMES)
+    held = sys.getrefcount(data)
+    next(items)
+    assert sys.getrefcount(data) == held - 1
 
 
 def test_masks_of_cvats_coco_are_objects_though_it_calls_them_crowds(tmp_path: Path) -> None:
