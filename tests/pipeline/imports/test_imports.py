@@ -812,8 +812,10 @@ def test_many_masks_take_few_statements_and_no_pass_over_all_that_are_there(sqli
     listen(sqlite_database.engine, "before_cursor_execute", collect)
     items = (replace(item, category="x") for item in of_campaign(catalogue, masks)() if isinstance(item, Found))
     report = import_masks(sqlite_database, campaign, items, is_trusted=True)
-    remove(sqlite_database.engine, "before_cursor_execute", collect)
     assert report.stored == len(masks) and len(statements) < len(masks)
+    others = (replace(item, category="y") for item in of_campaign(catalogue, masks[:10])() if isinstance(item, Found))
+    assert import_masks(sqlite_database, campaign, others, is_trusted=True).changed == 10
+    remove(sqlite_database.engine, "before_cursor_execute", collect)
     with sqlite_database.connect() as conn:
         plans = {
             str(row[3])
@@ -821,7 +823,13 @@ def test_many_masks_take_few_statements_and_no_pass_over_all_that_are_there(sqli
             if statement.startswith("SELECT") and "mask_sha256 IN" in statement
             for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         }
-    assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
+        assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
+        known = [entry for entry in statements if "instances.id IN" in entry[0] and entry[0].startswith("SELECT")]
+        for statement, parameters in known:
+            plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            used = [row[3].rpartition(" (")[2] for row in plan if row[3].startswith("SEARCH instances ")]
+            assert used in (["id=?)"], ["image_id=?)"]), statement
+    assert len(known) > 3
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:
