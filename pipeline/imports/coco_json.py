@@ -26,7 +26,7 @@ def read(data: bytes, names: Names) -> Items:
         BadAnnotationsError: It is no COCO file, or its images, categories or ids are malformed.
     """
     dataset = read_coco_bytes(data)
-    del data  # else it stays until the last mask is stored: half a gigabyte for a million polygons
+    del data  # else it stays until the last mask is stored: half a gigabyte with a million polygons
     images = names.find_all({_names(image): _names(image) for image in dataset.images})
     for sample in dataset.samples:
         yield _item(sample, images[_names(sample.image)])
