@@ -24,6 +24,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
 def backup(args: argparse.Namespace) -> int:
     """Write a backup."""
     from pipeline.storage import backup as backups
+    from pipeline.storage.files import storage_error
 
     settings = settings_of(args)
     path = settings.sqlite_path
@@ -32,7 +33,9 @@ def backup(args: argparse.Namespace) -> int:
     target = absolute_url(args.to)
     try:
         manifest = backups.backup(settings.resolved_database_url, settings.resolved_storage_url, target)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if "://" in target:
+            raise storage_error(error, f"Writing to {target}") from error
         raise BadInputError(f"Cannot write to {target}: {error.strerror or error}. Name another folder.") from error
     lines = [
         f"{manifest.rows} rows of {len(manifest.tables)} tables and {len(manifest.files)} files are in {target}.",
@@ -45,6 +48,7 @@ def backup(args: argparse.Namespace) -> int:
 def restore(args: argparse.Namespace) -> int:
     """Bring a backup back, under the workspace lock."""
     from pipeline.storage import backup as backups
+    from pipeline.storage.files import storage_error
     from pipeline.storage.lock import WorkspaceLock
 
     settings = settings_of(args)
@@ -53,7 +57,9 @@ def restore(args: argparse.Namespace) -> int:
     with WorkspaceLock(settings.workspace):
         try:
             done = backups.restore(source, settings.resolved_database_url, storage, replace=args.replace)
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if "://" in source + storage:
+                raise storage_error(error, f"Restoring {source} into {storage}") from error
             why = error.strerror or error
             raise BadInputError(f"Cannot restore {source} into {storage}: {why}. The database is as it was.") from error
     manifest = done.manifest

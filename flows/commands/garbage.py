@@ -33,10 +33,11 @@ def collect(args: argparse.Namespace) -> int:
     """Remove what is of no use, also beside a running `serve`."""
     from flows.services import reading
     from pipeline.storage import garbage, old_snapshots, old_weights
+    from pipeline.storage.files import telling
 
     settings, age = settings_of(args), timedelta(days=args.older_than)
     storage, training = settings.resolved_storage_url, settings.workspace.resolve() / "training"
-    with reading(settings) as database:
+    with reading(settings) as database, telling(f"Looking through {storage}"):
         done = garbage.collect(database, storage, older_than=age, dry_run=args.dry_run)
         mirrored = training / "mirrored"
         if mirrored.is_dir():

@@ -58,9 +58,10 @@ def data(args: argparse.Namespace) -> int:
     """Remove a campaign or one of its images."""
     from flows.services import reading
     from pipeline.storage import purge
+    from pipeline.storage.files import telling
 
     settings, terminal = settings_of(args), Terminal.of(args)
-    with reading(settings) as database:
+    with reading(settings) as database, telling(f"Removing files from {settings.resolved_storage_url}"):
         with database.connect() as conn:
             scope = purge.find_scope(conn, args.name, args.image)
             counts, holding = purge.count(conn, scope), purge.holding_snapshots(conn, scope)

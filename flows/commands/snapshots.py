@@ -18,10 +18,12 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
 def verify(args: argparse.Namespace) -> int:
     """Check counts, digests and RLE sizes; 1 when something is wrong."""
     from pipeline.export.verify import verify_snapshot
+    from pipeline.storage.files import telling
 
     terminal = Terminal.of(args)
     settings_of(args)
-    report = verify_snapshot(absolute_url(args.url))
+    with telling(f"Reading {args.url}"):
+        report = verify_snapshot(absolute_url(args.url))
     record = report.model_dump(mode="json")
     since = "" if report.since_snapshot is None else f", what changed since snapshot {report.since_snapshot}"
     terminal.result(record, [f"{'ok' if report.ok else 'DAMAGED'}: {args.url}{since}", *report.problems])

@@ -90,7 +90,10 @@ def find_base(
         )
     base = get_snapshot(conn, find_snapshot(conn, campaign_id, since_snapshot))
     if base.purpose != "export":
-        raise BadInputError(f"Snapshot {base.number} was taken to {base.purpose} and never exported.")
+        raise BadInputError(
+            f"Snapshot {base.number} was taken to {base.purpose} and never exported. Give one that "
+            "`clickloop snapshot list` calls an export."
+        )
     if _unordered(base.filters) != _unordered(filters):
         raise BadInputError(
             f"Snapshot {base.number} has the filters {_said(base.filters)}, this export has {_said(filters)}. "

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.data.coco import CocoDataset, CocoImage, CocoSample, parse_coco
-from pipeline.imports.found import Dropped, Found, Item, Items
+from pipeline.imports.found import NO_OBJECT, Dropped, Found, Item, Items
 from pipeline.imports.names import Names
 from schemas.arrow import UNLABELLED
 from schemas.campaigns import ImageRecord
@@ -26,9 +26,14 @@ def read(data: bytes, names: Names) -> Items:
         BadAnnotationsError: It is no COCO file, or its images, categories or ids are malformed.
     """
     dataset = read_coco_bytes(data)
+    del data  # else it stays until the last mask is stored: half a gigabyte with a million polygons
     images = names.find_all({_names(image): _names(image) for image in dataset.images})
     for sample in dataset.samples:
         yield _item(sample, images[_names(sample.image)])
+    pictured = {sample.image.image_id for sample in dataset.samples}
+    for image in dataset.images:
+        if image.image_id not in pictured and not isinstance(images[_names(image)], str):
+            yield Dropped(NO_OBJECT, f"image {image.image_id}, {image.path}")
 
 
 def _names(image: CocoImage) -> tuple[str, ...]:

@@ -47,3 +47,5 @@ Item: TypeAlias = Found | Dropped
 Items: TypeAlias = Iterator[Item]
 """The same, as a stream."""
 EMPTY = "the mask is empty"
+NO_OBJECT = "no object is on the image: to count as verified to be empty, it is submitted without one on the page"
+"""Who made the source may have searched the image, or not have come to it yet: no format says which."""

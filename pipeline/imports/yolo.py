@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from pipeline.export.polygons import fill_outline
-from pipeline.imports.found import Dropped, Found, Item, Items
+from pipeline.imports.found import NO_OBJECT, Dropped, Found, Item, Items
 from pipeline.imports.names import Names
 from pipeline.imports.source import Source
 from pipeline.masks.polygons import polygons_to_rle
@@ -43,9 +43,12 @@ def read(source: Source, names: Names) -> Items:
         if isinstance(image, str):
             yield Dropped(image, file)
             continue
-        for number, line in enumerate(source.read(file).decode("utf-8", "replace").splitlines(), 1):
-            if line.strip():
-                yield _item(line.split(), image, classes, f"{file}, line {number}", file in exported)
+        lines = source.read(file).decode("utf-8", "replace").splitlines()
+        objects = [(number, words) for number, line in enumerate(lines, 1) if (words := line.split())]
+        if not objects:
+            yield Dropped(NO_OBJECT, file)
+        for number, words in objects:
+            yield _item(words, image, classes, f"{file}, line {number}", file in exported)
 
 
 def _item(words: list[str], image: ImageRecord, classes: dict[int, str | None], where: str, is_exported: bool) -> Item:

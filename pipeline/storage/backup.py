@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import JSON, Boolean, Connection, DateTime, Float, Integer, MetaData, Table, func, insert, select, text
 
 from pipeline.storage.database import Database, database_revision, knows_revision, migrate
-from pipeline.storage.files import exists, join, open_storage, read_bytes, sha256_stored, write_atomic
+from pipeline.storage.files import exists, join, open_storage, read_bytes, sha256_stored, telling, write_atomic
 from pipeline.storage.sql import batches
 from pipeline.storage.tallies import recount
 from schemas.errors import (
@@ -131,12 +131,13 @@ def backup(database_url: str, storage_url: str, target_url: str) -> Manifest:
     with _frozen(database_url) as conn:
         tables = {t.name: _dump(conn, t, fs, root) for t in _tables(conn).sorted_tables if t.name not in _NOT_KEPT}
         revision = str(conn.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
-        names, dialect = _weights(conn, storage, storage_root), conn.info["clickloop_dialect"]
+        with telling(f"Reading {storage_url}"):
+            names, dialect = _weights(conn, storage, storage_root), conn.info["clickloop_dialect"]
     files, missing = {}, []
     for name in names:
-        try:
-            content = read_bytes(storage, join(storage_root, name))
-        except FileNotFoundError:
+        with telling(f"Reading {storage_url}"):
+            content = _read_if_there(storage, join(storage_root, name))
+        if content is None:
             missing.append(name)
             continue
         _check_name(name, content)
@@ -171,6 +172,7 @@ def restore(source_url: str, database_url: str, storage_url: str, *, replace: bo
         CorruptDataError: A file of it has other bytes than when it was written; nothing was changed.
         DatabaseVersionError: It was made by a newer program; or the database is another program's, or (without
             `replace`) a newer one's.
+        DatabaseUnavailableError: The database is gone, or somebody else uses it; it is as it was.
         BadInputError: The database is not empty, and `replace` was not given.
     """
     fs, root = open_storage(source_url)
@@ -189,7 +191,7 @@ def restore(source_url: str, database_url: str, storage_url: str, *, replace: bo
                 "away what it holds."
             )
         _restore_files(fs, root, manifest, storage, storage_root)
-        with database.begin() as conn:
+        with _telling_who_is_in_the_way(), database.begin() as conn:
             _drop_all(conn)
             migrate(conn, manifest.revision)
             forgotten = _fill(conn, fs, root, manifest, storage, storage_root)
@@ -211,6 +213,8 @@ def read_manifest(source_url: str) -> Manifest:
     fs, root = open_storage(source_url)
     try:
         found = json.loads(read_bytes(fs, join(root, MANIFEST)))
+        if isinstance(found, dict) and "snapshot" in found:
+            raise NotFoundError(f"{source_url} holds an export, no backup. Exports are read by `clickloop import`.")
         version, revision = int(found["format"]), str(found["revision"])
         if version > FORMAT or not knows_revision(revision):
             raise DatabaseVersionError(
@@ -222,8 +226,21 @@ def read_manifest(source_url: str) -> Manifest:
         raise NotFoundError(
             f"There is no whole backup in {source_url}: {MANIFEST}, which is written last, is missing."
         ) from error
+    except NotADirectoryError as error:
+        raise NotFoundError(f"{source_url} is a file. Give the backup's folder, which holds {MANIFEST}.") from error
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise CorruptDataError(f"{MANIFEST} in {source_url} is damaged. Use another backup.") from error
+
+
+@contextmanager
+def _telling_who_is_in_the_way() -> Iterator[None]:
+    """PostgreSQL waits for whoever has a table in use, and says no more than that it took too long."""
+    try:
+        yield
+    except DatabaseUnavailableError as error:
+        raise DatabaseUnavailableError(
+            f"Nothing was restored: {error.message} Stop what uses the database, such as gateways and runners."
+        ) from error
 
 
 @contextmanager
@@ -329,6 +346,13 @@ def _weights(conn: Connection, storage: AbstractFileSystem, root: str) -> list[s
         beside = [path.removeprefix(f"{folder}/") for path in storage.find(folder)] if storage.exists(folder) else []
         names += sorted({f"adapters/{digest}/{name}" for name in {*beside, "weights.safetensors"}})
     return names
+
+
+def _read_if_there(fs: AbstractFileSystem, path: str) -> bytes | None:
+    try:
+        return read_bytes(fs, path)
+    except FileNotFoundError:
+        return None
 
 
 def _check_name(name: str, content: bytes) -> None:

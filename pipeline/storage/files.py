@@ -275,6 +275,15 @@ def storage_error(error: OSError, what: str) -> ClickloopError:
     )
 
 
+@contextlib.contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Within the block, what a storage refuses or does not answer is told by `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, what) from error
+
+
 def with_retry(fs: AbstractFileSystem, call: Callable[[], T]) -> T:
     """Call; on an object store try again with growing pauses while it fails for a reason that may pass.
 

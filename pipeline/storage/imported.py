@@ -15,8 +15,10 @@ from schemas.tables import Instance, MaskRow, Task
 
 def known_instances(conn: Connection, campaign_id: str, instance_ids: Sequence[str]) -> dict[str, Row[Any]]:
     """State and category number of the imported instances among these, by their id."""
-    query = _imported(campaign_id, instance_ids, Instance.id, Instance.state, Instance.category_number)
-    return {row.id: row for row in conn.execute(query)}
+    columns = Instance.id, Instance.state, Instance.category_number, Instance.campaign_id, Instance.session_id
+    # Asked for campaign and session, too, SQLite looks through all of the campaign's instances.
+    rows = conn.execute(_with_ids(instance_ids, *columns))
+    return {row.id: row for row in rows if row.campaign_id == campaign_id and row.session_id is None}
 
 
 def same_masks(conn: Connection, campaign_id: str, masks: Collection[tuple[str, str]]) -> list[Row[Any]]:
@@ -53,16 +55,16 @@ def revise_instances(
     Args:
         conn: Write transaction that holds no lock of the campaign yet; nobody can claim the images until it ends.
         campaign_id: The campaign.
-        categories: Number, or None, by instance id: few.
+        categories: Number, or None, by the id of `known_instances`: few.
         is_trusted: See above.
 
     Returns:
         How many instances were free to be revised.
     """
-    imported = _imported(campaign_id, list(categories), Instance.id, Instance.image_id, Instance.mask_id)
+    imported = _with_ids(list(categories), Instance.id, Instance.image_id, Instance.mask_id)
     tasks = select(Task.image_id).where(
         Task.campaign_id == campaign_id,
-        Task.image_id.in_(_imported(campaign_id, list(categories), Instance.image_id)),
+        Task.image_id.in_(_with_ids(list(categories), Instance.image_id)),
         Task.state != "leased",
     )
     # The tasks are locked before the campaign, as an accept locks them.
@@ -79,9 +81,8 @@ def revise_instances(
     return len(rows)
 
 
-def _imported(campaign_id: str, instance_ids: Sequence[str], *columns: Any) -> Select[Any]:
-    mine = Instance.campaign_id == campaign_id, Instance.id.in_(instance_ids), Instance.session_id.is_(None)
-    return select(*columns).where(*mine)
+def _with_ids(instance_ids: Sequence[str], *columns: Any) -> Select[Any]:
+    return select(*columns).where(Instance.id.in_(instance_ids))
 
 
 def _categorised(conn: Connection, mask_id: str, category_number: int | None) -> str:

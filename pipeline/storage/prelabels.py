@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, exists, select, 
 
 from pipeline.masks.polygons import rle_iou
 from pipeline.storage.images import image_record
-from pipeline.storage.masks import current_masks, import_masks, known_masks, proposed_masks
+from pipeline.storage.masks import current_masks, import_masks, proposed_masks
 from pipeline.storage.tallies import counted
 from schemas.campaigns import ImageRecord
 from schemas.catalogue import MaskRecord
@@ -69,7 +69,6 @@ def store_prelabels(
     _withdraw_others(conn, campaign_id, image_id, pins)
     names = {_name(campaign_id, image_id, pins, own): own for own in found}
     ids = {name: str(uuid.uuid5(uuid.NAMESPACE_URL, f"mask/{name}")) for name in names}
-    known = known_masks(conn, list(ids.values()))
     rows = [
         {
             "mask_id": ids[name],
@@ -86,8 +85,8 @@ def store_prelabels(
     ]
     pinned = {"model_digest": pins.model_digest, "adapter_digest": pins.adapter_digest}
     stored = import_masks(conn, rows, is_trusted=False, **pinned)
-    if known:
-        withdrawn = update(Instance).where(Instance.mask_id.in_(known), Instance.session_id.is_(None))
+    if stored < len(rows):  # the others are known, and may have been withdrawn
+        withdrawn = update(Instance).where(Instance.mask_id.in_(ids.values()), Instance.session_id.is_(None))
         with counted(conn, campaign_id, [image_id]):
             conn.execute(withdrawn.values(state="open"))
     return stored

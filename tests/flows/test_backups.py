@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from flows.cli import main
 from pipeline.storage.database import open_database
 from pipeline.storage.lock import WorkspaceLock
+from tests.pipeline.storage.catalogues import Catalogue
 
 
 def test_backup_and_restore_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,3 +57,32 @@ def test_a_restore_into_a_storage_that_cannot_be_written_says_so(
     capsys.readouterr()
     assert main(["restore", to, "--workspace", new]) == 2
     assert f"Cannot restore {to} into {tmp_path}/file/storage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["backup", "s3://bucket/x"], "Writing to s3://bucket/x is refused"),
+        (["restore", "s3://bucket/x"], "Restoring s3://bucket/x into"),
+        (["snapshot", "verify", "s3://bucket/x"], "Reading s3://bucket/x is refused"),
+        (["gc"], "Looking through s3://bucket/storage is refused"),
+        (["backup", "there"], "Reading s3://bucket/storage is refused"),
+    ],
+)
+def test_without_credentials_commands_say_what_is_refused_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str], told: str
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    s3fs.S3FileSystem.clear_instance_cache()
+    database = open_database(f"sqlite:///{tmp_path / 'work' / 'clickloop.db'}", embedded=True)
+    Catalogue(database, images=1)
+    database.close()
+    if "s3://bucket/x" not in command:
+        monkeypatch.setenv("CLICKLOOP_STORAGE_URL", "s3://bucket/storage")
+    assert main([*command, "--workspace", str(tmp_path / "work")]) == 1
+    said = capsys.readouterr().err
+    assert told in said and "Unable to locate credentials. Renew the credentials" in said

@@ -334,7 +334,8 @@ def test_a_difference_that_means_nothing_is_refused(world: Labelled, tmp_path: P
     since = {"since_snapshot": str(base.snapshot_number)}
     assert "no snapshot '77'" in refused(world, tmp_path, since_snapshot="77")
     assert "no snapshot" in refused(world, tmp_path, since_snapshot=foreign.snapshot_id)
-    assert "taken to retrain" in refused(world, tmp_path, since_snapshot=trained.id)
+    said = refused(world, tmp_path, since_snapshot=trained.id)
+    assert "taken to retrain" in said and "snapshot list` calls an export" in said
     assert 'has the filters none, this export has {"categories":[1]}' in refused(
         world, tmp_path, filters={"categories": [1]}, **since
     )

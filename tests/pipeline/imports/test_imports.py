@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from PIL import Image
 from pycocotools import mask as coco
 from sqlalchemy.event import listen, remove
 
-from pipeline.imports import Dropped, Found, Names, import_masks, read_source
+from pipeline.imports import Dropped, Found, Names, coco_json, import_masks, read_source
+from pipeline.imports.found import NO_OBJECT
 from pipeline.imports.label_studio import decode_brush
 from pipeline.imports.names import CONTESTED, NO_IMAGE
 from pipeline.imports.source import Source
@@ -128,6 +130,30 @@ def test_coco_gives_its_masks_bit_for_bit_and_says_what_it_leaves_out(tmp_path: 
         "the segmentation is malformed": 3,
         "it has no mask, a box at most": 3,
     }
+
+
+@pytest.mark.parametrize("given", ["coco", "yolo-seg"])
+def test_images_without_objects_are_named(tmp_path: Path, given: ImportFormat) -> None:
+    """They would be missing in the next export without a word. Those that the campaign lacks are none of its."""
+    document = coco_document()
+    for number, name in ((8, "b/same.jpg"), (9, "elsewhere.jpg")):
+        document["images"].append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(document))
+    if given == "yolo-seg":
+        path = tmp_path / "labels"
+        (path / "b").mkdir(parents=True)
+        (path / "b" / "same.txt").write_text("\n")
+    dropped = found(path, given=given)[1]
+    assert [item.reason for item in dropped] == [NO_OBJECT] and "b/same" in dropped[0].where
+
+
+def test_the_text_of_a_coco_file_is_let_go_once_it_is_read() -> None:
+    data = json.dumps(coco_document()).encode()
+    items = coco_json.read(data, NAMES)
+    held = sys.getrefcount(data)
+    next(items)
+    assert sys.getrefcount(data) == held - 1
 
 
 def test_masks_of_cvats_coco_are_objects_though_it_calls_them_crowds(tmp_path: Path) -> None:
@@ -786,8 +812,10 @@ def test_many_masks_take_few_statements_and_no_pass_over_all_that_are_there(sqli
     listen(sqlite_database.engine, "before_cursor_execute", collect)
     items = (replace(item, category="x") for item in of_campaign(catalogue, masks)() if isinstance(item, Found))
     report = import_masks(sqlite_database, campaign, items, is_trusted=True)
-    remove(sqlite_database.engine, "before_cursor_execute", collect)
     assert report.stored == len(masks) and len(statements) < len(masks)
+    others = (replace(item, category="y") for item in of_campaign(catalogue, masks[:10])() if isinstance(item, Found))
+    assert import_masks(sqlite_database, campaign, others, is_trusted=True).changed == 10
+    remove(sqlite_database.engine, "before_cursor_execute", collect)
     with sqlite_database.connect() as conn:
         plans = {
             str(row[3])
@@ -795,7 +823,13 @@ def test_many_masks_take_few_statements_and_no_pass_over_all_that_are_there(sqli
             if statement.startswith("SELECT") and "mask_sha256 IN" in statement
             for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         }
-    assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
+        assert any("ix_instances_campaign_image (campaign_id=? AND image_id=?)" in plan for plan in plans)
+        known = [entry for entry in statements if "instances.id IN" in entry[0] and entry[0].startswith("SELECT")]
+        for statement, parameters in known:
+            plan = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            used = [row[3].rpartition(" (")[2] for row in plan if row[3].startswith("SEARCH instances ")]
+            assert used in (["id=?)"], ["image_id=?)"]), statement
+    assert len(known) > 3
 
 
 def test_source_that_breaks_leaves_nothing_behind(database: Database) -> None:

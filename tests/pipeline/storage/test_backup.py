@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, insert, select, text, update
 
+import pipeline.storage.backup as backup_module
 import pipeline.storage.database as database_module
 from pipeline.storage.adapters import register_adapter, register_model
 from pipeline.storage.annotators import get_or_create_annotator
@@ -18,7 +20,13 @@ from pipeline.storage.database import Database, database_revision, head_revision
 from pipeline.storage.files import join, open_storage, write_atomic
 from pipeline.storage.sql import table
 from schemas.columns import db_now
-from schemas.errors import BadInputError, CorruptDataError, DatabaseVersionError, NotFoundError
+from schemas.errors import (
+    BadInputError,
+    CorruptDataError,
+    DatabaseUnavailableError,
+    DatabaseVersionError,
+    NotFoundError,
+)
 from schemas.tables import Campaign, Category, Embedding, MaskRow
 from schemas.tallies import TABLES
 from tests.databases import MakeUrl
@@ -193,6 +201,33 @@ def test_a_damaged_or_newer_manifest_is_refused(sqlite_database: Database, tmp_p
     (target / MANIFEST).write_text(whole.replace(f'"{head_revision()}"', '"9999"'))
     with pytest.raises(DatabaseVersionError, match="newer"):
         restore(str(target), url, str(tmp_path / "storage"))
+
+
+def test_what_is_no_backup_is_called_what_it_is(sqlite_database: Database, tmp_path: Path) -> None:
+    target, url = tmp_path / "backup", f"sqlite:///{tmp_path / 'new.db'}"
+    fill(sqlite_database, str(tmp_path / "storage"))
+    backup(sqlite_database.url, str(tmp_path / "storage"), str(target))
+    with pytest.raises(NotFoundError, match="is a file"):
+        restore(str(target / MANIFEST), url, str(tmp_path / "storage"))
+    (target / MANIFEST).write_text('{"format": "clickloop-snapshot", "snapshot": {"number": 1}}')
+    with pytest.raises(NotFoundError, match="holds an export, no backup"):
+        restore(str(target), url, str(tmp_path / "storage"))
+
+
+def test_a_database_that_somebody_uses_is_left_as_it_is(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL says that a lock timed out, and no more."""
+    fill(database, str(tmp_path / "storage"))
+    backup(database.url, str(tmp_path / "storage"), str(tmp_path / "backup"))
+    before = rows(database.url)
+    monkeypatch.setattr(backup_module, "Database", partial(Database, busy_timeout_s=0.1))
+    with database.begin() as conn:
+        conn.execute(update(Campaign).values(name="other"))
+        with pytest.raises(DatabaseUnavailableError, match=r"Nothing was restored.*Stop what uses the database"):
+            restore(str(tmp_path / "backup"), database.url, str(tmp_path / "storage"), replace=True)
+        conn.rollback()
+    assert rows(database.url) == before
 
 
 def test_a_database_with_rows_is_replaced_only_when_told(database: Database, tmp_path: Path) -> None:
