@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 PROGRESS_S = 5.0
@@ -49,22 +50,27 @@ class Terminal:
         if not facts or text == self._shown or (is_soon and not self._overwrites):
             return
         self._waits = waits
-        sys.stderr.write(f"\r\x1b[K{text[:160]}" if self._overwrites else f"{text}\n")
-        sys.stderr.flush()
+        _tell(f"\r\x1b[K{text[:160]}" if self._overwrites else f"{text}\n")
         self._shown, self._shown_at = text, now
 
     def note(self, text: str) -> None:
         """A remark for people, on stderr."""
         self.end_progress()
         if not self.as_json:
-            sys.stderr.write(f"{text}\n")
-            sys.stderr.flush()
+            _tell(f"{text}\n")
 
     def end_progress(self) -> None:
         """Leave the line that progress was overwriting."""
         if self._overwrites and self._shown:
-            sys.stderr.write("\n")
+            _tell("\n")
         self._shown = ""
+
+
+def _tell(text: str) -> None:
+    """To stderr; work goes on when nobody reads there any more (`2>&1 | head`, a window that was closed)."""
+    with suppress(BrokenPipeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def progress_line(facts: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """What commands print."""
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -62,3 +64,16 @@ def test_what_libraries_print_stays_out_of_the_result(
     said = capsys.readouterr()
     assert json.loads(said.out) == []
     assert "a node died" in said.err
+
+
+def test_work_goes_on_when_nobody_reads_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone = os.fdopen(writing, "w")
+    monkeypatch.setattr(sys, "stderr", gone)
+    terminal = Terminal(as_json=False)
+    terminal.progress({"done": 1, "total": 3})
+    terminal.note("A remark.")
+    monkeypatch.undo()
+    with contextlib.suppress(BrokenPipeError):
+        gone.close()  # tries once more
