@@ -69,21 +69,24 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 def run(task: tuple[str, int, int, argparse.Namespace]) -> dict[str, Any]:
     """One retraining (count 0: none) and its evaluation."""
     kind, count, seed, options = task
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     model = load_model(options.model, checkpoint=options.checkpoint)
-    limits = (MASKS_PER_IMAGE, options.min_area)
-    held_out = read_split(options.data, "val", 10_000, *limits)
+    taken = (MASKS_PER_IMAGE, options.min_area)
+    held_out = read_split(options.data, "val", 10_000, *taken)
     source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)), max_bytes=2_000_000_000)
     evaluation = EvaluationConfig(max_masks=options.objects, max_clicks=CLICKS, replay=False)
     row: dict[str, Any] = {"kind": kind, "count": count, "seed": seed, "settings": settings_of(options)}
-    learnable = read_split(options.data, "train", 10_000, *limits)
+    learnable = read_split(options.data, "train", 10_000, *taken)
     choosing = learnable[::4] if len(options.kinds) > 1 else []
     if choosing:
         learnable = [image for index, image in enumerate(learnable) if index % 4]
     candidate = model
     if count:
         chosen = draw(learnable, count, seed)
-        config = AdapterConfig(kind=kind, seed=seed, max_steps=options.steps, max_minutes=options.minutes)
+        limits = {"max_steps": options.steps, "max_minutes": options.minutes}
+        config = AdapterConfig.for_masks(
+            count, kind=kind, seed=seed, **{name: limit for name, limit in limits.items() if limit is not None}
+        )
         began, cpu = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             result = train_adapter(model, chosen, source, config, Path(folder) / "checkpoint")
@@ -105,7 +108,7 @@ def run(task: tuple[str, int, int, argparse.Namespace]) -> dict[str, Any]:
         row["choosing"] = figures(other)["noc90"]
     row["old"] = {}
     for folder in options.old:
-        known = read_split(folder, "val", 10_000, *limits)
+        known = read_split(folder, "val", 10_000, *taken)
         other = evaluate_adapter(candidate, known, source, replace(evaluation, max_masks=options.old_objects))
         assert other is not None
         row["old"][folder.name] = figures(other)
@@ -191,9 +194,10 @@ def main() -> None:
     parser.add_argument("--old", type=Path, nargs="+", default=[], help="folders of sets that the model knew before")
     parser.add_argument("--old-objects", type=int, default=40, help="held-out objects of each of them")
     parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training at most")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--steps", type=int, help="default: what retraining makes with so many masks")
+    parser.add_argument("--minutes", type=float, help="of training at most; default: likewise")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="JSON lines; runs of the same settings found there are not repeated")
     parser.add_argument("--plot", type=Path, help="a picture of the curves")
     options = parser.parse_args()

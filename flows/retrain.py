@@ -62,10 +62,11 @@ def retrain_flow(
         if not snapshot.masks:
             return job.done(facts | _no_data())
         limits = {"max_minutes": minutes, "max_steps": steps}
-        config = AdapterConfig(
+        config = AdapterConfig.for_masks(
+            snapshot.masks,
             kind=adapter or outline_of(record.model_id).default_adapter(snapshot.masks),
             seed=record.settings.seed,
-            **{name: limit for name, limit in limits.items() if limit is not None},  # type: ignore[arg-type]
+            **{name: limit for name, limit in limits.items() if limit is not None},
         )
         trained = train(record, snapshot.id, config)
         assert trained.digest is not None, "or the step had failed"

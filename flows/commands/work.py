@@ -21,8 +21,12 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="campaign")
     kinds = f"what is trained: {', '.join(ADAPTER_KINDS)} (by model and number of masks)"
     parser.add_argument("--adapter", metavar="KIND", choices=ADAPTER_KINDS, help=kinds)
-    parser.add_argument("--minutes", type=number, metavar="M", help="train for so long at most (10)")
-    parser.add_argument("--steps", type=positive_int, metavar="N", help="train for so many steps at most (300)")
+    parser.add_argument(
+        "--minutes", type=number, metavar="M", help="train for so long at most (10 to 30, by the masks)"
+    )
+    parser.add_argument(
+        "--steps", type=positive_int, metavar="N", help="train for so many steps at most (300 to 900, likewise)"
+    )
     parser.add_argument("--promote", choices=["auto", "never"], default="auto", help="what to do when the gate agrees")
 
     parser = command(nouns, common, "export", export, "write a snapshot of the accepted masks")

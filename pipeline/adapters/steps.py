@@ -6,6 +6,7 @@ Every draw is a function of (seed, step). Knows nothing of checkpoints, averages
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -78,6 +79,23 @@ class AdapterConfig:
     validate_every: int = 25
     patience: int = 5
     checkpoint_every: int = 10
+
+    @classmethod
+    def for_masks(cls, masks: int, **chosen: Any) -> Self:
+        """What suits so many accepted masks: three steps for each, from 300 to 900, validated as often on more objects.
+
+        Args:
+            masks: Accepted, on training images.
+            chosen: What is not to follow from their number.
+        """
+        steps = min(900, max(300, 3 * masks))
+        sized = {
+            "max_steps": steps,
+            "max_minutes": steps / 30,
+            "validate_every": steps // 12,
+            "validation_objects": steps // 25,
+        }
+        return cls(**(sized | chosen))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pipeline.adapters.evaluate import EvaluationConfig, evaluate_adapter
 from pipeline.adapters.gate import GateConfig, decide
 from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
+from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.train import train_adapter
 from pipeline.adapters.validation import split_images
 from pipeline.masks.rle import mask_to_rle, rle_to_mask
@@ -267,3 +268,10 @@ def test_targets_and_clicks_follow_mirroring_and_shrinking() -> None:
     assert (small[:, ::-1] & mask[::2, ::2]).sum() > 0.9 * small.sum()
     assert [(c.x, c.y) for c in plain.place_clicks(target.clicks)] == [(40.0, 60.0), (159.0, 143.0)]
     assert [(c.x, c.y) for c in half.place_clicks(target.clicks)] == [(59.0, 30.0), (0.0, 71.0)]
+
+
+@pytest.mark.parametrize(("masks", "steps"), [(1, 300), (100, 300), (200, 600), (300, 900), (10**6, 900)])
+def test_more_masks_are_learned_for_longer(masks: int, steps: int) -> None:
+    config = AdapterConfig.for_masks(masks, kind="full", max_minutes=1.0)
+    assert (config.max_steps, config.kind, config.max_minutes) == (steps, "full", 1.0)
+    assert config.max_steps == 12 * config.validate_every, "as often, whatever the length"
