@@ -55,6 +55,7 @@ def test_a_node_that_is_killed_costs_no_image() -> None:
         while missing() > IMAGES - 100:
             assert precompute.poll() is None
             time.sleep(0.05)
+        assert all(node.poll() is None for node in nodes), "a node did not start: the machine is too busy for this test"
         victim = next(node for node in nodes if runs_an_encoder(node.pid))
         for process in descendants(victim.pid):
             process.kill()
