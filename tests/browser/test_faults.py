@@ -329,6 +329,8 @@ def test_a_stroke_with_too_many_runs_is_not_taken(desk: Desk, tmp_path: Path) ->
     desk.page.locator("#where", has_text="large.png").wait_for()
     desk.wait(lambda: desk.pixel(CENTRE)[3] == 255)
     desk.page.keyboard.press("b")
+    for _ in range(10):
+        desk.page.keyboard.press("[")  # else the lines meet
     hatch(desk, 44)
     desk.page.locator("#note", has_text="too much for one step").wait_for()
     assert desk.page.locator("#objects li").count() == 0
