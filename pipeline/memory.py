@@ -3,6 +3,7 @@ that happens once in a while."""
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _KEEP_BYTES = 512 << 20
@@ -20,11 +21,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it took effect; False on systems without glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _from_libc("mallopt")
+    if mallopt is None:
         return False
     return bool(mallopt(_TRIM_THRESHOLD, _KEEP_BYTES)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_FROM_HEAP))
 
@@ -38,10 +36,16 @@ def give_back_freed_memory() -> bool:
     Returns:
         Whether there was something; False on systems without glibc.
     """
+    trim = _from_libc("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _from_libc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None on systems without it."""
     if not sys.platform.startswith("linux"):
-        return False
+        return None
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        found: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
-        return False
-    return bool(trim(0))
+        return None
+    return found
