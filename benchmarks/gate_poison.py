@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--objects", type=int, default=100, help="held-out objects")
     parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")
-    parser.add_argument("--steps", type=int, default=300, help="as retraining makes")
+    parser.add_argument("--steps", type=int, default=300, help="of each training")
     parser.add_argument("--minutes", type=float, default=10.0, help="of each training at most")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON lines; seeds found there are not repeated")
