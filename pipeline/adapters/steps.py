@@ -82,18 +82,19 @@ class AdapterConfig:
 
     @classmethod
     def for_masks(cls, masks: int, **chosen: Any) -> Self:
-        """What suits so many accepted masks: three steps for each, from 300 to 900, validated as often on more objects.
+        """What suits so many accepted masks: six steps for each, from 300 to 900, and twelve validations.
 
         Args:
             masks: Accepted, on training images.
             chosen: What is not to follow from their number.
         """
-        steps = min(900, max(300, 3 * masks))
+        steps = min(900, max(300, 6 * masks))
         sized = {
             "max_steps": steps,
             "max_minutes": steps / 30,
             "validate_every": steps // 12,
             "validation_objects": steps // 25,
+            "patience": 8,
         }
         return cls(**(sized | chosen))
 

@@ -270,7 +270,7 @@ def test_targets_and_clicks_follow_mirroring_and_shrinking() -> None:
     assert [(c.x, c.y) for c in half.place_clicks(target.clicks)] == [(59.0, 30.0), (0.0, 71.0)]
 
 
-@pytest.mark.parametrize(("masks", "steps"), [(1, 300), (100, 300), (200, 600), (300, 900), (10**6, 900)])
+@pytest.mark.parametrize(("masks", "steps"), [(1, 300), (50, 300), (100, 600), (150, 900), (10**6, 900)])
 def test_more_masks_are_learned_for_longer(masks: int, steps: int) -> None:
     config = AdapterConfig.for_masks(masks, kind="full", max_minutes=1.0)
     assert (config.max_steps, config.kind, config.max_minutes) == (steps, "full", 1.0)
