@@ -71,21 +71,20 @@ def run(task: tuple[str, int, int, argparse.Namespace]) -> dict[str, Any]:
     kind, count, seed, options = task
     torch.set_num_threads(options.threads)
     model = load_model(options.model, checkpoint=options.checkpoint)
-    taken = (MASKS_PER_IMAGE, options.min_area)
-    held_out = read_split(options.data, "val", 10_000, *taken)
+    limits = (MASKS_PER_IMAGE, options.min_area)
+    held_out = read_split(options.data, "val", 10_000, *limits)
     source = CachedSource(model, lambda image: read_image(Path(image.ref.uri)), max_bytes=2_000_000_000)
     evaluation = EvaluationConfig(max_masks=options.objects, max_clicks=CLICKS, replay=False)
     row: dict[str, Any] = {"kind": kind, "count": count, "seed": seed, "settings": settings_of(options)}
-    learnable = read_split(options.data, "train", 10_000, *taken)
+    learnable = read_split(options.data, "train", 10_000, *limits)
     choosing = learnable[::4] if len(options.kinds) > 1 else []
     if choosing:
         learnable = [image for index, image in enumerate(learnable) if index % 4]
     candidate = model
     if count:
         chosen = draw(learnable, count, seed)
-        limits = {"max_steps": options.steps, "max_minutes": options.minutes}
         config = AdapterConfig.for_masks(
-            count, kind=kind, seed=seed, **{name: limit for name, limit in limits.items() if limit is not None}
+            count, kind=kind, seed=seed, max_steps=options.steps, max_minutes=options.minutes
         )
         began, cpu = time.perf_counter(), time.process_time()
         with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +107,7 @@ def run(task: tuple[str, int, int, argparse.Namespace]) -> dict[str, Any]:
         row["choosing"] = figures(other)["noc90"]
     row["old"] = {}
     for folder in options.old:
-        known = read_split(folder, "val", 10_000, *taken)
+        known = read_split(folder, "val", 10_000, *limits)
         other = evaluate_adapter(candidate, known, source, replace(evaluation, max_masks=options.old_objects))
         assert other is not None
         row["old"][folder.name] = figures(other)

@@ -61,12 +61,12 @@ def retrain_flow(
         facts: dict[str, Any] = {"snapshot": snapshot.number, "masks": snapshot.masks}
         if not snapshot.masks:
             return job.done(facts | _no_data())
-        limits = {"max_minutes": minutes, "max_steps": steps}
         config = AdapterConfig.for_masks(
             snapshot.masks,
             kind=adapter or outline_of(record.model_id).default_adapter(snapshot.masks),
             seed=record.settings.seed,
-            **{name: limit for name, limit in limits.items() if limit is not None},
+            max_minutes=minutes,
+            max_steps=steps,
         )
         trained = train(record, snapshot.id, config)
         assert trained.digest is not None, "or the step had failed"

@@ -308,8 +308,10 @@ class Refiner:
         """
         key = (ref.sha256, ref.window)
         held = self._images.get(key)
-        if held is not None or self._image_wait_s is None:
-            return self._image(ref) if held is None else held
+        if held is not None:
+            return held
+        if self._image_wait_s is None:
+            return self._image(ref)
         reading = self._reading.get(key)  # one thread at a time gets here
         if reading is None:
             reading = self._reading[key] = self._readers.submit(self._image, ref)

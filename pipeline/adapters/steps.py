@@ -86,7 +86,7 @@ class AdapterConfig:
 
         Args:
             masks: Accepted, on training images.
-            chosen: What is not to follow from their number.
+            chosen: What is not to follow from their number; None does.
         """
         steps = min(900, max(300, 6 * masks))
         sized = {
@@ -96,7 +96,7 @@ class AdapterConfig:
             "validation_objects": steps // 25,
             "patience": 8,
         }
-        return cls(**(sized | chosen))
+        return cls(**sized | {name: value for name, value in chosen.items() if value is not None})
 
 
 @dataclass(frozen=True)

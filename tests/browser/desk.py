@@ -145,6 +145,11 @@ class Desk(Visit):
         """Until the mask of the chosen object's last edit is there."""
         self.wait(lambda: not self.page.evaluate("async () => (await import('./js/desk.js')).isWaiting()"))
 
+    def accept(self) -> None:
+        """Accept the chosen object once its mask is there: before that the page would only say that it is not."""
+        self.wait_mask()
+        self.page.keyboard.press("Enter")
+
     def wait_saved(self) -> None:
         """Until everything is acknowledged."""
         self.page.locator("#badge", has_text="Saved").wait_for()

@@ -39,8 +39,7 @@ def test_killed_gateway_costs_no_event(browser: Any, tmp_path: Path) -> None:
                 desk.wait_saved()
                 desk.wait(lambda: desk.pixel(INSIDE) != bare)
                 assert desk.kinds() == ["open", "click", "click", "click"]
-                desk.wait_mask()
-                desk.page.keyboard.press("Enter")
+                desk.accept()
                 desk.page.locator("#objects").get_by_text("accepted").wait_for()
                 desk.page.keyboard.press("Control+Enter")
                 desk.wait_image(2)
@@ -171,7 +170,7 @@ def test_work_on_a_lost_image_can_be_put_back(browser: Any, tmp_path: Path) -> N
         desk.page.keyboard.press("2")
         desk.click(CENTRE)
         desk.page.locator("#latency", has_text="model").wait_for()
-        desk.page.keyboard.press("Enter")
+        desk.accept()
         desk.page.locator("#objects").get_by_text("accepted").wait_for()
         desk.wait_saved()
         desk.page.wait_for_timeout(800)
@@ -219,8 +218,7 @@ def test_work_on_an_image_that_was_lost_while_the_page_was_closed_can_be_put_bac
 def test_leaving_an_image_with_objects_is_asked_twice_and_they_can_be_put_back(desk: Desk) -> None:
     desk.begin()
     desk.click(CENTRE)
-    desk.wait_mask()
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     leave = desk.page.get_by_role("button", name="Leave")
     leave.click()
     desk.page.locator("#note", has_text="Your object is not submitted").wait_for()
@@ -248,8 +246,7 @@ def test_a_claimed_image_is_loaded_when_the_server_was_busy(desk: Desk) -> None:
 
     desk.begin()
     desk.click(CENTRE)
-    desk.wait_mask()
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects").get_by_text("accepted").wait_for()
     desk.page.route(re.compile("/api/sessions/[^/]+$"), busy)
     desk.page.keyboard.press("Control+Enter")
@@ -297,7 +294,7 @@ def test_clicks_show_at_once_while_the_server_is_slow(desk: Desk) -> None:
         socket.send(message)
     desk.wait_mask()
     desk.wait(lambda: desk.pixel(INSIDE) != bare)
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects").get_by_text("accepted").wait_for()
     desk.wait_saved()
     assert desk.events()[-1].payload["seq"] == 4
@@ -369,8 +366,7 @@ def test_nothing_is_taken_behind_a_submit_that_waits(desk: Desk) -> None:
     desk.page.route_web_socket("**/ws", hold)
     desk.begin()
     desk.click(CENTRE)
-    desk.wait_mask()
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects").get_by_text("accepted").wait_for()
     desk.wait_saved()
     first = desk.session_id

@@ -32,7 +32,7 @@ def test_a_tiff_is_displayed_and_labeled(browser: Any, tmp_path: Path) -> None:
             bare = desk.pixel(INSIDE)
             desk.click(CENTRE)
             desk.wait(lambda: desk.pixel(INSIDE) != bare)
-            desk.page.keyboard.press("Enter")
+            desk.accept()
             desk.page.locator("#objects").get_by_text("accepted").wait_for()
             desk.page.keyboard.press("Control+Enter")
             desk.page.get_by_text("Nothing is left to label").wait_for()

@@ -3,13 +3,14 @@
 import hashlib
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.masks.digest import mask_digest
@@ -109,11 +110,9 @@ def work_on(desk: Desk, session: str) -> None:
 
 
 @contextmanager
-def large_image(browser: Any, folder: Path) -> Iterator[Desk]:
-    """A desk with 3200x2400 pixels and a rectangle in their middle."""
+def showing(browser: Any, folder: Path, scene: NDArray[np.uint8], scale: float) -> Iterator[Desk]:
+    """A desk with an image, shown smaller than the scale."""
     with gateway_in(folder, images=0) as gateway:
-        scene = np.full((2400, 3200, 3), 30, np.uint8)
-        scene[600:1800, 800:2400] = (240, 220, 40)
         encoded = io.BytesIO()
         Image.fromarray(scene).save(encoded, "PNG", compress_level=1)
         put(gateway, folder, "large.png", encoded.getvalue())
@@ -121,9 +120,17 @@ def large_image(browser: Any, folder: Path) -> Iterator[Desk]:
             desk.page.goto(gateway.url)
             desk.identify()
             desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
-            desk.page.locator("#where", has_text="3200×2400").wait_for()
-            desk.wait(lambda: desk.page.evaluate("async () => (await import('./js/view.js')).view.scale") < 0.3)
+            desk.page.locator("#where", has_text=f"{scene.shape[1]}×{scene.shape[0]}").wait_for()
+            shown = "async () => (await import('./js/view.js')).view.scale"
+            desk.wait(lambda: desk.page.evaluate(shown) < scale)
             yield desk
+
+
+def large_image(browser: Any, folder: Path) -> AbstractContextManager[Desk]:
+    """A desk with 3200x2400 pixels and a rectangle in their middle."""
+    scene = np.full((2400, 3200, 3), 30, np.uint8)
+    scene[600:1800, 800:2400] = (240, 220, 40)
+    return showing(browser, folder, scene, 0.3)
 
 
 def test_outlines_of_masks_are_thin_close_up(browser: Any, tmp_path: Path) -> None:
@@ -164,27 +171,17 @@ def test_the_brush_is_taken_in_a_size_that_is_seen(browser: Any, tmp_path: Path)
 
 
 def test_masks_of_a_strip_can_be_seen_through(browser: Any, tmp_path: Path) -> None:
-    with gateway_in(tmp_path, images=0) as gateway:
-        strip = np.full((50, 20_000, 3), 30, np.uint8)
-        strip[5:45, 9_000:11_000] = (240, 220, 40)
-        encoded = io.BytesIO()
-        Image.fromarray(strip).save(encoded, "PNG")
-        put(gateway, tmp_path, "strip.png", encoded.getvalue())
-        with desk_at(browser, gateway) as desk:
-            desk.page.goto(gateway.url)
-            desk.identify()
-            desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
-            desk.page.locator("#where", has_text="20000×50").wait_for()
-            scale = "async () => (await import('./js/view.js')).view.scale"
-            desk.wait(lambda: desk.page.evaluate(scale) < 0.1)  # it is shown
-            desk.wait_saved()
-            desk.page.evaluate("async () => (await import('./js/view.js')).view.zoom(150)")  # about the middle
-            box = desk.page.locator("#canvas").bounding_box()
-            desk.page.locator("#canvas").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
-            desk.wait_mask()
-            layer = """async () => {
-              const { view } = await import("./js/view.js");
-              const { canvas, width, height } = view.active;
-              return canvas.getContext("2d").getImageData(width >> 1, height >> 1, 1, 1).data[3];
-            }"""
-            assert 0 < desk.page.evaluate(layer) < 255
+    strip = np.full((50, 20_000, 3), 30, np.uint8)
+    strip[5:45, 9_000:11_000] = (240, 220, 40)
+    with showing(browser, tmp_path, strip, 0.1) as desk:
+        desk.wait_saved()
+        desk.page.evaluate("async () => (await import('./js/view.js')).view.zoom(150)")  # about the middle
+        box = desk.page.locator("#canvas").bounding_box()
+        desk.page.locator("#canvas").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+        desk.wait_mask()
+        layer = """async () => {
+          const { view } = await import("./js/view.js");
+          const { canvas, width, height } = view.active;
+          return canvas.getContext("2d").getImageData(width >> 1, height >> 1, 1, 1).data[3];
+        }"""
+        assert 0 < desk.page.evaluate(layer) < 255

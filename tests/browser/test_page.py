@@ -35,7 +35,7 @@ def test_click_undo_redo_accept_and_submit_store_the_mask(desk: Desk) -> None:
     desk.wait(lambda: desk.pixel(INSIDE) == masked)
     desk.page.keyboard.press("2")
     desk.wait(lambda: desk.pixel(INSIDE) not in (bare, masked))  # another category, another colour
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects", has_text="1 blob").get_by_text("accepted").wait_for()
     desk.wait_saved()
     assert desk.kinds() == ["open", "click", "undo", "redo", "category", "accept"]
@@ -79,7 +79,7 @@ def test_dragged_box_begins_an_object_and_outlives_a_reload(desk: Desk) -> None:
     desk.page.locator("#objects").get_by_text("2 boxes, 1 click").wait_for()
     desk.wait_image(1)
     desk.wait(lambda: desk.pixel(INSIDE) != bare)
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects").get_by_text("accepted").wait_for()
 
 
@@ -112,14 +112,14 @@ def test_tab_cycles_the_candidates_and_the_chosen_one_is_stored(desk: Desk) -> N
     chosen.get_by_text("2 ·").wait_for()
     desk.wait_saved()
     assert [event.payload["index"] for event in desk.events() if event.kind == "candidate"] == [1, 2, 0, 2, 1]
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects").get_by_text("accepted").wait_for()
     assert candidates.count() == 0
     desk.page.keyboard.press("Tab")  # without candidates it leaves the image
     assert desk.page.evaluate("document.activeElement.id") != "canvas"
     desk.click(CENTRE, modifiers=["Control"])  # the same object again, as the model would have it
     candidates.nth(2).wait_for()
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects li", has_text="accepted").nth(1).wait_for()
     desk.page.keyboard.press("Control+Enter")
     desk.wait_image(2)
@@ -223,7 +223,7 @@ def test_brush_begins_an_object_erases_and_stores_what_was_painted(desk: Desk) -
     assert decoded(dot["rle"]).sum() == pytest.approx(np.pi * 6.4**2, rel=0.1)
     desk.page.keyboard.press("Escape")  # the brush first, the object would be next
     assert desk.page.locator("#brush").get_attribute("aria-pressed") == "false"
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.locator("#objects").get_by_text("accepted").wait_for()
     desk.page.keyboard.press("Control+Enter")
     desk.wait_image(2)
@@ -251,6 +251,7 @@ def test_reload_in_mid_instance_goes_on_where_it_stopped(desk: Desk) -> None:
     desk.page.get_by_text("1 click").wait_for()
     desk.wait(lambda: desk.kinds() == ["open", "click", "click", "undo"])
     desk.wait(lambda: desk.page.locator("#latency").inner_text() != "")
+    desk.wait_mask()
     desk.page.keyboard.press("n")
     desk.page.get_by_text("accepted").wait_for()
     desk.wait(lambda: desk.kinds()[-1] == "accept")
@@ -350,7 +351,7 @@ def test_what_was_begun_is_offered_in_another_browser(desk: Desk, browser: Any) 
         other.wait_image(1)
         other.page.locator("#objects").get_by_text("1 click").wait_for()
         assert other.session_id == first != second
-        other.page.keyboard.press("Enter")
+        other.accept()
         other.page.locator("#objects").get_by_text("accepted").wait_for()
         other.page.keyboard.press("Control+Enter")
         other.wait_image(3)
@@ -519,12 +520,12 @@ def test_mask_that_is_not_the_shown_one_is_shown_before_it_can_be_accepted(desk:
     bare = desk.pixel(INSIDE)
     desk.click(CENTRE)
     desk.wait(lambda: desk.pixel(INSIDE) != bare)
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.get_by_text("The mask has changed since it was shown.").wait_for()
     desk.page.get_by_text("1 click").wait_for()
     assert forged and desk.kinds() == ["open", "click"]
     desk.wait(lambda: desk.pixel(INSIDE) != bare)
-    desk.page.keyboard.press("Enter")
+    desk.accept()
     desk.page.get_by_text("accepted").wait_for()
     desk.wait_saved()
     assert desk.kinds() == ["open", "click", "accept"]

@@ -272,6 +272,6 @@ def test_targets_and_clicks_follow_mirroring_and_shrinking() -> None:
 
 @pytest.mark.parametrize(("masks", "steps"), [(1, 300), (50, 300), (100, 600), (150, 900), (10**6, 900)])
 def test_more_masks_are_learned_for_longer(masks: int, steps: int) -> None:
-    config = AdapterConfig.for_masks(masks, kind="full", max_minutes=1.0)
+    config = AdapterConfig.for_masks(masks, kind="full", max_minutes=1.0, max_steps=None)
     assert (config.max_steps, config.kind, config.max_minutes) == (steps, "full", 1.0)
     assert config.max_steps == 12 * config.validate_every, "as often, whatever the length"
