@@ -1,5 +1,6 @@
 """The labeling page in a real browser against a real gateway: what a person does, and what is stored then."""
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,22 @@ def test_second_window_takes_over_and_the_first_can_take_it_back(desk: Desk) -> 
     desk.page.get_by_text("2 clicks").wait_for()
     desk.wait_saved()
     assert desk.kinds() == ["open", "click", "click"]
+
+
+def test_it_is_said_why_there_is_no_image(browser: Any, tmp_path: Path) -> None:
+    with gateway_in(tmp_path, images=0) as gateway, desk_at(browser, gateway) as desk:
+        desk.page.goto(gateway.url)
+        desk.identify()
+        campaign = desk.page.locator("#campaigns").get_by_role("button", name="discs")
+        campaign.click()
+        desk.page.get_by_text("no image in this campaign yet").wait_for()
+        encoded = io.BytesIO()
+        Image.new("RGB", SIZE).save(encoded, "PNG")
+        put(gateway, tmp_path, "black.png", encoded.getvalue())
+        with gateway.http("somebody") as http:
+            Work(http)
+            campaign.click()
+            desk.page.get_by_text("being labeled now: 1.").wait_for()
 
 
 def test_what_was_begun_is_offered_in_another_browser(desk: Desk, browser: Any) -> None:

@@ -1,7 +1,7 @@
 /** The page: choose a campaign, claim images, open and leave them. Wires the parts together. */
 
 import { actions, applyPolygon, click, isShiftNegative, polygonClosed, prompt, select, stroke } from "./actions.js";
-import { ApiError, get, getAll, getBlob, identity, patiently, post } from "./api.js";
+import { ApiError, getAll, getBlob, identity, patiently, post } from "./api.js";
 import { uuid4 } from "./bytes.js";
 import { desk, placeOf } from "./desk.js";
 import { wireSettings } from "./dialogs.js";
@@ -10,6 +10,7 @@ import { askIdentity, attempt as attemptAs, showIdentity } from "./identity.js";
 import { installKeys } from "./keys.js";
 import { $ } from "./dom.js";
 import { hideGate, showBadge, showCampaigns, showGate, showLatency, showNote, showScreen, showUnfinished } from "./panel.js";
+import { tasksOf, whyNoTask } from "./progress.js";
 import { flash, forget, render, zoomed } from "./render.js";
 import { Session } from "./session.js";
 import { isLarge, Tiles } from "./tiles.js";
@@ -64,7 +65,7 @@ async function claim(campaignId) {
     (error) => tell(error.message));
   if (given.task === null) {
     await toStart();
-    $("start-note").textContent = "Nothing is left to label in this campaign. Thank you!";
+    $("start-note").textContent = await patiently(() => whyNoTask(campaignId));
     return;
   }
   await open(given.session_id, false);
@@ -111,11 +112,10 @@ async function open(id, takeOver) {
 
 /** @param {Session} session */
 async function showProgress(session) {
-  const { results } = await get("/api/progress");
-  const own = results.find((/** @type {any} */ one) => one.campaign_id === session.record.campaign_id);
-  if (!own || desk.session !== session) return;
-  const { done = 0, submitted = 0 } = own.tasks;
-  const all = Object.values(own.tasks).reduce((sum, count) => sum + count, 0);
+  const tasks = await tasksOf(session.record.campaign_id);
+  if (!tasks || desk.session !== session) return;
+  const { done = 0, submitted = 0 } = tasks;
+  const all = Object.values(tasks).reduce((sum, count) => sum + count, 0);
   $("progress").textContent = `${done + submitted} of ${all} labeled`;
 }
 

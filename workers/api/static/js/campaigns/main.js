@@ -2,6 +2,7 @@
 
 import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
 import { askIdentity, attempt as attemptAs, showIdentity } from "../identity.js";
+import { whyNoTask } from "../progress.js";
 import {
   cancelJob, claimNext, createCampaign, exportMasks, importMasks, order, pauseOrResume, precompute, prelabel, propose, readImages, retrain,
   rollBack, tryAgain,
@@ -204,7 +205,7 @@ async function campaignPage(id, params) {
 
   async function label() {
     const claim = await claimNext(campaign);
-    if (claim.task === null) $("said").textContent = "Nothing is left to label in this campaign.";
+    if (claim.task === null) $("said").textContent = await whyNoTask(campaign.id);
     else location.href = `./#session=${claim.session_id}`;
   }
 
