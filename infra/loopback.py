@@ -40,6 +40,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--port", type=int, default=8700, help="of the first gateway; the others follow (8700)")
     args = parser.parse_args()
+    ports = {name: args.port + n for n, name in enumerate(("first", "second", "objects", "prefect", "ray"))}
+    _require_free(ports)
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the processes print is no part of our one line
     stop = threading.Event()
@@ -49,13 +51,25 @@ def main() -> int:
         # Short: sockets of Ray and PostgreSQL lie below it.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cl-", dir="/tmp")))
         folder.chmod(0o755)
-        ports = {name: args.port + n for n, name in enumerate(("first", "second", "objects", "prefect", "ray"))}
         environment = _environment(folder, ports, stack.enter_context(postgres(folder)))
         stack.enter_context(_objects(ports["objects"], folder, environment))
         subprocess.run([PYTHON, "-m", "flows.cli", "db", "upgrade"], env=environment, check=True)
         ready = threading.Thread(target=_say_when_ready, args=(folder, ports, environment, stop, said), daemon=True)
         ready.start()
         return supervise(_children(folder, ports), environment, stop, "", None)
+
+
+def _require_free(ports: dict[str, int]) -> None:
+    """Whoever else listens would be taken for ours: a second stack called the first one's gateways ready."""
+    for port in ports.values():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except (OSError, OverflowError) as error:
+                why = getattr(error, "strerror", None) or error
+                needed = f"{min(ports.values())} to {max(ports.values())} are needed"
+                raise SystemExit(f"Cannot listen on 127.0.0.1:{port}: {why}. {needed}; see --port.") from error
 
 
 def _environment(folder: Path, ports: dict[str, int], database_url: str) -> dict[str, str]:

@@ -409,6 +409,15 @@ def test_keys_of_other_tools(desk: Desk) -> None:
     desk.page.locator("#objects").get_by_text("2 clicks").wait_for()
     desk.page.keyboard.press("?")
     desk.page.get_by_label("Keys as in").select_option("cvat")
+    titles = {
+        name: desk.page.locator(f"#{name}").get_attribute("title") for name in ("fill", "submit", "brush", "help")
+    }
+    assert titles == {
+        "fill": "Shift+F",  # F submits here
+        "submit": "F or Ctrl+Enter",
+        "brush": "B; [ and ] change its size",
+        "help": "Keys and mouse (?)",
+    }
     desk.page.get_by_role("button", name="Close").click()
     desk.page.keyboard.press("Control+2")
     desk.page.locator("#objects", has_text="1 blob").wait_for()

@@ -84,6 +84,9 @@ def require_same(older: Path, delta: Path, newer: Path) -> None:
     """The older export and the delta are the newer export."""
     applied, whole = apply_to_coco(older, delta), coco_of(newer)
     assert {**applied, "info": None} == {**whole, "info": None}
+    manifest = json.loads((delta / "manifest.json").read_text())
+    assert applied["info"]["description"].endswith(f", snapshot {applied['info']['version']}")
+    assert applied["info"]["version"] == str(manifest["snapshot"]["number"])
     for name, table in apply_to_parquet(older, delta).items():
         assert table.to_pylist() == tables(newer)[name].to_pylist(), name
     # the other way that the page tells of: annotation by annotation

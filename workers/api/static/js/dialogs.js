@@ -53,6 +53,15 @@ function listKeys() {
   $("key-list").replaceChildren(...lines.flatMap(([typed, does]) => [make("dt", { textContent: typed }), make("dd", { textContent: does })]));
 }
 
+/** Name the chosen keys at the buttons that do the same: what fills holes in one set submits the image in another. */
+function nameKeys() {
+  const keys = keysOf();
+  for (const action of /** @type {(keyof typeof keys)[]} */ (Object.keys(LABELS))) {
+    const button = $(action);
+    if (action !== "help" && button?.tagName === "BUTTON") button.title = button.title.replace(/^[^:;]*/, (keys[action] ?? []).join(" or "));
+  }
+}
+
 /**
  * Fill the choices of keys and looks, and keep what is chosen.
  * @param {() => void} onChange Of the looks.
@@ -60,9 +69,11 @@ function listKeys() {
 export function wireSettings(onChange) {
   $("preset").replaceChildren(...PRESET_NAMES.map(({ id, name }) => make("option", { value: id, textContent: name })));
   $("preset").value = settings.keys;
+  nameKeys();
   $("preset").onchange = () => {
     change({ keys: $("preset").value });
     listKeys();
+    nameKeys();
   };
   $("looks").ontoggle = () => {
     if ($("looks").open) $("looks").scrollIntoView({ block: "nearest" });
