@@ -497,6 +497,22 @@ sys.exit(main(["campaign", "create", "c", "--images", "."]))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "clickloop: interrupted\n")
 
 
+def test_terminated_it_says_one_line_after_it_has_tidied_up() -> None:
+    code = """
+import os, signal
+from flows import cli
+def work(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print("tidied up")
+cli._run = work
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=HERE, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "tidied up\n", "clickloop: terminated\n")
+
+
 def test_a_command_that_ran_a_flow_ends_with_its_work_and_flushes_what_it_said() -> None:
     code = """
 import atexit, sys, time
