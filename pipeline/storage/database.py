@@ -296,8 +296,9 @@ def _begin_sqlite(conn: Connection) -> None:
 
 
 def _let_go(connection: sqlite3.Connection, record: Any, error: BaseException | None) -> None:
-    """After Ctrl-C in a statement SQLAlchemy closes the connection, and SQLite ends its transaction once the statement is
-    gone, which the exception's traceback holds: nobody could write, not even down that the job was interrupted.
+    """After Ctrl-C in a statement SQLAlchemy closes the connection, and SQLite ends its transaction once the
+    statement is gone, which the exception's traceback holds: nobody could write until then,
+    not even down that the job was interrupted.
     """
     with suppress(sqlite3.Error):
         connection.rollback()
