@@ -1,13 +1,14 @@
 """`clickloop <noun> <verb>`: parses, calls the command, turns errors into one line and an exit code.
 
-0: done. 1: the work failed. 2: wrong usage or bad input. 130: interrupted. A traceback is shown only with
-CLICKLOOP_LOG_LEVEL=DEBUG. The commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefect) only
-when they run, and this module imports them only in `main`: Ctrl-C in the first second ends it as quietly as later.
+0: done. 1: the work failed. 2: wrong usage or bad input. 130: interrupted. 143: terminated. A traceback is shown only
+with CLICKLOOP_LOG_LEVEL=DEBUG. The commands live in `flows.commands`; they import what is heavy (torch, Ray, Prefect)
+only when they run, and this module imports them only in `main`: Ctrl-C in the first second ends it as quietly as later.
 """
 
 import argparse
 import logging
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -22,7 +23,12 @@ logger = logging.getLogger(__name__)
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+TERMINATED = 143
 """As shells say it: 128 and the number of the signal."""
+
+
+class TerminatedError(BaseException):
+    """SIGTERM, of which Python would die at once: a job is put back, and what was only for a while is cleared away."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,10 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(argv)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
+    except TerminatedError:
+        return _complain("terminated", TERMINATED)
 
 
 def run() -> NoReturn:
     """The process of one command."""
+    signal.signal(signal.SIGTERM, _terminate)
     status = main()
     if "prefect" in sys.modules:
         from schemas.logs import end_now
@@ -115,6 +124,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except Exception as error:
         logger.debug("the command failed", exc_info=True)
         return _complain(f"{type(error).__name__}: {error}"[:500], FAILED)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise TerminatedError
 
 
 def _complain(message: str, code: int) -> int:

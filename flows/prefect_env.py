@@ -88,8 +88,8 @@ def start_ephemeral_server() -> None:
         return process
 
     server._run_uvicorn_command = launch_again
-    # Deaf to Ctrl-C, which a terminal sends to all: flows tell it how they ended, and try long where it is dead.
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Deaf to what a terminal or `timeout` sends to all: flows tell it how they ended, and try long where it is dead.
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         server.start()
     except RuntimeError as error:
@@ -117,11 +117,13 @@ def without_heartbeats() -> AbstractContextManager[Any]:
 
 
 def _end_with_parent(pid: int) -> None:
-    """A shell that waits for the end of a pipe, which only this process holds open, and then ends `pid`."""
+    """A shell that waits for the end of a pipe, which only this process holds open, and then ends `pid`: by force, as
+    that is deaf, and with the time to end a migration that it began.
+    """
     read_end, write_end = os.pipe()  # not inheritable: children of ours do not keep it open
     ours = f"grep -q prefect /proc/{pid}/cmdline 2>/dev/null"  # the number may belong to somebody else by then
     subprocess.Popen(
-        ["sh", "-c", f"cat >/dev/null; {ours} && kill {pid}; sleep 3; {ours} && kill -9 {pid}"],
+        ["sh", "-c", f"trap '' TERM; cat >/dev/null; sleep 3; {ours} && kill -9 {pid}"],
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

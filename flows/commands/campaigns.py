@@ -82,7 +82,8 @@ def create(args: argparse.Namespace) -> int:
     }
     server = find_server(settings)
     if server is None:
-        _check_early(settings, args)
+        spec["id"] = _begun(settings, spec) or spec["id"]
+        _check_early(settings, args, spec["id"])
         result = run_here(settings, terminal, "campaign", None, {"create": spec})
     else:
         with server:
@@ -94,7 +95,20 @@ def create(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_early(settings: Settings, args: argparse.Namespace) -> None:
+def _begun(settings: Settings, spec: dict[str, Any]) -> str | None:
+    """Id of the campaign that this very command began and did not end: it was interrupted, was killed, or failed."""
+    from flows.services import reading
+    from pipeline.storage import requests
+
+    with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
+        for request in requests.list_requests(conn, kind="campaign", limit=None):  # the newest first
+            made = request.payload.get("create") or {}
+            if made == spec | {"id": made.get("id")}:
+                return None if request.state == "done" else made["id"]
+    return None
+
+
+def _check_early(settings: Settings, args: argparse.Namespace, own_id: str) -> None:
     """Refuse what cannot work before Prefect starts, which takes seconds; the flow checks it again."""
     from flows.services import reading
     from pipeline.campaigns import require_source
@@ -102,7 +116,8 @@ def _check_early(settings: Settings, args: argparse.Namespace) -> None:
 
     require_source(absolute_url(args.images))
     with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
-        campaigns.get_campaign(conn, args.name)
+        if campaigns.get_campaign(conn, args.name).id == own_id:
+            return
         raise ConflictError(
             f"There is a campaign named {args.name!r} already. Choose another name, or register more images with "
             f"`clickloop campaign ingest`."

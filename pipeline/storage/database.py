@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,7 @@ def _engine(url: URL, busy_timeout_s: float) -> Engine:
         engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, pool_timeout=busy_timeout_s)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "invalidate", _let_go)
         return engine
     engine = create_engine(
         url, connect_args={"connect_timeout": 5}, pool_pre_ping=True, pool_timeout=busy_timeout_s, max_overflow=20
@@ -292,6 +293,15 @@ def _begin_sqlite(conn: Connection) -> None:
     write = conn.get_execution_options().get("clickloop_write", False)
     conn.exec_driver_sql(f"PRAGMA query_only = {'OFF' if write else 'ON'}")
     conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _let_go(connection: sqlite3.Connection, record: Any, error: BaseException | None) -> None:
+    """After Ctrl-C in a statement SQLAlchemy closes the connection, and SQLite ends its transaction once the
+    statement is gone, which the exception's traceback holds: nobody could write until then,
+    not even down that the job was interrupted.
+    """
+    with suppress(sqlite3.Error):
+        connection.rollback()
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import cv2
 import pytest
@@ -19,8 +21,9 @@ from sqlalchemy import Connection, update
 
 from flows.cli import build_parser, main
 from flows.commands.campaigns import _ingested
+from pipeline.campaigns import CampaignSpec, create_campaign
 from pipeline.ingest.scan import ingest
-from pipeline.storage import adapters
+from pipeline.storage import adapters, requests
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.campaigns import CampaignRecord
@@ -225,6 +228,36 @@ def test_a_campaign_of_a_file_that_is_no_image_is_refused(
     labels.write_text("{}")
     code, _, err = run(capsys, "campaign", "create", "c", "--images", str(labels), "--model", "toy-color")
     assert code == 2 and "no image by its name" in err
+
+
+def test_the_same_create_goes_on_with_a_campaign_whose_making_was_interrupted(
+    settings: Settings,
+    database: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended, made = ["cancelled", "failed", "done"], []
+
+    def run_here(settings: Settings, terminal: object, kind: str, campaign: None, payload: dict[str, Any]) -> None:
+        made.append(payload["create"]["id"])
+        create_campaign(database, settings.resolved_storage_url, CampaignSpec.model_validate(payload["create"]))
+        with database.begin() as conn:
+            asked = requests.insert_request(conn, str(uuid4()), kind, campaign, payload)
+            requests.claim_request(conn, "me", request_id=asked.id)
+            requests.finish_request(conn, asked.id, "me", ended[len(made) - 1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.commands.campaigns.run_here", run_here)
+    where = ["--images", str(write_pictures(tmp_path, 1)), "--workspace", str(settings.workspace)]
+    words = ["campaign", "create", "c", "--model", "toy-color", *where]
+    for _ in ended:
+        code, _, said = run(capsys, *words, "--labels", "disc")
+        assert (code, said) == (130, "clickloop: interrupted\n")
+        assert "already" in run(capsys, *words)[2]  # another one
+    assert len(made) == 3 and len(set(made)) == 1
+    assert "already" in run(capsys, *words, "--labels", "disc")[2]  # it is there, whole
+    assert len(made) == 3
 
 
 def test_unknown_campaigns_sessions_and_adapters_exit_2(
@@ -495,6 +528,22 @@ sys.exit(main(["campaign", "create", "c", "--images", "."]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=HERE, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "clickloop: interrupted\n")
+
+
+def test_terminated_it_says_one_line_after_it_has_tidied_up() -> None:
+    code = """
+import os, signal
+from flows import cli
+def work(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print("tidied up")
+cli._run = work
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=HERE, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "tidied up\n", "clickloop: terminated\n")
 
 
 def test_a_command_that_ran_a_flow_ends_with_its_work_and_flushes_what_it_said() -> None:

@@ -132,8 +132,11 @@ def test_a_delta_by_command(
     assert code == 0 and "Snapshot 2 since 1: 4 images, 0 verified_empty, 4 annotations" in said
     assert "Snapshot 3: nothing changed since 2." in export("same", "--val", "0.5", "--since-snapshot", "2")[1]
     assert [verify_snapshot(str(tmp_path / name)).since_snapshot for name in ("empty", "delta", "same")] == [None, 1, 2]
+    with database.begin() as conn:  # as an export does that is interrupted then
+        snapshots.create_snapshot(conn, campaign.id, "export")
     for options, said in (
         (("--since-snapshot", "1"), "with --val 0.5"),
+        (("--since-snapshot", "4"), "Snapshot 4 was never written whole"),
         (("--since-snapshot", "9"), "no snapshot '9'"),
     ):
         code, line = export("refused", *options)

@@ -1,4 +1,4 @@
-"""Prefect's ephemeral server: telemetry off, closed to strangers, deaf to Ctrl-C, ended with its parent
+"""Prefect's ephemeral server: telemetry off, closed to strangers, deaf to Ctrl-C and SIGTERM, ended with its parent
 even when that is killed."""
 
 import os
@@ -43,8 +43,9 @@ def test_the_ephemeral_server_needs_its_password_and_dies_with_a_killed_parent(t
     try:
         servers = [p for p in family if "prefect.server" in " ".join(p.cmdline()) and p.pid != parent.pid]
         assert servers
-        for server in servers:  # as Ctrl-C does, which is for the command alone
+        for server in servers:  # as Ctrl-C and `timeout` do, which mean the command alone
             server.send_signal(signal.SIGINT)
+            server.send_signal(signal.SIGTERM)
         time.sleep(0.5)  # long enough to die of it
         assert httpx.post(f"{url}/flows/filter", json={}, trust_env=False).status_code == 401
     finally:

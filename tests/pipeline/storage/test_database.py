@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, text, update
+from sqlalchemy import event as event_of_sqlalchemy
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.storage.annotators import get_or_create_annotator
@@ -219,6 +220,21 @@ def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
         _write_while(database, lambda: 1 // 0)
     with database.connect() as conn:
         assert conn.execute(text("SELECT count(*) FROM annotators")).scalar_one() == 0
+
+
+def test_an_interrupt_in_a_statement_lets_go_of_the_database_at_once(database: Database) -> None:
+    def interrupt(conn: object, cursor: object, statement: str, *_: object) -> None:
+        if "RETURNING" in statement:
+            raise KeyboardInterrupt
+
+    event_of_sqlalchemy.listen(database.engine, "after_cursor_execute", interrupt)
+    try:
+        with database.begin() as conn:
+            conn.execute(text("UPDATE alembic_version SET version_num = '0' RETURNING version_num"))
+        pytest.fail("nothing interrupted it")
+    except KeyboardInterrupt:  # its traceback holds the statement
+        _write_while(database, lambda: None)
+    assert database_revision(database.url) == head_revision()
 
 
 @pytest.mark.parametrize("statement", [update(EventRow).values(seq=7), delete(EventRow)])
