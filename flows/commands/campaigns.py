@@ -193,7 +193,7 @@ def status(args: argparse.Namespace) -> int:
     lines += [f"quarantined {entry.get('uri', '')}: {entry.get('reason', '')}" for entry in figures.quarantined]
     lines += [f"adapter     {a['digest'][:12]} {a['state']}" for a in figures.adapters]
     for request in figures.requests:
-        why = (request.error or "").split("\n")[0][:120]
+        why = (request.error or "").split("\n")[0]
         lines.append(f"request     {request.kind} {request.state} {why}".rstrip())
     Terminal.of(args).result(figures.model_dump(mode="json"), lines)
     return 0

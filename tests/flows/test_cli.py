@@ -347,6 +347,16 @@ def test_status_names_every_quarantined_file_with_its_reason(
     assert "0 quarantined" in run(capsys, "campaign", "status", "discs", *workspace)[1]
 
 
+def test_status_says_to_the_end_why_a_request_failed(
+    settings: Settings, campaign: CampaignRecord, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with database.begin() as conn:
+        asked = requests.insert_request(conn, str(uuid4()), "precompute", campaign.id, {})
+        requests.claim_request(conn, "me", request_id=asked.id)
+        requests.finish_request(conn, asked.id, "me", "failed", error=f"{'It is full. ' * 20}Make room.")
+    assert "Make room.\n" in run(capsys, "campaign", "status", "discs", "--workspace", str(settings.workspace))[1]
+
+
 def test_ingest_says_how_many_images_moved(campaign: CampaignRecord, database: Database) -> None:
     (Path(campaign.source_url) / "1.png").rename(Path(campaign.source_url) / "one.png")
     told = [_ingested(ingest(database, campaign, campaign.source_url).model_dump(mode="json")) for _ in range(2)]
