@@ -2,30 +2,17 @@
 
 from typing import Any
 
-from flows.export import export_flow
-from flows.imports import import_flow, propose_flow, store_masks
-from flows.ingest import ingest_flow
+from flows.imports import store_masks
 from flows.jobs import current_job, job_scope
+from flows.kinds import flow_of
 from flows.options import as_flow, as_step
-from flows.order import order_flow
-from flows.precompute import precompute_flow
-from flows.prelabel import prelabel_flow
-from flows.retrain import retrain_flow
 from flows.services import open_services
 from flows.triggers import fire_triggers
 from pipeline.campaigns import CampaignSpec, create_campaign
 from schemas.settings import Settings
 
-STEPS = {"ingest": ingest_flow, "precompute": precompute_flow, "retrain": retrain_flow, "export": export_flow}
+STEPS = ("ingest", "precompute", "retrain", "export")
 """What a campaign goes through, in this order."""
-KINDS: dict[str, Any] = {
-    **STEPS,
-    "import": import_flow,
-    "propose": propose_flow,
-    "prelabel": prelabel_flow,
-    "order": order_flow,
-}
-"""Kind of request -> its flow; `campaign` runs the steps."""
 
 
 @as_flow("campaign")
@@ -44,7 +31,7 @@ def campaign_flow(
     """
     with job_scope("campaign", campaign, {"create": create, "steps": steps}) as job:
         name = campaign or make_campaign(create or {})
-        results = {step: STEPS[step](name) for step in steps or (["ingest"] if create else list(STEPS))}
+        results = {step: flow_of(step)(name) for step in steps or (["ingest"] if create else list(STEPS))}
         if create and create.get("annotations"):
             results["import"] = store_masks(name, create["annotations"], None, "object", None, trusted=True, look=False)
         record = job.services.campaign(name)

@@ -29,7 +29,8 @@ def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(mi
     """
     from prefect.deployments.runner import EntrypointType
 
-    from flows.campaign import KINDS, campaign_flow, triggers_flow
+    from flows.campaign import triggers_flow
+    from flows.kinds import all_flows
 
     shared: dict[str, Any] = {
         "name": "default",
@@ -37,9 +38,11 @@ def deployments(pool: str | None = None, trigger_every: timedelta = timedelta(mi
         "work_pool_name": pool,
         "entrypoint_type": EntrypointType.MODULE_PATH,
     }
-    flows: list[Any] = [*KINDS.values(), campaign_flow]
     by_clock: Any = triggers_flow
-    return [*(flow.to_deployment(**shared) for flow in flows), by_clock.to_deployment(**shared, interval=trigger_every)]
+    return [
+        *(flow.to_deployment(**shared) for flow in all_flows()),
+        by_clock.to_deployment(**shared, interval=trigger_every),
+    ]
 
 
 def _answers(url: str) -> bool:

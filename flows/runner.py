@@ -8,7 +8,6 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 from flows.jobs import Job, JobStoppedError, owner_name
@@ -42,11 +41,11 @@ def run_flow(job: Job) -> dict[str, Any]:
     from flows.prefect_env import start_ephemeral_server, without_heartbeats
 
     start_ephemeral_server()
-    from flows.campaign import KINDS, campaign_flow
+    from flows.kinds import flow_of
 
-    flows: dict[str, Callable[..., dict[str, Any]]] = {**KINDS, "campaign": campaign_flow}
     with without_heartbeats():
-        return flows[job.request.kind](job.request.campaign_id, **arguments)
+        result: dict[str, Any] = flow_of(job.request.kind)(job.request.campaign_id, **arguments)
+    return result
 
 
 class Runner:

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import cv2
 import pytest
 
+from flows.kinds import all_flows
 from flows.runner import Runner
 from flows.services import Services
 from pipeline.storage import campaigns, images, masks, requests
@@ -21,6 +22,7 @@ from schemas.campaigns import CampaignRecord, RequestRecord
 from schemas.errors import BadInputError
 from schemas.requests import checked
 from schemas.settings import Settings
+from schemas.tables import RequestKind
 from tests.flows.scenes import write_pictures
 
 
@@ -219,3 +221,10 @@ def test_a_child_of_serve_does_not_wait_for_libraries_at_its_end(
     finally:
         child.kill()
         child.communicate()
+
+
+def test_each_kind_has_its_flow_and_those_without_a_model_bring_no_torch() -> None:
+    assert [flow.name for flow in all_flows()] == list(get_args(RequestKind))
+    light = ("ingest", "import", "propose", "export")
+    code = f"import sys; from flows.kinds import flow_of; list(map(flow_of, {light})); print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
