@@ -106,7 +106,7 @@ def serve(
             if not settings.is_loopback:
                 with database.connect() as conn:
                     require_tokens(conn, settings.host)
-        settings = settings.model_copy(update={"port": _usable_port(settings)})
+        settings = settings.model_copy(update={"port": usable_port(settings.host, settings.port)})
         with _serve_file(settings) as url:
             return supervise(children, _environment(settings), stop, url, on_ready)
 
@@ -248,21 +248,20 @@ def _write_private(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def _usable_port(settings: Settings) -> int:
+def usable_port(host: str, port: int) -> int:
     """The port, or a free one for 0; the same at every restart of the gateway.
 
     Raises:
-        BadInputError: It is taken, or the host is not an address of this machine.
+        BadInputError: It is taken or no port, or the host is not an address of this machine.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise BadInputError(
-                f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another with --port."
-            ) from error
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+            raise BadInputError(f"Cannot listen on {host}:{port}: {why}. Choose another with --port.") from error
         return int(probe.getsockname()[1])
 
 

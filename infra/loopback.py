@@ -27,7 +27,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from flows.supervisor import Child, supervise
+from flows.supervisor import Child, supervise, usable_port
+from schemas.errors import BadInputError
 
 START_S = 60.0
 BUCKET = "clickloop"
@@ -62,14 +63,11 @@ def main() -> int:
 def _require_free(ports: dict[str, int]) -> None:
     """Whoever else listens would be taken for ours: a second stack called the first one's gateways ready."""
     for port in ports.values():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except (OSError, OverflowError) as error:
-                why = getattr(error, "strerror", None) or error
-                needed = f"{min(ports.values())} to {max(ports.values())} are needed"
-                raise SystemExit(f"Cannot listen on 127.0.0.1:{port}: {why}. {needed}; see --port.") from error
+        try:
+            usable_port("127.0.0.1", port)
+        except BadInputError as error:
+            needed = f"{min(ports.values())} to {max(ports.values())} are needed"
+            raise SystemExit(f"{error} {needed}.") from error
 
 
 def _environment(folder: Path, ports: dict[str, int], database_url: str) -> dict[str, str]:
