@@ -1,6 +1,9 @@
 """Training an adapter helps on what it has not seen, resumes exactly, and leaves the rest of the model alone."""
 
 import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,6 +227,26 @@ def test_the_shipped_architecture_trains_its_head_only() -> None:
     assert result.tensors.keys() == set(model.adapter_parameter_names("head"))
     assert any(not torch.equal(tensor, before[name]) for name, tensor in result.tensors.items())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_trajectories_of_a_step_run_side_by_side_and_their_order_changes_nothing() -> None:
+    model = spoiled_toy()
+    images, pixels = world(4)
+    source = memory_source(model, pixels)
+    config = replace(QUICK, max_steps=3, validation_share=0.0)
+    both, lock, met = threading.Barrier(2), threading.Lock(), threading.Event()
+
+    @contextmanager
+    def together() -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread() and not met.is_set():
+            both.wait(timeout=30)  # broken where one trajectory waits for the other's end
+            met.set()
+        yield
+
+    side_by_side = train_adapter(model, images, source, config, turn=together)
+    one_at_a_time = train_adapter(model, images, source, config, turn=lambda: lock)
+    assert met.is_set()
+    assert all(torch.equal(one_at_a_time.tensors[name], tensor) for name, tensor in side_by_side.tensors.items())
 
 
 def test_empty_images_are_left_out() -> None:
