@@ -96,15 +96,11 @@ def create(args: argparse.Namespace) -> int:
 
 
 def _begun(settings: Settings, spec: dict[str, Any]) -> str | None:
-    """Id of the campaign that this very command began and did not end: it was interrupted, was killed, or failed."""
     from flows.services import reading
-    from pipeline.storage import requests
+    from pipeline.storage.campaigns import find_begun
 
     with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
-        for request in requests.list_requests(conn, kind="campaign", limit=None):  # the newest first
-            made = request.payload.get("create") or {}
-            if made == spec | {"id": made.get("id")}:
-                return None if request.state == "done" else made["id"]
+        return find_begun(conn, spec)
     return None
 
 

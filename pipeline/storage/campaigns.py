@@ -94,6 +94,26 @@ def get_campaign(conn: Connection, id_or_name: str) -> CampaignRecord:
     return _record(row, list_categories(conn, row.id))
 
 
+def find_begun(conn: Connection, create: dict[str, Any]) -> str | None:
+    """Id of the campaign that the same request began and did not end: it was interrupted, cancelled, or failed.
+
+    Args:
+        conn: To read by.
+        create: What a campaign is to be made from, as a request of kind "campaign" has it; its id counts only in that
+            the request it names is found, done or not.
+    """
+    for request in list_requests(conn, kind="campaign", limit=None):  # the newest first
+        made = request.payload.get("create")
+        if made and _wanted(made) == _wanted(create):
+            return made["id"] if request.state != "done" or request.id == create["id"] else None
+    return None
+
+
+def _wanted(create: dict[str, Any]) -> dict[str, Any]:
+    settings = CampaignSettings.model_validate(create.get("settings", {}))
+    return {name: value for name, value in create.items() if name != "id"} | {"settings": settings}
+
+
 def list_campaigns(conn: Connection) -> list[CampaignRecord]:
     """All campaigns, oldest first."""
     rows = conn.execute(select(Campaign.__table__).order_by(Campaign.created_at, Campaign.name)).all()

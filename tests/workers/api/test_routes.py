@@ -146,6 +146,15 @@ def test_campaign_is_made_through_a_request_once(gateway: Gateway, http: httpx.C
     assert (request["kind"], request["payload"]["create"]["name"]) == ("campaign", "second")
     taken = http.post("/api/campaigns", json={**new, "id": str(uuid4()), "name": "discs"})
     assert (taken.status_code, code_of(taken)) == (409, "conflict")
+    http.post(f"/api/requests/{new['id']}/cancel")
+    again = {**new, "id": str(uuid4())}
+    answers = [http.post("/api/campaigns", json=again).json() for _ in range(2)]
+    assert answers[0] == answers[1] and answers[0]["id"] == new["id"], "it goes on with what was begun"
+    request = answers[0]["request"]
+    assert (request["id"], request["state"]) == (again["id"], "queued")
+    assert request["payload"]["create"]["id"] == new["id"]
+    other = http.post("/api/campaigns", json={**again, "id": str(uuid4()), "labels": ["b"]}).json()
+    assert other["id"] == other["request"]["id"], "another campaign"
     for model in ("nope", "simpleclick-base-448"):  # unknown; no weights ship
         refused = http.post("/api/campaigns", json={**new, "id": str(uuid4()), "name": model, "model": model})
         assert (refused.status_code, code_of(refused)) == (404, "not_found"), refused.text

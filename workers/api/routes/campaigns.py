@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
-from pipeline.storage.campaigns import campaign_status, get_campaign, list_campaigns, set_campaign_state
+from pipeline.storage.campaigns import campaign_status, find_begun, get_campaign, list_campaigns, set_campaign_state
 from pipeline.storage.images import count_images, images_of
 from pipeline.storage.requests import insert_request
 from pipeline.storage.snapshots import list_snapshots
@@ -61,29 +61,34 @@ async def index(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
 
 @router.post("", status_code=202)
 async def create(new: NewCampaign, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """Create a campaign and ingest its images: a request that the flow runner works off."""
+    """Create a campaign and ingest its images: a request that the flow runner works off.
+
+    Goes on with what the same request (its id aside) began, if that was cancelled or failed.
+    """
     caller.need("admin")
-    payload = {"create": new.model_dump(mode="json")}
-    checked("campaign", payload)
+    wanted = new.model_dump(mode="json")
+    checked("campaign", {"create": wanted})
     if not caller.trusted:
         for url in filter(None, (new.images, new.annotations, new.checkpoint)):
             services.check_place(url)
 
     def insert(conn: Connection) -> dict[str, Any]:
-        _refuse_taken_name(conn, new)
-        return insert_request(conn, str(new.id), "campaign", None, payload).model_dump(mode="json")
+        own_id = find_begun(conn, wanted) or str(new.id)
+        _refuse_taken_name(conn, new.name, own_id)
+        request = insert_request(conn, str(new.id), "campaign", None, {"create": wanted | {"id": own_id}})
+        return {"id": own_id, "request": request.model_dump(mode="json")}
 
-    return {"id": str(new.id), "request": await services.write(insert)}
+    return await services.write(insert)
 
 
-def _refuse_taken_name(conn: Connection, new: NewCampaign) -> None:
+def _refuse_taken_name(conn: Connection, name: str, own_id: str) -> None:
     try:
-        existing = get_campaign(conn, new.name)
+        existing = get_campaign(conn, name)
     except NotFoundError:
         return
-    if existing.id != str(new.id):
+    if existing.id != own_id:
         raise ConflictError(
-            f"There is a campaign named {new.name!r} already. Choose another name, or register more images with "
+            f"There is a campaign named {name!r} already. Choose another name, or register more images with "
             f"`clickloop campaign ingest`.",
             id=existing.id,
         )
