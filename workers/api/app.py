@@ -96,7 +96,8 @@ def create_app(services: Services) -> FastAPI:
         await services.finish_background(DRAIN_S)
         await in_thread(services.writer.close)
 
-    app = FastAPI(title="Clickloop", lifespan=lifespan, responses=errors.RESPONSES)
+    # No pages of the API: FastAPI's own run scripts of a foreign host on this origin, where tokens are.
+    app = FastAPI(title="Clickloop", lifespan=lifespan, responses=errors.RESPONSES, docs_url=None, redoc_url=None)
     app.state.services = services
     errors.install(app)
     for module in (
