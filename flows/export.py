@@ -2,8 +2,6 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import Connection
-
 from flows.jobs import Job, current_job, job_scope
 from flows.options import as_flow, as_step
 from pipeline.export.filters import named_filters
@@ -77,7 +75,7 @@ def write_snapshot(
     with services.database.connect() as conn:
         wanted = named_filters(conn, record.id, **filters)
         if since_snapshot is not None:
-            _require_written(conn, record.id, since_snapshot)
+            changes.require_written(conn, record.id, since_snapshot)
     target = to or f"{services.storage_url}/campaigns/{record.id}/snapshots/{job.request.id}"
     report = _published_before(job, target) or export_snapshot(
         services.database,
@@ -95,21 +93,6 @@ def write_snapshot(
     if report.stopped:
         job.check()
     return report.as_result()
-
-
-def _require_written(conn: Connection, campaign_id: str, since_snapshot: str) -> None:
-    """A snapshot is there from the beginning of its export on; a delta since one that nobody has would help nobody.
-
-    Raises:
-        NotFoundError: There is no such snapshot.
-        BadInputError: No export of it was finished.
-    """
-    base = snapshots.get_snapshot(conn, changes.find_snapshot(conn, campaign_id, since_snapshot))
-    if base.purpose == "export" and not changes.written_options(conn, base.id):
-        raise BadInputError(
-            f"Snapshot {base.number} was never written whole: its export was interrupted, or failed. Give one that "
-            "was, or leave out --since-snapshot."
-        )
 
 
 def _published_before(job: Job, target: str) -> ExportReport | None:

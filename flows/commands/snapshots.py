@@ -31,13 +31,18 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def list_(args: argparse.Namespace) -> int:
-    """List the snapshots."""
+    """List the snapshots, and which exports were never written whole."""
     from flows.services import reading
-    from pipeline.storage import campaigns, snapshots
+    from pipeline.storage import campaigns, changes, snapshots
 
     with reading(settings_of(args)) as database, database.connect() as conn:
-        records = snapshots.list_snapshots(conn, campaigns.get_campaign(conn, args.name).id)
-    rows = [(r.number, r.purpose, r.images, r.masks, r.created_at.isoformat("T", "seconds")) for r in records]
+        campaign_id = campaigns.get_campaign(conn, args.name).id
+        records = snapshots.list_snapshots(conn, campaign_id)
+        written = changes.written_snapshots(conn, campaign_id)
+    rows = []
+    for r in records:
+        purpose = r.purpose if r.id in written or r.purpose != "export" else "unfinished export"
+        rows.append((r.number, purpose, r.images, r.masks, r.created_at.isoformat("T", "seconds")))
     lines = table(("NUMBER", "PURPOSE", "IMAGES", "MASKS", "CREATED"), rows) if rows else ["No snapshots."]
-    Terminal.of(args).result([r.model_dump(mode="json") for r in records], lines)
+    Terminal.of(args).result([r.model_dump(mode="json") | {"written": r.id in written} for r in records], lines)
     return 0

@@ -13,8 +13,7 @@ from sqlalchemy import Connection
 
 from pipeline.export.directory import SnapshotDirectory
 from pipeline.export.splits import Splits
-from pipeline.storage.changes import Changes, changes_between, find_snapshot, written_options
-from pipeline.storage.snapshots import get_snapshot
+from pipeline.storage.changes import Changes, changes_between, find_export, written_options
 from schemas.catalogue import SnapshotRecord
 from schemas.errors import BadInputError
 
@@ -88,12 +87,7 @@ def find_base(
             f"{', '.join(whole)} cannot be written as a delta; {' and '.join(DELTA_FORMATS)} can. Leave out "
             "--since-snapshot, or choose these formats."
         )
-    base = get_snapshot(conn, find_snapshot(conn, campaign_id, since_snapshot))
-    if base.purpose != "export":
-        raise BadInputError(
-            f"Snapshot {base.number} was taken to {base.purpose} and never exported. Give one that "
-            "`clickloop snapshot list` calls an export."
-        )
+    base = find_export(conn, campaign_id, since_snapshot)
     if _unordered(base.filters) != _unordered(filters):
         raise BadInputError(
             f"Snapshot {base.number} has the filters {_said(base.filters)}, this export has {_said(filters)}. "

@@ -9,10 +9,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, cast, exists, func, select
 
+from pipeline.storage.snapshots import get_snapshot
 from pipeline.storage.tombstones import tombstones
 from schemas.catalogue import SnapshotRecord
 from schemas.errors import BadInputError, NotFoundError
 from schemas.tables import Image, MaskRow, Request, Snapshot, SnapshotItem
+
+_WRITERS: tuple[tuple[str, tuple[str, ...]], ...] = (("export", ()), ("campaign", ("export",)))
+"""Kinds of jobs that write snapshots, and where their results name it."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,56 @@ def find_snapshot(conn: Connection, campaign_id: str, snapshot: str) -> str:
     return str(found)
 
 
+def find_export(conn: Connection, campaign_id: str, snapshot: str) -> SnapshotRecord:
+    """A campaign's snapshot that was taken to be exported.
+
+    Args:
+        conn: Any transaction.
+        campaign_id: The campaign.
+        snapshot: Number or id.
+
+    Raises:
+        NotFoundError: The campaign has none.
+        BadInputError: It was taken for something else.
+    """
+    base = get_snapshot(conn, find_snapshot(conn, campaign_id, snapshot))
+    if base.purpose != "export":
+        raise BadInputError(
+            f"Snapshot {base.number} was taken to {base.purpose} and never exported. Give one that "
+            "`clickloop snapshot list` calls an export."
+        )
+    return base
+
+
+def require_written(conn: Connection, campaign_id: str, snapshot: str) -> None:
+    """A snapshot is there from the beginning of its export on; a delta since one that nobody has would help nobody.
+
+    Raises:
+        NotFoundError, BadInputError: See `find_export`; or no job that wrote it was finished.
+    """
+    base = find_export(conn, campaign_id, snapshot)
+    if not written_options(conn, base.id):
+        raise BadInputError(
+            f"Snapshot {base.number} was never written whole: its export was interrupted, or failed. Give one that "
+            "was, or leave out --since-snapshot."
+        )
+
+
+def written_snapshots(conn: Connection, campaign_id: str) -> set[str]:
+    """Ids of a campaign's snapshots that a finished job wrote."""
+    found: set[str] = set()
+    mine = select(Snapshot.id).where(Snapshot.campaign_id == campaign_id)
+    for kind, at in _WRITERS:
+        wrote = Request.result[(*at, "snapshot_id")].as_string()
+        done = select(wrote).where(Request.kind == kind, Request.state == "done", wrote.in_(mine))
+        found.update(conn.execute(done).scalars())
+    return found
+
+
 def written_options(conn: Connection, snapshot_id: str) -> list[dict[str, Any]]:
     """What the finished jobs that wrote a snapshot were asked for; {}: a step of a campaign's job, nothing special."""
     found: list[dict[str, Any]] = []
-    for kind, at in (("export", ()), ("campaign", ("export",))):
+    for kind, at in _WRITERS:
         wrote = Request.result[(*at, "snapshot_id")].as_string() == snapshot_id
         done = select(Request.payload).where(Request.kind == kind, Request.state == "done", wrote)
         found += [payload if kind == "export" else {} for payload in conn.execute(done).scalars()]

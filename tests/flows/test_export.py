@@ -142,3 +142,6 @@ def test_a_delta_by_command(
         code, line = export("refused", *options)
         assert (code, line.count("\n")) == (2, 1) and said in line
     assert not (tmp_path / "refused").exists()
+    assert main(["snapshot", "list", "discs", "--workspace", str(settings.workspace)]) == 0
+    listed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert listed == [["1", "export"], ["2", "export"], ["3", "export"], ["4", "unfinished"]]

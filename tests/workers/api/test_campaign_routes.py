@@ -18,6 +18,7 @@ from pipeline.masks.packed import unpack
 from pipeline.storage.annotators import create_token
 from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.requests import claim_request, finish_request
+from pipeline.storage.snapshots import create_snapshot
 from schemas.masks import PackedMask
 from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Gateway, Work, code_of, gateway_in
 
@@ -192,6 +193,18 @@ def test_export_since_no_snapshot_is_refused_at_once(gateway: Gateway, http: htt
     answer = http.post(f"{BASE}/requests", json=body)
     assert (code_of(answer), answer.status_code) == ("not_found", 404)
     assert "no snapshot '999'" in answer.json()["error"]["message"]
+    assert http.get(f"/api/requests/{body['id']}").status_code == 404
+
+
+@pytest.mark.parametrize(("purpose", "said"), [("export", "never written whole"), ("retrain", "taken to retrain")])
+def test_export_since_a_snapshot_that_was_not_written_is_refused_at_once(
+    gateway: Gateway, http: httpx.Client, purpose: str, said: str
+) -> None:
+    with gateway.services.database.begin() as conn:  # as an export does that is interrupted then
+        number = create_snapshot(conn, get_campaign(conn, CAMPAIGN).id, purpose).number
+    body = {"id": str(uuid4()), "kind": "export", "payload": {"since_snapshot": str(number)}}
+    answer = http.post(f"{BASE}/requests", json=body)
+    assert code_of(answer) == "bad_input" and said in answer.json()["error"]["message"]
     assert http.get(f"/api/requests/{body['id']}").status_code == 404
 
 

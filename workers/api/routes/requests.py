@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from pipeline.storage.campaigns import get_campaign
-from pipeline.storage.changes import find_snapshot
+from pipeline.storage.changes import require_written
 from pipeline.storage.requests import cancel_request, get_request, insert_request, list_requests
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError
@@ -73,7 +73,7 @@ async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: 
     """Insert a request. At most one retrain and one precompute of a campaign are active at a time.
 
     Raises:
-        NotFoundError: No such campaign, or no snapshot that an export could be a delta of.
+        NotFoundError, BadInputError: No such campaign, or no snapshot that an export could be a delta of.
     """
     caller.need(SCOPES[new.kind])
     asked = checked(new.kind, new.payload)
@@ -88,7 +88,7 @@ async def create(campaign: str, new: NewRequest, services: ServicesDep, caller: 
     def insert(conn: Connection) -> RequestRecord:
         campaign_id = get_campaign(conn, campaign).id
         if new.kind == "export" and asked["since_snapshot"] is not None:
-            find_snapshot(conn, campaign_id, asked["since_snapshot"])
+            require_written(conn, campaign_id, asked["since_snapshot"])
         return insert_request(conn, str(new.id), new.kind, campaign_id, new.payload)
 
     return await services.write(insert)
