@@ -95,13 +95,15 @@ def _facts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 def promote(args: argparse.Namespace) -> int:
     """Make an adapter live by hand."""
     campaign, records = _load(args)
-    digest = _pick(records, args.adapter).digest
+    chosen = _pick(records, args.adapter)
+    digest = chosen.digest
     settings = settings_of(args)
     server = find_server(settings)
     if server is None:
         from flows.services import owning
         from pipeline.storage import adapters
 
+        adapters.require_file(chosen)
         with owning(settings) as database:
             _try(settings, campaign, digest)
             with database.begin() as conn:

@@ -166,7 +166,7 @@ def rollback(conn: Connection, campaign_id: str, expected_version: int | None = 
         raise StateError("Nothing to roll back to: the bare model is live.", live_version=campaign.live_version)
     previous = live[-2]
     if previous is not None:
-        _require_file(get_adapter(conn, previous))
+        require_file(get_adapter(conn, previous))
     return _make_live(conn, campaign, previous, "rollback"), previous
 
 
@@ -250,10 +250,15 @@ def _check_promotable(adapter: AdapterRecord, campaign: Row[Any]) -> None:
             "with what is.",
             gate=adapter.gate,
         )
-    _require_file(adapter)
+    require_file(adapter)
 
 
-def _require_file(adapter: AdapterRecord) -> None:
+def require_file(adapter: AdapterRecord) -> None:
+    """To be asked before an adapter's weights are loaded, of which the storage can only say that they are not there.
+
+    Raises:
+        StateError: `clickloop gc` removed them.
+    """
     if adapter.removed_at is not None:
         raise StateError(
             f"The weights of adapter {adapter.number} were removed by `clickloop gc` on "

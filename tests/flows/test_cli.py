@@ -27,8 +27,9 @@ from pipeline.storage import adapters, requests
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.campaigns import CampaignRecord
+from schemas.columns import db_now
 from schemas.settings import Settings
-from schemas.tables import Token
+from schemas.tables import Adapter, Token
 from tests.flows.scenes import write_pictures
 
 HERE = {**os.environ, "PYTHONPATH": os.getcwd()}
@@ -312,6 +313,10 @@ def test_weights_that_do_not_load_are_not_promoted_and_going_back_to_them_is_sai
         lost = add(conn, 1)
     code, _, err = run(capsys, "adapter", "promote", "discs", "1", *where)
     assert code == 2 and lost in err
+    with database.begin() as conn:
+        conn.execute(update(Adapter).where(Adapter.digest == add(conn, 3)).values(removed_at=db_now()))
+    code, _, err = run(capsys, "adapter", "promote", "discs", "2", *where)
+    assert code == 1 and "were removed by `clickloop gc` on" in err
     with database.begin() as conn:
         adapters.promote(conn, campaign.id, lost, 0)
         adapters.promote(conn, campaign.id, add(conn, 2), 1)

@@ -10,14 +10,17 @@ from uuid import uuid4
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
 from pipeline.masks.digest import mask_digest
 from pipeline.masks.rle import rle_to_mask
 from pipeline.storage.adapters import register_adapter, set_gate
 from pipeline.storage.requests import claim_request, finish_request, heartbeat
 from pipeline.storage.snapshots import create_snapshot
+from schemas.columns import db_now
 from schemas.masks import Rle
 from schemas.predictions import Pins
+from schemas.tables import Adapter
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, code_of, gateway_in
 from tests.workers.campaign import StoredCampaign
 from tests.workers.test_refiner import add_adapter
@@ -186,8 +189,14 @@ def test_adapters_are_promoted_by_compare_and_set_and_rolled_back(gateway: Gatew
     def promote(digest: str, seen: int) -> httpx.Response:
         return http.post(f"{BASE}/adapters/{digest}/promote", json={"expected_version": seen})
 
-    refused = promote(bad, 0)
-    assert (refused.status_code, code_of(refused)) == (409, "wrong_state")
+    gone = adapter(gateway, 4.0, "candidate", True)
+    for path in Path(gateway.services.settings.resolved_storage_url, "adapters", gone).iterdir():
+        path.unlink()
+    with gateway.services.database.begin() as conn:
+        conn.execute(update(Adapter).where(Adapter.digest == gone).values(removed_at=db_now()))
+    for digest, said in ((bad, "has not passed the gate"), (gone, "removed by `clickloop gc`")):
+        refused = promote(digest, 0)
+        assert (refused.status_code, code_of(refused)) == (409, "wrong_state") and said in refused.text
     for _ in range(2):
         assert promote(good, 0).json() == {"live_adapter": good, "live_version": 1}, "sent again: the same"
     late = promote(better, 0)

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
-from pipeline.storage.adapters import get_adapter, list_adapters, problem_of_live, promote, rollback
+from pipeline.storage.adapters import get_adapter, list_adapters, problem_of_live, promote, require_file, rollback
 from pipeline.storage.campaigns import get_campaign
 from schemas.campaigns import CampaignRecord
 from schemas.errors import BadCheckpointError, BusyError, NotFoundError
@@ -38,7 +38,7 @@ async def make_live(
     caller.need("train")
 
     def look(conn: Connection) -> CampaignRecord:
-        get_adapter(conn, digest)
+        require_file(get_adapter(conn, digest))
         return get_campaign(conn, campaign)
 
     def change(conn: Connection) -> int:
