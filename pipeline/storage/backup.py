@@ -249,11 +249,13 @@ def _frozen(database_url: str) -> Iterator[Connection]:
     with closing(Database(database_url)) as database, contextlib.ExitStack() as stack:
         dialect = database.dialect
         if dialect == "sqlite":  # a copy: a long read would keep the WAL from being emptied
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clickloop-backup-"))
-            copy = Path(folder) / "copy.db"
-            _copy_sqlite(str(database.engine.url.database), copy)
-            database = stack.enter_context(closing(Database(sqlite_url(copy))))
-            conn = stack.enter_context(database.connect())
+            with tempfile.TemporaryDirectory(prefix="clickloop-backup-") as folder:
+                copy = Path(folder) / "copy.db"
+                _copy_sqlite(str(database.engine.url.database), copy)
+                database = stack.enter_context(closing(Database(sqlite_url(copy))))
+                conn = stack.enter_context(database.connect())
+                conn.execute(text("SELECT count(*) FROM sqlite_master"))
+            # Its name is gone and the connection has it still: nothing is left behind however this process ends.
         else:
             conn = stack.enter_context(database.engine.connect())
             conn = conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

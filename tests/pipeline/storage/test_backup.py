@@ -66,6 +66,25 @@ def fill(database: Database, storage_url: str) -> Catalogue:
     return catalogue
 
 
+def test_the_copy_that_a_backup_reads_is_not_left_behind_by_a_kill(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = fill(sqlite_database, str(tmp_path / "storage"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    seen: list[list[Path]] = []
+
+    def dump(*args: Any) -> backup_module.TableParts:
+        seen.append(list((tmp_path / "temporary").iterdir()))
+        return whole(*args)
+
+    whole = backup_module._dump
+    monkeypatch.setattr(backup_module, "_dump", dump)
+    url = str(sqlite_database.engine.url)
+    done = backup(url, str(tmp_path / "storage"), str(tmp_path / "backup"))
+    assert done.tables["images"].rows == len(catalogue.images) and seen == [[]] * len(done.tables)
+
+
 def rows(url: str) -> dict[str, list[dict[str, Any]]]:
     """Every row of every table that a backup holds, through the types of the program's tables where it has them."""
     opened = Database(url)
