@@ -96,8 +96,7 @@ def create_app(services: Services) -> FastAPI:
         await services.finish_background(DRAIN_S)
         await in_thread(services.writer.close)
 
-    # No pages of the API: FastAPI's own run scripts of a foreign host on this origin, where tokens are.
-    app = FastAPI(title="Clickloop", lifespan=lifespan, responses=errors.RESPONSES, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Clickloop", lifespan=lifespan, responses=errors.RESPONSES)
     app.state.services = services
     errors.install(app)
     for module in (
