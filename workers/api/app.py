@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from starlette.types import Scope
 
 from pipeline.storage.campaigns import weights_in_use
@@ -96,7 +97,8 @@ def create_app(services: Services) -> FastAPI:
         await services.finish_background(DRAIN_S)
         await in_thread(services.writer.close)
 
-    app = FastAPI(title="Clickloop", lifespan=lifespan, responses=errors.RESPONSES)
+    # FastAPI's own page of the API runs scripts of a foreign host on this origin, where tokens are.
+    app = FastAPIOffline(title="Clickloop", lifespan=lifespan, responses=errors.RESPONSES, redoc_url=None)
     app.state.services = services
     errors.install(app)
     for module in (

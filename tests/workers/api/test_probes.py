@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 from uuid import uuid4
 
 import httpx
@@ -101,7 +103,17 @@ def test_wrong_tokens_of_an_address_are_bounded(
     assert told == ["5 wrong tokens from 127.0.0.1: no more are looked up for a while"]
 
 
-PAGES = ["/", "/campaigns", "/campaigns.html", "/openapi.json", "/docs", "/metrics", "/js/main.js", "/api/progress"]
+PAGES = [
+    "/",
+    "/campaigns",
+    "/campaigns.html",
+    "/openapi.json",
+    "/docs",
+    "/static-offline-docs/swagger-ui-bundle.js",
+    "/metrics",
+    "/js/main.js",
+    "/api/progress",
+]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -113,6 +125,15 @@ def test_every_page_is_closed_to_foreign_hosts_and_origins(gateway: Gateway, pat
         assert (foreign.status_code, code_of(foreign)) == (403, "forbidden")
         preflight = http.options(path, headers={"Origin": "http://evil.example"})
         assert preflight.status_code == 403 and "access-control-allow-origin" not in preflight.headers
+
+
+def test_no_page_runs_a_foreign_script(gateway: Gateway) -> None:
+    with gateway.http() as http:
+        for path in ("/", "/campaigns", "/docs"):
+            names = re.findall(r'(?:src|href)="([^"]*)"', http.get(path).text)
+            assert names and "//" not in "".join(names)
+            for name in names:
+                assert http.get(urljoin(path, name)).status_code == 200, name
 
 
 TRAVERSALS = ["..%2f..%2f..%2f..%2fetc%2fpasswd", "%2e%2e", "..%5c..%5cwindows", "file:%2f%2f%2fetc%2fpasswd",
