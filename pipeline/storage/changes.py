@@ -75,12 +75,7 @@ def find_snapshot(conn: Connection, campaign_id: str, snapshot: str) -> str:
 
 
 def find_export(conn: Connection, campaign_id: str, snapshot: str) -> SnapshotRecord:
-    """A campaign's snapshot that was taken to be exported.
-
-    Args:
-        conn: Any transaction.
-        campaign_id: The campaign.
-        snapshot: Number or id.
+    """A campaign's snapshot that was taken to be exported; for the arguments see `find_snapshot`.
 
     Raises:
         NotFoundError: The campaign has none.
