@@ -13,7 +13,7 @@ from flows.commands.jobs import follow, run_here, run_job
 from flows.commands.options import Nouns, command, group, number, settings_of
 from flows.commands.terminal import Terminal, table
 from flows.commands.work import absolute_url
-from schemas.errors import BadInputError, ConflictError, NotFoundError
+from schemas.errors import BadInputError, NotFoundError
 from schemas.settings import Settings
 
 
@@ -82,8 +82,7 @@ def create(args: argparse.Namespace) -> int:
     }
     server = find_server(settings)
     if server is None:
-        spec["id"] = _begun(settings, spec) or spec["id"]
-        _check_early(settings, args, spec["id"])
+        spec["id"] = _checked_early(settings, spec)
         result = run_here(settings, terminal, "campaign", None, {"create": spec})
     else:
         with server:
@@ -95,29 +94,17 @@ def create(args: argparse.Namespace) -> int:
     return 0
 
 
-def _begun(settings: Settings, spec: dict[str, Any]) -> str | None:
-    from flows.services import reading
-    from pipeline.storage.campaigns import find_begun
-
-    with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
-        return find_begun(conn, spec)
-    return None
-
-
-def _check_early(settings: Settings, args: argparse.Namespace, own_id: str) -> None:
-    """Refuse what cannot work before Prefect starts, which takes seconds; the flow checks it again."""
+def _checked_early(settings: Settings, spec: dict[str, Any]) -> str:
+    """The id to make it by. What cannot work is refused before Prefect starts, which takes seconds; the flow checks it
+    again."""
     from flows.services import reading
     from pipeline.campaigns import require_source
-    from pipeline.storage import campaigns
+    from pipeline.storage.campaigns import id_to_create
 
-    require_source(absolute_url(args.images))
+    require_source(spec["images"])
     with suppress(NotFoundError), reading(settings) as database, database.connect() as conn:
-        if campaigns.get_campaign(conn, args.name).id == own_id:
-            return
-        raise ConflictError(
-            f"There is a campaign named {args.name!r} already. Choose another name, or register more images with "
-            f"`clickloop campaign ingest`."
-        )
+        return id_to_create(conn, spec)
+    return str(spec["id"])  # there is no database yet
 
 
 def ingest(args: argparse.Namespace) -> int:

@@ -94,18 +94,38 @@ def get_campaign(conn: Connection, id_or_name: str) -> CampaignRecord:
     return _record(row, list_categories(conn, row.id))
 
 
-def find_begun(conn: Connection, create: dict[str, Any]) -> str | None:
-    """Id of the campaign that the same request began and did not end: it was interrupted, cancelled, or failed.
+def id_to_create(conn: Connection, create: dict[str, Any]) -> str:
+    """The id to make a campaign by: of what the same request (its id aside) began and did not end, since it was
+    interrupted or cancelled, or failed; else its own.
 
     Args:
         conn: To read by.
-        create: What a campaign is to be made from, as a request of kind "campaign" has it; its id counts only in that
-            the request it names is found, done or not.
+        create: As a request of kind "campaign" has it.
+
+    Raises:
+        ConflictError: Another campaign has the name.
     """
+    own_id = _begun(conn, create) or str(create["id"])
+    try:
+        existing = get_campaign(conn, create["name"])
+    except NotFoundError:
+        return own_id
+    if existing.id != own_id:
+        raise ConflictError(
+            f"There is a campaign named {create['name']!r} already. Choose another name, or register more images with "
+            f"`clickloop campaign ingest`.",
+            id=existing.id,
+        )
+    return own_id
+
+
+def _begun(conn: Connection, create: dict[str, Any]) -> str | None:
+    wanted = _wanted(create)
     for request in list_requests(conn, kind="campaign", limit=None):  # the newest first
         made = request.payload.get("create")
-        if made and _wanted(made) == _wanted(create):
-            return made["id"] if request.state != "done" or request.id == create["id"] else None
+        if made and _wanted(made) == wanted:
+            is_this_one = request.id == create["id"]  # sent again: the same answer, done or not
+            return made["id"] if is_this_one or request.state != "done" else None
     return None
 
 

@@ -8,12 +8,11 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
-from pipeline.storage.campaigns import campaign_status, find_begun, get_campaign, list_campaigns, set_campaign_state
+from pipeline.storage.campaigns import campaign_status, get_campaign, id_to_create, list_campaigns, set_campaign_state
 from pipeline.storage.images import count_images, images_of
 from pipeline.storage.requests import insert_request
 from pipeline.storage.snapshots import list_snapshots
 from schemas.campaigns import CampaignSettings, CampaignStatus
-from schemas.errors import ConflictError, NotFoundError
 from schemas.requests import checked
 from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep, envelope
 
@@ -73,25 +72,11 @@ async def create(new: NewCampaign, services: ServicesDep, caller: CallerDep) -> 
             services.check_place(url)
 
     def insert(conn: Connection) -> dict[str, Any]:
-        own_id = find_begun(conn, wanted) or str(new.id)
-        _refuse_taken_name(conn, new.name, own_id)
+        own_id = id_to_create(conn, wanted)
         request = insert_request(conn, str(new.id), "campaign", None, {"create": wanted | {"id": own_id}})
         return {"id": own_id, "request": request.model_dump(mode="json")}
 
     return await services.write(insert)
-
-
-def _refuse_taken_name(conn: Connection, name: str, own_id: str) -> None:
-    try:
-        existing = get_campaign(conn, name)
-    except NotFoundError:
-        return
-    if existing.id != own_id:
-        raise ConflictError(
-            f"There is a campaign named {name!r} already. Choose another name, or register more images with "
-            f"`clickloop campaign ingest`.",
-            id=existing.id,
-        )
 
 
 @router.get("/{campaign}")
