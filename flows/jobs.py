@@ -214,11 +214,12 @@ def new_job(
     *,
     request_id: str | None = None,
     on_progress: OnProgress | None = None,
+    stopping: threading.Event | None = None,
 ) -> Iterator[Job]:
     """Insert a request, claim it for this process and run the block as its work.
 
     What a dead process left behind is taken up where it was instead: the same job, or a retrain or precompute of the
-    campaign.
+    campaign. For `on_progress` and `stopping` see `Job`.
 
     Raises:
         NotFoundError: Unknown campaign.
@@ -239,7 +240,7 @@ def new_job(
         request = requests.claim_request(conn, owner, stale, request_id=request_id)
     if request is None:
         raise StateError(f"A {kind} of this campaign is active already: request {request_id}.", request_id=request_id)
-    with Job(services, request, owner, on_progress).running() as job:
+    with Job(services, request, owner, on_progress, stopping).running() as job:
         yield job
 
 

@@ -4,6 +4,7 @@
 where they are in WORKSPACE/ray.json, and exits with 1 when Ray is gone, so that whoever watches it starts it again.
 """
 
+import ctypes
 import hashlib
 import json
 import logging
@@ -119,7 +120,7 @@ def connect(info: ClusterInfo) -> None:
         is_other = info.owner_pid and ray.is_initialized() and ray.get_runtime_context().gcs_address != info.address
         if is_other or is_node_gone():
             ray.shutdown()  # an earlier owner's, whose actors were not there yet when it went; or nothing answers in it
-        with _one_attempt(info):
+        with _one_attempt(info), _keeping_sigterm():
             ray.init(
                 address=info.address, namespace=info.namespace, log_to_driver=False, logging_level=logging.ERROR,
                 ignore_reinit_error=True,
@@ -127,6 +128,23 @@ def connect(info: ClusterInfo) -> None:
         _raylet(ray.get_runtime_context().get_node_id())  # found while it lives
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         raise BusyError(f"Ray at {info.address} does not answer: {error}", retry_after_s=2) from error
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """In a thread, put back who takes SIGTERM: Ray's core does, and aborts the process 3 s later.
+
+    In the main thread Ray sets a handler of Python's afterwards.
+    """
+    if threading.current_thread() is threading.main_thread():
+        yield
+        return
+    libc, action = ctypes.CDLL(None), ctypes.create_string_buffer(1024)  # a `struct sigaction`, on Linux 152 bytes
+    libc.sigaction(signal.SIGTERM, None, action)
+    try:
+        yield
+    finally:
+        libc.sigaction(signal.SIGTERM, action, None)
 
 
 @contextmanager
@@ -180,16 +198,17 @@ def start_ray(settings: Settings) -> str:
     shutil.rmtree(folder, ignore_errors=True)  # logs and sockets of the last start: the workspace has one owner
     folder.mkdir(mode=0o700)
     os.environ.setdefault("RAY_worker_niceness", "0")  # by Ray's 15 clicks would be as low as heavy roles
-    context = ray.init(
-        address="local",
-        num_cpus=max(2, len(os.sched_getaffinity(0))),
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        namespace=namespace_of(settings),
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _temp_dir=str(folder / "r"),  # which Ray opens to everybody; its sockets' paths are to be short
-    )
+    with _keeping_sigterm():
+        context = ray.init(
+            address="local",
+            num_cpus=max(2, len(os.sched_getaffinity(0))),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            namespace=namespace_of(settings),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder / "r"),  # which Ray opens to everybody; its sockets' paths are to be short
+        )
     return str(context.address_info["gcs_address"])
 
 

@@ -1,5 +1,8 @@
 """Run a long job: through the running `serve`, or here, under the workspace lock, when none runs."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -52,19 +55,65 @@ def follow(server: Client, terminal: Terminal, request_id: str) -> dict[str, Any
 def run_here(
     settings: Settings, terminal: Terminal, kind: str, campaign: str | None, payload: dict[str, Any]
 ) -> dict[str, Any]:
-    """Do a job in this process, under the workspace lock."""
+    """Do a job in this process, under the workspace lock.
+
+    Ctrl-C and SIGTERM end it where a cancellation would, and once more at once.
+    """
     checked(kind, payload)  # what cannot work is told before Prefect starts, which takes seconds
     from flows.prefect_env import configure_prefect
 
     configure_prefect(settings.workspace)
-    from flows.jobs import new_job
+    from flows.jobs import JobStoppedError, new_job
     from flows.runner import run_flow
     from flows.services import open_services
 
-    with open_services(settings) as services:
-        if campaign is not None:
-            services.campaign(campaign)  # unknown: say so before Ray and Prefect start
-        with new_job(services, kind, campaign, payload, request_id=str(uuid4()), on_progress=terminal.progress) as job:
-            result = run_flow(job)
+    stopping, signals = threading.Event(), list[BaseException]()
+
+    def work() -> dict[str, Any]:
+        with open_services(settings) as services:
+            if campaign is not None:
+                services.campaign(campaign)  # unknown: say so before Ray and Prefect start
+            with new_job(
+                services, kind, campaign, payload,
+                request_id=str(uuid4()), on_progress=terminal.progress, stopping=stopping,
+            ) as job:  # fmt: skip
+                try:
+                    return run_flow(job)
+                except JobStoppedError:
+                    if signals:
+                        raise signals[0] from None
+                    raise
+
+    def stop(signal: BaseException) -> None:
+        terminal.note("stopping after the step at work; once more stops at once")
+        signals.append(signal)
+        stopping.set()
+
+    result = _in_thread(work, stop)
     terminal.end_progress()
     return result
+
+
+def _in_thread(work: Callable[[], dict[str, Any]], stop: Callable[[BaseException], None]) -> dict[str, Any]:
+    """Do the work in a thread and leave the signals to this one, in which Prefect and Ray would each take them.
+
+    Args:
+        work: All that needs Ray: what it starts ends with the thread that started it.
+        stop: Given what the first signal raised; after the next one the work is not waited for.
+    """
+    outcome: Future[dict[str, Any]] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name="job", daemon=True).start()
+        return outcome.result()
+    except BaseException as raised:
+        if outcome.done() and raised is outcome.exception():
+            raise
+        stop(raised)
+        return outcome.result()

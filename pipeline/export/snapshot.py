@@ -245,7 +245,9 @@ class _Export:
         self.options = options
         self.delta = delta
         self.only = None if delta is None else delta.changes.images
-        self.counts = {"images": 0, "verified_empty": 0, "annotations": 0, "clicks": 0}
+        self.counts = {"images": 0, "verified_empty": 0, "annotations": 0}
+        if "parquet" in options.formats:  # no other has a place for them
+            self.counts["clicks"] = 0
         if delta is not None:
             self.counts |= delta.counts
         self.adapters: set[str] = set()
