@@ -5,7 +5,7 @@ A record's truth is the mask that somebody accepted, often under the live model,
 the live model by construction: those figures are reported, the gate does not look at them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.adapters.gate import ObjectResult
 from pipeline.adapters.monotone import keeps_promise, probe_clicks
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource, Turn
+from pipeline.adapters.threads import map_in_threads
 from pipeline.adapters.validation import click_edit
 from pipeline.clicks.simulate import next_click
 from pipeline.inference.instance import apply_edit, final_mask, start
@@ -94,6 +95,15 @@ def noc_of(curve: Sequence[float], target_iou: float, max_clicks: int) -> int:
     return next((index + 1 for index, iou in enumerate(curve) if iou >= target_iou), max_clicks)
 
 
+@dataclass(frozen=True)
+class _Clicked:
+    """What came of one object."""
+
+    result: ObjectResult
+    curve: tuple[float, ...]
+    recorded: RecordedCurve | None
+
+
 def evaluate_adapter(
     model: InteractiveModel,
     images: Sequence[AdapterImage],
@@ -118,21 +128,36 @@ def evaluate_adapter(
         The report, None when told to stop.
     """
     chosen = choose_objects(images, config.max_masks)
-    objects, curves, recorded = [], [], []
-    for index, (image, target) in enumerate(chosen):
-        if should_stop is not None and should_stop():
-            return None
-        scene = source.scene(image)
+
+    def click(found: tuple[AdapterImage, AdapterTarget, Scene]) -> _Clicked:
+        image, target, scene = found
         truth = scene.target_mask(target)
         curve, clicks, violations = _click_object(model, scene, truth, config, turn)
         noc = noc_of(curve, config.target_iou, config.max_clicks)
-        objects.append(ObjectResult(target.mask_id, image.group, target.category, noc, clicks, violations))
-        curves.append(tuple(curve))
-        if config.replay and _replayable(target):
-            recorded.append(replay_recorded(model, scene, target, truth, turn))
+        result = ObjectResult(target.mask_id, image.group, target.category, noc, clicks, violations)
+        is_replayed = config.replay and _replayable(target)
+        recorded = replay_recorded(model, scene, target, truth, turn) if is_replayed else None
+        return _Clicked(result, tuple(curve), recorded)
+
+    def scenes() -> Iterator[tuple[AdapterImage, AdapterTarget, Scene]]:
+        for image, target in chosen:
+            if should_stop is not None and should_stop():
+                return
+            yield image, target, source.scene(image)
+
+    done: list[_Clicked] = []
+    for clicked in map_in_threads(click, scenes()):
+        done.append(clicked)
         if progress is not None:
-            progress({"object": index + 1, "objects": len(chosen)})
-    return AdapterReport(tuple(objects), tuple(curves), tuple(recorded), config)
+            progress({"object": len(done), "objects": len(chosen)})
+    if len(done) < len(chosen):
+        return None
+    return AdapterReport(
+        tuple(own.result for own in done),
+        tuple(own.curve for own in done),
+        tuple(own.recorded for own in done if own.recorded is not None),
+        config,
+    )
 
 
 def choose_objects(images: Sequence[AdapterImage], max_masks: int) -> list[tuple[AdapterImage, AdapterTarget]]:

@@ -3,10 +3,11 @@
 Every draw is a function of (seed, step). Knows nothing of checkpoints, averages and when to stop (see `train`).
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from pipeline.adapters.replay import DrawnScenes
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource, Turn
+from pipeline.adapters.threads import thread_pool
 from pipeline.adapters.trajectories import crop_target, refine_scene, trajectory
 from pipeline.models._base import InteractiveModel
 from pipeline.training.losses import nfl
@@ -126,9 +128,7 @@ def optimize_step(
     step: int,
     turn: Turn = nullcontext,
 ) -> float:
-    """One optimiser step over `objects_per_step` trajectories, each in a thread of its own.
-
-    Two threads share one operator's work badly at the size of a crop, and two operators well.
+    """One optimiser step over `objects_per_step` trajectories.
 
     Args:
         model: The live model, without gradients.
@@ -139,16 +139,13 @@ def optimize_step(
         material: To draw from.
         config: How.
         step: Number of this step; with the seed it decides every draw.
-        turn: Entered around each click's forward and backward pass, by each thread.
+        turn: Entered around each click's forward and each one's backward pass, by each thread.
 
     Returns:
         Mean loss of the clicks.
     """
     followed = [_losses(model, student, material, config, (step, number)) for number in range(config.objects_per_step)]
-    with ThreadPoolExecutor(
-        len(followed), initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)
-    ) as pool:
-        gradients = list(pool.map(lambda losses: _gradient(losses, trained, turn), followed))
+    gradients = _follow(followed, trained, turn)
     total, count = sum(own.loss for own in gradients), sum(own.clicks for own in gradients)
     if count == 0:
         return 0.0
@@ -187,29 +184,52 @@ def _losses(
     return _object_losses(student, scene, scene.target_mask(target), recorded, rng, config)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Gradient:
     """Summed over the clicks of a trajectory, with their losses."""
 
-    by_name: dict[str, Tensor]
-    loss: float
-    clicks: int
+    by_name: dict[str, Tensor] = field(default_factory=dict)
+    loss: float = 0.0
+    clicks: int = 0
+
+    def add(self, loss: float, by_name: dict[str, Tensor]) -> None:
+        for name, gradient in by_name.items():
+            self.by_name[name] = self.by_name[name] + gradient if name in self.by_name else gradient
+        self.loss, self.clicks = self.loss + loss, self.clicks + 1
 
 
-def _gradient(losses: Iterator[Tensor], trained: dict[str, torch.nn.Parameter], turn: Turn) -> _Gradient:
-    """Follow a trajectory; leaves the parameters' own gradients alone, so that trajectories can run side by side."""
-    summed: dict[str, Tensor] = {}
-    total, count = 0.0, 0
-    while True:
+def _follow(
+    trajectories: Sequence[Iterator[Tensor]], trained: dict[str, torch.nn.Parameter], turn: Turn
+) -> list[_Gradient]:
+    """The gradient of each trajectory, added click by click, so that it does not depend on which thread did what.
+
+    A click's forward pass needs those before it and nothing its backward pass, which any idle thread makes: of two
+    trajectories one is often much longer. Leaves the parameters' own gradients alone.
+    """
+
+    def forward(losses: Iterator[Tensor]) -> Tensor | None:
         with turn():
-            loss = next(losses, None)
-            if loss is None:
-                return _Gradient(summed, total, count)
+            return next(losses, None)
+
+    def backward(loss: Tensor) -> tuple[float, dict[str, Tensor]]:
+        with turn():
             found = torch.autograd.grad(loss, tuple(trained.values()), allow_unused=True)
-            for name, gradient in zip(trained, found, strict=True):
-                if gradient is not None:
-                    summed[name] = summed[name] + gradient if name in summed else gradient
-            total, count = total + float(loss.detach()), count + 1
+        named = zip(trained, found, strict=True)
+        return float(loss.detach()), {name: gradient for name, gradient in named if gradient is not None}
+
+    with thread_pool() as pool:
+        gradients = [_Gradient() for _ in trajectories]
+        made: list[deque[Future[tuple[float, dict[str, Tensor]]]]] = [deque() for _ in trajectories]
+        ahead = {pool.submit(forward, losses): number for number, losses in enumerate(trajectories)}
+        while ahead:
+            for done in wait(ahead, return_when=FIRST_COMPLETED).done:
+                number, loss = ahead.pop(done), done.result()
+                if loss is not None:  # backward first: few graphs wait in memory
+                    made[number].append(pool.submit(backward, loss))
+                    ahead[pool.submit(forward, trajectories[number])] = number
+                while made[number] and (loss is None or made[number][0].done()):
+                    gradients[number].add(*made[number].popleft().result())
+    return gradients
 
 
 def _object_losses(

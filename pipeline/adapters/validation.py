@@ -6,7 +6,8 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from pipeline.adapters.scenes import AdapterImage, SceneSource, Turn
+from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource, Turn
+from pipeline.adapters.threads import map_in_threads
 from pipeline.clicks.simulate import next_click
 from pipeline.inference.instance import apply_edit, final_mask, start
 from pipeline.models._base import InteractiveModel
@@ -54,20 +55,16 @@ def mean_iou(
     turn: Turn = nullcontext,
 ) -> float:
     """Mean over objects and over the first `num_clicks` clicks of the IoU on the live path."""
-    return float(np.mean([_curve(model, *found, source, num_clicks, max_side, turn) for found in objects]))
+
+    def curve(found: tuple[Scene, AdapterTarget]) -> list[float]:
+        return _curve(model, *found, num_clicks, turn)
+
+    scenes = ((source.scene(image, max_side=max_side), image.targets[index]) for image, index in objects)
+    return float(np.mean(list(map_in_threads(curve, scenes))))
 
 
-def _curve(
-    model: InteractiveModel,
-    image: AdapterImage,
-    index: int,
-    source: SceneSource,
-    num_clicks: int,
-    max_side: int,
-    turn: Turn,
-) -> list[float]:
-    scene = source.scene(image, max_side=max_side)
-    truth = scene.target_mask(image.targets[index])
+def _curve(model: InteractiveModel, scene: Scene, target: AdapterTarget, num_clicks: int, turn: Turn) -> list[float]:
+    truth = scene.target_mask(target)
     state, mask = start(scene.image), np.zeros(scene.size, np.bool_)
     ious: list[float] = []
     for _ in range(num_clicks):
