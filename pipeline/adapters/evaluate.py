@@ -177,8 +177,8 @@ def replay_recorded(
     for edit in target.edits:
         with turn():
             state = apply_edit(model, scene.image, scene.encoding, state, edit)
-        if edit.kind == "click":
-            ious.append(_iou(final_mask(state, scene.size), truth))
+            if edit.kind == "click":
+                ious.append(_iou(final_mask(state, scene.size), truth))
     return RecordedCurve(target.mask_id, tuple(ious), _iou(final_mask(state, scene.size), truth))
 
 
@@ -191,20 +191,20 @@ def _click_object(
     curve: list[float] = []
     checks: list[bool] = []
     while len(curve) < config.max_clicks and not (curve and curve[-1] >= config.target_iou):
-        click = next_click(truth, mask, clicked)
-        if click is None:
-            break
-        clicked[int(click.y), int(click.x)] = True
-        before = state
         with turn():
+            click = next_click(truth, mask, clicked)
+            if click is None:
+                break
+            clicked[int(click.y), int(click.x)] = True
+            before = state
             state = apply_edit(model, scene.image, scene.encoding, before, click_edit(click))
-        checks += keeps_promise(model, scene.size, before, state, click)
-        mask = final_mask(state, scene.size)
+            checks += keeps_promise(model, scene.size, before, state, click)
+            mask = final_mask(state, scene.size)
         curve.append(_iou(mask, truth))
     for click in probe_clicks(truth, mask):
         with turn():
             after = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
-        checks += keeps_promise(model, scene.size, state, after, click)
+            checks += keeps_promise(model, scene.size, state, after, click)
     return curve, len(checks), checks.count(False)
 
 

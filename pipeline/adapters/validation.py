@@ -68,10 +68,10 @@ def _curve(model: InteractiveModel, scene: Scene, target: AdapterTarget, num_cli
     state, mask = start(scene.image), np.zeros(scene.size, np.bool_)
     ious: list[float] = []
     for _ in range(num_clicks):
-        click = next_click(truth, mask)
-        if click is not None:  # else nothing is wrong any more and the last IoU stands
-            with turn():
+        with turn():
+            click = next_click(truth, mask)
+            if click is not None:  # else nothing is wrong any more and the last IoU stands
                 state = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
-            mask = final_mask(state, scene.size)
+                mask = final_mask(state, scene.size)
         ious.append(float((mask & truth).sum() / max(1, (mask | truth).sum())))
     return ious

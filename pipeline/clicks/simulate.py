@@ -147,7 +147,9 @@ def _depth(mask: NDArray[np.bool_], mask_size: int) -> NDArray[np.float32]:
 
     OpenCV's vectorised square root is an ulp off where its scalar one is exact, and which pixels get which depends on
     the address of the result. Equal depths would then be told apart by chance, so the address is fixed: 16 bytes past
-    a multiple of 64, which is what large arrays have anyway and what the official clicks were made with.
+    a multiple of 64, which is what large arrays have anyway and what the official clicks were made with. With more
+    than one core OpenCV takes the exact root from about 150 x 150 pixels on, so that figures made on one core differ by
+    an object now and then from those made on several.
     """
     padded = np.pad(mask.astype(np.uint8), 1)
     buffer = np.empty(padded.size * 4 + 128, np.uint8)
