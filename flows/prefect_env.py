@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import subprocess
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def start_ephemeral_server() -> None:
         if next(launches, None) is None:
             raise RuntimeError(f"it ended {MOST_STARTS} times at its start")
         process = launch()
-        _end_with_parent(process.pid)  # not once it is up, which takes seconds in which this process may be killed
+        _PIPES.append(_end_with_parent(process.pid))  # not once it is up: this process may be killed before
         return process
 
     server._run_uvicorn_command = launch_again
@@ -101,6 +101,8 @@ def start_ephemeral_server() -> None:
     finally:
         del server._run_uvicorn_command  # the method of its class again
         signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+    with suppress(OSError):  # its watcher is gone
+        os.write(_PIPES[-1], b"up")
     logger.info("Prefect's ephemeral server runs at %s", server.address)
 
 
@@ -116,21 +118,24 @@ def without_heartbeats() -> AbstractContextManager[Any]:
     return quiet
 
 
-def _end_with_parent(pid: int) -> None:
+def _end_with_parent(pid: int) -> int:
     """A shell that waits for the end of a pipe, which only this process holds open, and then ends `pid`: by force, as
-    that is deaf, and with the time to end a migration that it began.
+    that is deaf, and with the time to end a migration that it began, unless the pipe said that it is up.
+
+    Returns:
+        The pipe's end to write to, to be held open as long as this process lives.
     """
     read_end, write_end = os.pipe()  # not inheritable: children of ours do not keep it open
     ours = f"grep -q prefect /proc/{pid}/cmdline 2>/dev/null"  # the number may belong to somebody else by then
     subprocess.Popen(
-        ["sh", "-c", f"trap '' TERM; cat >/dev/null; sleep 3; {ours} && kill -9 {pid}"],
+        ["sh", "-c", f"trap '' TERM; told=$(cat); test -n \"$told\" || sleep 3; {ours} && kill -9 {pid}"],
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     os.close(read_end)
-    _PIPES.append(write_end)
+    return write_end
 
 
 _PIPES: list[int] = []
