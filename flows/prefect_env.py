@@ -84,7 +84,7 @@ def start_ephemeral_server() -> None:
         if next(launches, None) is None:
             raise RuntimeError(f"it ended {MOST_STARTS} times at its start")
         process = launch()
-        _PIPES.append(_end_with_parent(process.pid))  # not once it is up: this process may be killed before
+        _end_with_parent(process.pid)  # not once it is up: this process may be killed before
         return process
 
     server._run_uvicorn_command = launch_again
@@ -118,12 +118,9 @@ def without_heartbeats() -> AbstractContextManager[Any]:
     return quiet
 
 
-def _end_with_parent(pid: int) -> int:
+def _end_with_parent(pid: int) -> None:
     """A shell that waits for the end of a pipe, which only this process holds open, and then ends `pid`: by force, as
     that is deaf, and with the time to end a migration that it began, unless the pipe said that it is up.
-
-    Returns:
-        The pipe's end to write to, to be held open as long as this process lives.
     """
     read_end, write_end = os.pipe()  # not inheritable: children of ours do not keep it open
     ours = f"grep -q prefect /proc/{pid}/cmdline 2>/dev/null"  # the number may belong to somebody else by then
@@ -135,7 +132,7 @@ def _end_with_parent(pid: int) -> int:
         start_new_session=True,
     )
     os.close(read_end)
-    return write_end
+    _PIPES.append(write_end)
 
 
 _PIPES: list[int] = []

@@ -55,12 +55,9 @@ def mean_iou(
     turn: Turn = nullcontext,
 ) -> float:
     """Mean over objects and over the first `num_clicks` clicks of the IoU on the live path."""
-
-    def curve(found: tuple[Scene, AdapterTarget]) -> list[float]:
-        return _curve(model, *found, num_clicks, turn)
-
     scenes = ((source.scene(image, max_side=max_side), image.targets[index]) for image, index in objects)
-    return float(np.mean(list(map_in_threads(curve, scenes))))
+    curves = map_in_threads(lambda found: _curve(model, *found, num_clicks, turn), scenes)
+    return float(np.mean(list(curves)))
 
 
 def _curve(model: InteractiveModel, scene: Scene, target: AdapterTarget, num_clicks: int, turn: Turn) -> list[float]:

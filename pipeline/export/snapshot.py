@@ -306,7 +306,7 @@ class _Export:
             self.options.progress({"of": of, **self.counts})
 
     def _write(self, writers: Sequence[Format]) -> None:
-        clicks = "parquet" in self.options.formats
+        clicks = "clicks" in self.counts
         with closing(read_snapshot(self.database, self.snapshot, self.options.splits, clicks, self.only)) as parts:
             for part in parts:
                 for writer in writers:
