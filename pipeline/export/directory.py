@@ -20,7 +20,8 @@ from typing import Any
 
 import orjson
 
-from pipeline.export.manifest import MANIFEST
+from pipeline.export.file_list import FileList, summary
+from pipeline.export.manifest import MANIFEST, write_manifest
 from pipeline.storage.files import (
     as_space_error,
     is_local,
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 NOTE = "unfinished.json"
 """Beside the files of an export to an object store until its manifest is there."""
 _STAGE = ".part"
+_LIST = ".files"
+"""In the stage, until the files are put in place."""
 
 
 class SnapshotDirectory:
@@ -62,7 +65,6 @@ class SnapshotDirectory:
     def __init__(self, url: str, min_free_bytes: int = 0) -> None:
         self.fs, self.root = open_storage(url)
         self.min_free_bytes = min_free_bytes
-        self.files: list[dict[str, Any]] = []
         self._url = url
         self._local = is_local(self.fs)
         self._there: dict[str, tuple[int, str]] = {}  # of an export that is gone on with: bytes and MD5 by name
@@ -76,6 +78,7 @@ class SnapshotDirectory:
             self._stage = self._make_stage()
         except OSError as error:
             raise BadInputError(f"Cannot write to {url!r}: {error.strerror or error}.") from error
+        self.files = FileList(self._stage / _LIST)
         self._published = False
 
     def __enter__(self) -> "SnapshotDirectory":
@@ -84,10 +87,11 @@ class SnapshotDirectory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._stage, ignore_errors=True)
         is_of_store = isinstance(error, OSError | BusyError | ForbiddenError)
         if self._cleans_up and not (self._published or is_of_store):
             self._remove_quietly()
+        self.files.close()
+        shutil.rmtree(self._stage, ignore_errors=True)
         if isinstance(error, OSError):
             translated = as_space_error(error, self.root)
             if translated is not error:
@@ -168,8 +172,7 @@ class SnapshotDirectory:
             OutOfSpaceError: The disk is full or near its floor.
         """
         path = self.local_path(name)
-        facts = {"path": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        self.files.append(facts if rows is None else facts | {"rows": rows})
+        self.files.add(name, path.stat().st_size, sha256_file(path), rows)
         require_free_space(self.fs, self.root, self.min_free_bytes)
         if self._local:
             _sync(path)
@@ -178,32 +181,32 @@ class SnapshotDirectory:
                 write_atomic(self.fs, join(self.root, name), path)
             path.unlink()
 
-    def publish(self, facts: dict[str, Any]) -> str:
+    def publish(self, facts: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Write the manifest, after which the snapshot is there.
 
         Args:
             facts: Of the manifest, besides `files`.
 
         Returns:
-            URI of the manifest.
+            URI of the manifest, and what `summary` says of its files.
         """
-        files = sorted(self.files, key=lambda file: str(file["path"]))
-        content = orjson.dumps(facts | {"files": files}, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+        path = self._stage / MANIFEST
+        write_manifest(path, facts, self.files)
+        digest, found = sha256_file(path), summary(self.files)
         if self._local:
-            path = self._stage / MANIFEST
-            path.write_bytes(content)
             _sync(path)
+            self.files.close()
             self._put_in_place()
             _sync(self._stage.parent)
         else:
             self._remove_what_was_purged()
             self._require_all()
-            write_atomic(self.fs, join(self.root, MANIFEST), content)
+            write_atomic(self.fs, join(self.root, MANIFEST), path)
             remove(self.fs, join(self.root, NOTE))
             self._remove_other_stages()
         self._published = True
-        logger.info("snapshot published at=%s sha256=%s", self.root, hashlib.sha256(content).hexdigest())
-        return url_of(self.fs, join(self.root, MANIFEST))
+        logger.info("snapshot published at=%s sha256=%s", self.root, digest)
+        return url_of(self.fs, join(self.root, MANIFEST)), found
 
     def _make_stage(self) -> Path:
         if not self._local:
@@ -275,7 +278,7 @@ class SnapshotDirectory:
 
     def _remove_what_was_purged(self) -> None:
         """Remove what an unfinished export put into its folders and is in them no more: a purge came between."""
-        kept = {str(file["path"]) for file in self.files}
+        kept = {file["path"] for file in self.files}
         for name in sorted(self._there.keys() - kept):
             if "/" in name:
                 remove(self.fs, join(self.root, name))
@@ -303,7 +306,7 @@ class SnapshotDirectory:
         """Remove what was put, the manifest first and the note last; a store that does not answer is not waited for."""
         try:
             with patience(0):
-                for name in [MANIFEST, *(str(file["path"]) for file in self.files), NOTE]:
+                for name in [MANIFEST, *(file["path"] for file in self.files), NOTE]:
                     remove(self.fs, join(self.root, name))
         except Exception as error:  # the first error matters more
             logger.warning("cannot remove what a failed export left at %s: %s", self.root, error)

@@ -1,6 +1,7 @@
 """A snapshot's manifest: what it says, and reading one again."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -8,6 +9,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.export.file_list import FileList
 from pipeline.export.splits import Splits
 from pipeline.storage.files import join, open_storage, read_bytes
 from schemas.arrow import FORMAT_VERSION
@@ -101,6 +103,26 @@ def manifest_facts(
             for tombstone in purged
         ],
     } | ({} if delta is None else {"delta": delta})
+
+
+def write_manifest(path: Path, facts: dict[str, Any], files: FileList) -> None:
+    """Write a manifest, file by file: there may be millions.
+
+    Args:
+        path: Local file to write.
+        facts: See `manifest_facts`.
+        files: All others.
+    """
+    option = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
+    empty = b'\n  "files": []'  # at this indentation only the key itself: strings have no line breaks in JSON
+    head, tail = orjson.dumps(facts | {"files": []}, option=option).split(empty)
+    with path.open("wb") as out:
+        out.write(head + empty[:-1])
+        between = b"\n    "
+        for file in files:
+            out.write(between + orjson.dumps(file, option=option).replace(b"\n", b"\n    "))
+            between = b",\n    "
+        out.write((b"\n  ]" if files else b"]") + tail)
 
 
 def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:

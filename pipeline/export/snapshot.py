@@ -11,6 +11,7 @@ from pipeline.export.batches import Clicks, Labels, read_snapshot
 from pipeline.export.coco import CocoFormat
 from pipeline.export.delta import Delta, delta_between, find_base
 from pipeline.export.directory import SnapshotDirectory
+from pipeline.export.file_list import summary
 from pipeline.export.huggingface import HuggingFaceFormat
 from pipeline.export.lvis import LvisFormat
 from pipeline.export.manifest import MANIFEST, manifest_facts, read_manifest, versions
@@ -26,7 +27,6 @@ from pipeline.storage.tombstones import tombstones
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord
 from schemas.errors import BadInputError
-from schemas.exports import LISTED_FILES
 
 FORMATS: dict[str, Callable[[Target], Format]] = {
     "coco": CocoFormat,
@@ -47,7 +47,9 @@ class ExportReport(BaseModel):
         counts: images, verified_empty, annotations, clicks, ...; of a delta also removed_images and
             removed_annotations.
         since_snapshot: Number of the snapshot that it is a delta of; None: it is whole.
-        files: path, bytes, sha256 of each file.
+        files: path, bytes, sha256 of the first files, masks as PNG last; the manifest lists all.
+        num_files: All of them.
+        num_bytes: Of all of them.
     """
 
     manifest_uri: str = ""
@@ -56,17 +58,13 @@ class ExportReport(BaseModel):
     since_snapshot: int | None = None
     counts: dict[str, int] = {}
     files: list[dict[str, Any]] = []
+    num_files: int = 0
+    num_bytes: int = 0
     stopped: bool = False
 
     def as_result(self) -> dict[str, Any]:
-        """What a job keeps of it: of the files, of which there may be one for each mask, the first, those last."""
-        files = sorted(self.files, key=lambda file: (str(file["path"]).endswith(".png"), file["path"]))
-        return self.model_dump(mode="json") | {
-            "snapshot": self.snapshot_number,
-            "files": files[:LISTED_FILES],
-            "num_files": len(files),
-            "num_bytes": sum(file["bytes"] for file in files),
-        }
+        """What a job keeps of it."""
+        return self.model_dump(mode="json") | {"snapshot": self.snapshot_number}
 
 
 class _StoppedError(Exception):
@@ -169,7 +167,7 @@ def published_report(url: str) -> ExportReport:
         snapshot_number=manifest["snapshot"]["number"],
         since_snapshot=since,
         counts=manifest["counts"],
-        files=manifest["files"],
+        **summary(manifest["files"]),
     )
 
 
@@ -270,7 +268,7 @@ class _Export:
         self.tick()
         with self.database.connect() as conn:
             purged = tombstones(conn, self.campaign.id)
-        uri = self.directory.publish(
+        uri, files = self.directory.publish(
             manifest_facts(
                 self.campaign,
                 self.snapshot,
@@ -290,7 +288,7 @@ class _Export:
             snapshot_number=self.snapshot.number,
             since_snapshot=None if self.delta is None else self.delta.since.number,
             counts=self.counts,
-            files=self.directory.files,
+            **files,
         )
 
     def tick(self) -> None:

@@ -126,7 +126,7 @@ def test_a_finished_image_is_corrected_from_its_stored_mask(gateway: Gateway) ->
 def test_files_of_an_export_in_the_storage_are_handed_out(
     gateway: Gateway, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.export.snapshot.LISTED_FILES", 2)
+    monkeypatch.setattr("pipeline.export.file_list.LISTED_FILES", 2)
     to = f"{gateway.services.settings.resolved_storage_url}/campaigns/{CAMPAIGN}/snapshots/one"
     request_id = export(gateway, http, to, ["coco", "png"])
     found = next(e for e in http.get(f"{BASE}/exports").json()["results"] if e["request_id"] == request_id)
