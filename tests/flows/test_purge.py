@@ -22,7 +22,7 @@ from pipeline.export.verify import verify_snapshot
 from pipeline.ingest.scan import ingest
 from pipeline.storage import adapters, annotators, images, purge, requests, snapshots, tasks
 from pipeline.storage.database import Database
-from pipeline.storage.files import exists, open_storage, remove
+from pipeline.storage.files import exists, open_storage, patience, remove
 from pipeline.storage.lock import WorkspaceLock
 from pipeline.storage.weights import has_model
 from schemas.campaigns import CampaignRecord, Claim
@@ -30,6 +30,10 @@ from schemas.errors import StateError
 from schemas.settings import Settings
 from tests.pipeline.storage.catalogues import LEASE_S, new_uuid
 from tests.pipeline.storage.test_purge import _KilledError
+from tests.s3 import object_names, s3_bucket, s3_server
+from tests.s3_faults import FaultyS3, faulty_s3
+
+__all__ = ["faulty_s3", "s3_bucket", "s3_server"]
 
 Run = Any
 
@@ -233,3 +237,30 @@ def test_a_purge_takes_the_embeddings_of_mirrored_images_too(
         store.put(campaign.model_key, image.sha256, b"1234")
     assert run("purge", "image", "discs", str(image.number), "--yes")[1]["counts"]["embeddings"] == 1
     assert not any(exists(store.fs, store.path(campaign.model_key, image.sha256)) for store in stores)
+
+
+@pytest.mark.s3
+def test_a_storage_that_does_not_answer_is_said_and_the_same_command_goes_on(
+    campaign: CampaignRecord,
+    settings: Settings,
+    database: Database,
+    run: Run,
+    s3_bucket: str,
+    faulty_s3: FaultyS3,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLICKLOOP_STORAGE_URL", s3_bucket)
+    store = purge.EmbeddingStore(s3_bucket)
+    with database.begin() as conn:
+        for image in images.images_of(conn, campaign.id):
+            store.put(campaign.model_key, image.sha256, b"1234")
+            images.record_embeddings(conn, campaign.model_key, [(image.sha256, "d" * 64, 4)])
+    faulty_s3.go_away("ServiceUnavailable", method="DELETE", after=2)
+    with patience(0):
+        code, _, err = run("purge", "campaign", "discs", "--yes")
+    assert (code, f"Removing files from {s3_bucket} failed, the storage does not answer" in err) == (1, True), err
+    assert "Traceback" not in err
+    assert "`clickloop purge campaign discs` goes on with it" in run("purge", "list", as_json=False)[1]
+    faulty_s3.come_back()
+    assert run("purge", "campaign", "discs", "--yes")[1]["counts"]["embeddings"] == 4
+    assert not object_names(s3_bucket)
