@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from adapter_gain import first_masks, read_split
 
-from pipeline.adapters.evaluate import noc_of
 from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage
 from pipeline.adapters.source import CachedSource
@@ -25,6 +24,7 @@ from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.evaluation.costs import resident_mib
+from pipeline.evaluation.metrics import mean_at, noc
 from pipeline.evaluation.robot import evaluate_sample
 from pipeline.inference.predictor import Predictor
 from pipeline.masks.rle import rle_to_mask
@@ -47,13 +47,10 @@ def quality(model: InteractiveModel, images: list[AdapterImage]) -> str:
             ious.append(curve.ious)
             bious.append(curve.bious)
 
-    def mean_noc(curves: list[tuple[float, ...]], goal: float) -> float:
-        return float(np.mean([noc_of(curve, goal, CLICKS) for curve in curves]))
-
     return (
-        f"bNoC@85 {mean_noc(bious, 0.85):5.2f}  bNoC@90 {mean_noc(bious, 0.90):5.2f}"
-        f"  NoC@90 {mean_noc(ious, 0.90):5.2f}  mIoU@5 {np.mean([own[:5][-1] for own in ious]):.3f}"
-        f"  mBIoU@5 {np.mean([own[:5][-1] for own in bious]):.3f}"
+        f"bNoC@85 {noc(bious, 0.85, CLICKS):5.2f}  bNoC@90 {noc(bious, 0.90, CLICKS):5.2f}"
+        f"  NoC@90 {noc(ious, 0.90, CLICKS):5.2f}  mIoU@5 {mean_at(ious, 5):.3f}"
+        f"  mBIoU@5 {mean_at(bious, 5):.3f}"
     )
 
 

@@ -25,7 +25,7 @@ from adapter_gain import first_masks, read_split
 from kept_runs import add_runs, found_runs, missing
 from numpy.typing import NDArray
 
-from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter, noc_of
+from pipeline.adapters.evaluate import AdapterReport, EvaluationConfig, evaluate_adapter
 from pipeline.adapters.gate import GateConfig, paired_bootstrap
 from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage
@@ -34,6 +34,7 @@ from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.train import train_adapter
 from pipeline.data.coco import read_image
 from pipeline.evaluation.costs import resident_mib
+from pipeline.evaluation.metrics import clicks_to_reach
 from pipeline.evaluation.plot import check_plot_path, plot_curves
 from pipeline.models import default_weights_path, load_model, resolve_model_id, weights_digest
 from schemas.requests import ADAPTER_KINDS
@@ -51,8 +52,8 @@ def draw(images: Sequence[AdapterImage], count: int, seed: int) -> list[AdapterI
 def figures(report: AdapterReport) -> dict[str, Any]:
     """NoC by object at both targets."""
     return {
-        "noc90": [noc_of(curve, 0.90, CLICKS) for curve in report.curves],
-        "noc85": [noc_of(curve, 0.85, CLICKS) for curve in report.curves],
+        "noc90": [clicks_to_reach(curve, 0.90, CLICKS) for curve in report.curves],
+        "noc85": [clicks_to_reach(curve, 0.85, CLICKS) for curve in report.curves],
         "groups": [own.group for own in report.objects],
         "nof90": sum(max(curve, default=0.0) < 0.90 for curve in report.curves),
     }

@@ -28,7 +28,7 @@ from adapter_gain import read_split
 from learning_curve import MASKS_PER_IMAGE, draw
 from numpy.typing import NDArray
 
-from pipeline.adapters.evaluate import choose_objects, noc_of
+from pipeline.adapters.evaluate import choose_objects
 from pipeline.adapters.gate import GateConfig, paired_bootstrap
 from pipeline.adapters.kinds import adapted
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget
@@ -37,7 +37,7 @@ from pipeline.adapters.steps import AdapterConfig
 from pipeline.adapters.train import train_adapter
 from pipeline.clicks.simulate import next_click
 from pipeline.data.coco import read_image
-from pipeline.evaluation.metrics import iou
+from pipeline.evaluation.metrics import clicks_to_reach, iou
 from pipeline.inference.predictor import Predictor
 from pipeline.masks.rle import rle_to_mask
 from pipeline.models import load_model
@@ -159,7 +159,7 @@ def clicks_needed(
         truth = rle_to_mask(target.rle)
         for name, who in ((ROBOT, Robot(truth)), (PERSON, Person((0, int(target.mask_id)), truth))):
             curve = [iou(truth, mask) for _, mask in label(predictor, truth, who)]
-            found[name].append(noc_of(curve, TARGET, CLICKS))
+            found[name].append(clicks_to_reach(curve, TARGET, CLICKS))
     return found
 
 

@@ -19,6 +19,7 @@ from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSo
 from pipeline.adapters.threads import map_in_threads
 from pipeline.adapters.validation import click_edit
 from pipeline.clicks.simulate import next_click
+from pipeline.evaluation.metrics import clicks_to_reach, iou, mean_at, noc, nof
 from pipeline.inference.instance import apply_edit, final_mask, start
 from pipeline.models._base import InteractiveModel
 
@@ -68,17 +69,15 @@ class AdapterReport:
     def summary(self) -> dict[str, Any]:
         """JSON-serialisable means: NoC and NoF at 85 and 90, mean IoU by click, recorded clicks, monotonicity."""
         cap = self.config.max_clicks
-        nocs = {target: [noc_of(curve, target, cap) for curve in self.curves] for target in (0.85, 0.90)}
-        reached = {t: [max(curve, default=0.0) >= t for curve in self.curves] for t in nocs}
-        padded = [[*curve, *[curve[-1]] * (cap - len(curve))] for curve in self.curves if curve]
+        targets = {"85": 0.85, "90": 0.90}
         shown = sorted({min(k, cap) for k in (1, 2, 3, 5, cap)})
         clicks = sum(o.clicks for o in self.objects)
         first = [r.ious[0] for r in self.recorded if r.ious]
         return {
             "objects": len(self.objects),
-            "noc": {f"{t:.0%}"[:-1]: float(np.mean(n)) for t, n in nocs.items() if n},
-            "nof": {f"{t:.0%}"[:-1]: len(r) - sum(r) for t, r in reached.items()},
-            "miou_at": {str(k): float(np.mean([c[k - 1] for c in padded])) for k in shown if padded},
+            "noc": {name: noc(self.curves, target, cap) for name, target in targets.items() if self.curves},
+            "nof": {name: nof(self.curves, target, cap) for name, target in targets.items()},
+            "miou_at": {str(k): mean_at(self.curves, k) for k in shown if any(self.curves)},
             "monotone": {"clicks": clicks, "violations": sum(o.violations for o in self.objects)},
             "recorded": {
                 "objects": len(self.recorded),
@@ -88,11 +87,6 @@ class AdapterReport:
             },
             "protocol": asdict(self.config) | {"threshold": 0.5, "flip": False, "path": "live"},
         }
-
-
-def noc_of(curve: Sequence[float], target_iou: float, max_clicks: int) -> int:
-    """1-based number of the first click that reached the IoU, the cap where none did (MODELS 1.8)."""
-    return next((index + 1 for index, iou in enumerate(curve) if iou >= target_iou), max_clicks)
 
 
 @dataclass(frozen=True)
@@ -133,8 +127,8 @@ def evaluate_adapter(
         image, target, scene = found
         truth = scene.target_mask(target)
         curve, clicks, violations = _click_object(model, scene, truth, config, turn)
-        noc = noc_of(curve, config.target_iou, config.max_clicks)
-        result = ObjectResult(target.mask_id, image.group, target.category, noc, clicks, violations)
+        needed = clicks_to_reach(curve, config.target_iou, config.max_clicks)
+        result = ObjectResult(target.mask_id, image.group, target.category, needed, clicks, violations)
         is_replayed = config.replay and _replayable(target)
         recorded = replay_recorded(model, scene, target, truth, turn) if is_replayed else None
         return _Clicked(result, tuple(curve), recorded)
@@ -178,8 +172,8 @@ def replay_recorded(
         with turn():
             state = apply_edit(model, scene.image, scene.encoding, state, edit)
             if edit.kind == "click":
-                ious.append(_iou(final_mask(state, scene.size), truth))
-    return RecordedCurve(target.mask_id, tuple(ious), _iou(final_mask(state, scene.size), truth))
+                ious.append(iou(truth, final_mask(state, scene.size)))
+    return RecordedCurve(target.mask_id, tuple(ious), iou(truth, final_mask(state, scene.size)))
 
 
 def _click_object(
@@ -200,7 +194,7 @@ def _click_object(
             state = apply_edit(model, scene.image, scene.encoding, before, click_edit(click))
             checks += keeps_promise(model, scene.size, before, state, click)
             mask = final_mask(state, scene.size)
-        curve.append(_iou(mask, truth))
+        curve.append(iou(truth, mask))
     for click in probe_clicks(truth, mask):
         with turn():
             after = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
@@ -211,7 +205,3 @@ def _click_object(
 def _replayable(target: AdapterTarget) -> bool:
     """Whether it was clicked and its edits start from nothing: the mask it was opened from would be needed as well."""
     return any(e.kind == "click" for e in target.edits) and not any(e.payload.get("mask_id") for e in target.edits)
-
-
-def _iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    return float((mask & truth).sum() / max(1, (mask | truth).sum()))

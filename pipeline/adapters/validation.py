@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.adapters.scenes import AdapterImage, AdapterTarget, Scene, SceneSource, Turn
 from pipeline.adapters.threads import map_in_threads
 from pipeline.clicks.simulate import next_click
+from pipeline.evaluation.metrics import iou
 from pipeline.inference.instance import apply_edit, final_mask, start
 from pipeline.models._base import InteractiveModel
 from schemas.clicks import Click
@@ -70,5 +71,5 @@ def _curve(model: InteractiveModel, scene: Scene, target: AdapterTarget, num_cli
             if click is not None:  # else nothing is wrong any more and the last IoU stands
                 state = apply_edit(model, scene.image, scene.encoding, state, click_edit(click))
                 mask = final_mask(state, scene.size)
-        ious.append(float((mask & truth).sum() / max(1, (mask | truth).sum())))
+        ious.append(iou(truth, mask))
     return ious

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.adapters.evaluate import EvaluationConfig, choose_objects, evaluate_adapter, noc_of
+from pipeline.adapters.evaluate import EvaluationConfig, choose_objects, evaluate_adapter
 from pipeline.adapters.monotone import probe_clicks
 from pipeline.adapters.validation import click_edit
 from pipeline.inference.instance import apply_edit, final_mask, start
@@ -71,8 +71,6 @@ def test_never_reached_counts_as_the_cap() -> None:
     assert report is not None
     assert [o.noc for o in report.objects] == [3, 3]
     assert [len(curve) for curve in report.curves] == [3, 3]
-    assert noc_of([0.2, 0.95, 0.8], 0.9, 20) == 2
-    assert noc_of([], 0.9, 20) == 20
 
 
 def test_broken_promises_are_found_and_the_live_path_breaks_none(monkeypatch: pytest.MonkeyPatch) -> None:
