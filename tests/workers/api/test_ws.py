@@ -14,6 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from schemas.errors import BusyError
 from schemas.predictions import MaskReply, RefineRequest
 from tests.workers.api.gateway import Gateway, Work, code_of
+from workers.api import live
 
 
 def take(socket: ClientConnection) -> dict[str, Any]:
@@ -87,6 +88,18 @@ def test_opening_elsewhere_tells_the_older_connection(work: Work, socket: Client
     assert take(socket) == {"type": "superseded", "epoch": epoch}
     socket.send(frame(work, "open", str(uuid4()), 1))
     assert take(socket)["error"]["code"] == "stale_epoch"
+
+
+def test_sessions_with_connections_do_not_push_out_the_one_that_is_asked_for(
+    gateway: Gateway, work: Work, socket: ClientConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many connections as sessions that are kept, another session was answered by a 500."""
+    monkeypatch.setattr(live, "MAX_LIVE", 1)
+    with gateway.http() as http:
+        other = Work(http)
+        assert other.state()["id"] == other.session_id
+    socket.send(frame(work, "open", str(uuid4()), 1))
+    assert take(socket)["type"] == "ack"
 
 
 def test_reconnected_client_resends_and_gets_ack_and_mask_again(work: Work) -> None:
