@@ -1,6 +1,7 @@
 """The page while things break: a killed gateway, broken frames, busy answers, images that do not come, lost leases."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,30 @@ def test_a_mask_that_is_waited_for_is_forgotten_with_its_image(desk: Desk, monke
         desk.page.wait_for_timeout(3000)
         assert len(asked) == before
     assert desk.page.locator("#latency").inner_text() == ""
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
+def test_one_call_at_a_time_waits_for_the_mask_of_an_object(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each click that had no mask went on asking, which kept busy refiners busy."""
+    asked: list[float] = []
+    service = desk.gateway.services.refining._service
+
+    async def busy(_request: object) -> None:
+        asked.append(time.monotonic())
+        raise BusyError("No refiner answers in time.")
+
+    desk.begin()
+    with monkeypatch.context() as down:
+        down.setattr(service, "refine", busy)
+        for x in range(60, 90, 5):
+            desk.click((float(x), 60.0))
+            desk.wait_saved()
+        desk.page.wait_for_timeout(500)
+        asked.clear()
+        desk.page.wait_for_timeout(6000)
+        assert 0 < len(asked) <= 5
+    desk.wait_mask()
     assert all("503" in error for error in desk.errors)  # the browser's own lines
     desk.errors.clear()
 

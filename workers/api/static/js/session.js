@@ -59,6 +59,8 @@ export class Session {
   #retry = 0;
   /** @type {Map<number, number>} When the event of a seq was made. */
   #begun = new Map();
+  /** @type {Map<string, object>} What asks last for the mask of an object: what asked before gives up. */
+  #asking = new Map();
   #warned = false;
   /** Whether the page says that an event is not saved yet. */
   #isRefused = false;
@@ -449,22 +451,25 @@ export class Session {
   /** @param {string} instanceId */
   async #fetch(instanceId) {
     const path = `/api/sessions/${this.id}/instances/${instanceId}/mask?format=bits`;
+    const mine = {};
+    this.#asking.set(instanceId, mine);
     try {
       const waiting = (/** @type {ApiError} */ error) => this.listener.note("info", `The mask has to wait: ${error.message}`);
-      await this.#show(await this.#patiently(() => get(path), waiting));
+      await this.#show(await this.#patiently(() => get(path), waiting, () => this.#asking.get(instanceId) === mine));
     } catch (error) {
       this.#fail(error);
     }
   }
 
   /**
-   * Repeat a call while the server is away or busy; one of a session that was left meanwhile fails.
+   * Repeat a call while the server is away or busy; one that is over meanwhile, as all are when the session is left, fails.
    * @template T
-   * @param {() => Promise<T>} attempt @param {(error: ApiError) => void} [onWait] @returns {Promise<T>}
+   * @param {() => Promise<T>} attempt @param {(error: ApiError) => void} [onWait] @param {() => boolean} [isWanted]
+   * @returns {Promise<T>}
    */
-  #patiently(attempt, onWait) {
+  #patiently(attempt, onWait, isWanted = () => true) {
     return patiently(async () => {
-      if (this.#closed) throw new ApiError("closed", "");
+      if (this.#closed || !isWanted()) throw new ApiError("over", "");
       return attempt();
     }, onWait);
   }
@@ -472,7 +477,7 @@ export class Session {
   /** @param {unknown} error */
   #fail(error) {
     if (!(error instanceof ApiError)) throw error;
-    if (this.#closed) return;
+    if (this.#closed || error.code === "over") return;
     if (WHO.has(error.code)) this.listener.unauthorized(SAYINGS[error.code] ?? error.message);
     else this.listener.note("error", error.message);
   }
