@@ -102,7 +102,6 @@ class LocalRouter(_EncodeOnMiss):
         super().__init__()
         self._refiner = refiner
         self._encoder = encoder
-        self.queue_depth = 0
 
     async def _ask(self, request: RefineRequest) -> MaskReply:
         return await asyncio.to_thread(self._refiner.refine, request)
@@ -160,11 +159,6 @@ class Router(_EncodeOnMiss):
         self._lines: defaultdict[str, Line] = defaultdict(Line)
         self._restarted: dict[str, float] = {}
         self._loaded: dict[tuple[str, str, str | None, Engine | None], Engine] = {}
-
-    @property
-    def queue_depth(self) -> int:
-        """Calls that workers have not answered."""
-        return len(self._calls)
 
     async def warm(self, images: Sequence[ImageRef], pins: Pins) -> None:
         """Prepare first clicks on images that will come soon: weights, decoded image, embedding. Never raises."""

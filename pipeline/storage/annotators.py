@@ -27,14 +27,20 @@ def get_or_create_annotator(conn: Connection, name: str) -> AnnotatorRecord:
     """
     if not name.strip() or len(name) > 200 or not name.isprintable():
         raise BadInputError(f"An annotator's name has 1 to 200 printable characters; got {name[:40]!r}.")
-    query = select(Annotator.id, Annotator.name).where(Annotator.name == name)
-    row = conn.execute(query).one_or_none()
-    if row is None:
+    found = find_annotator(conn, name)
+    if found is None:
         values = {"id": new_id(), "name": name, "pseudonym": f"annotator-{secrets.token_hex(6)}"}
         statement = insert_into(conn, Annotator).values(**values, created_at=db_now())
         conn.execute(statement.on_conflict_do_nothing(index_elements=["name"]))
-        row = conn.execute(query).one()
-    return AnnotatorRecord(id=row.id, name=row.name, scopes=frozenset())
+        found = find_annotator(conn, name)
+    assert found is not None
+    return found
+
+
+def find_annotator(conn: Connection, name: str) -> AnnotatorRecord | None:
+    """The annotator of this name, without scopes; None where there is none."""
+    row = conn.execute(select(Annotator.id, Annotator.name).where(Annotator.name == name)).one_or_none()
+    return None if row is None else AnnotatorRecord(id=row.id, name=row.name, scopes=frozenset())
 
 
 def pseudonyms(conn: Connection) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The page while things break: a killed gateway, broken frames, busy answers, images that do not come, lost leases."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from pipeline.storage.sessions import session_events
+from schemas.errors import BusyError
 from schemas.events import MAX_BRUSH_BYTES
 from schemas.settings import Settings
 from tests.browser import gateway_process
 from tests.browser.desk import BESIDE, CENTRE, INSIDE, Desk, desk_at
-from tests.workers.api.gateway import Gateway, Work, gateway_in, put
+from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, gateway_in, put
 
 pytestmark = pytest.mark.browser
 
@@ -232,6 +234,118 @@ def test_leaving_an_image_with_objects_is_asked_twice_and_they_can_be_put_back(d
     desk.page.locator("#objects li").wait_for()
     desk.wait_saved()
     assert desk.session_id != left and desk.kinds() == ["open", "click", "category"]
+
+
+def test_a_draft_is_kept_while_the_server_is_busy(desk: Desk) -> None:
+    """It was forgotten for good when its events could not be read at once."""
+    asked: list[str] = []
+
+    def busy_at_first(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+        else:
+            route.fulfill(status=503, json={"error": {"code": "busy", "message": "Too many reads are waiting."}})
+
+    desk.begin()
+    desk.click(CENTRE)
+    desk.accept()
+    desk.click(CENTRE)
+    desk.page.keyboard.press("u")
+    desk.wait_saved()
+    for _ in range(2):
+        desk.page.get_by_role("button", name="Leave").click()
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
+    left = desk.page.evaluate("Object.values(JSON.parse(localStorage['clickloop.drafts']))[0]")
+    desk.page.route(f"**/api/sessions/{left}/events", busy_at_first)
+    desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
+    desk.page.get_by_role("button", name="Put it back").click()
+    desk.page.locator("#objects").get_by_text("unsure").wait_for()
+    assert len(asked) == 2 and all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
+def test_a_mask_that_is_waited_for_is_forgotten_with_its_image(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next image was told that it has to wait, and the time that it took."""
+
+    async def busy(_request: object) -> None:
+        raise BusyError("No refiner answers in time.")
+
+    desk.begin()
+    with monkeypatch.context() as down:
+        down.setattr(desk.gateway.services.refining._service, "refine", busy)
+        desk.click(CENTRE)
+        desk.page.locator("#note", has_text="The mask has to wait").wait_for()
+        desk.wait_saved()
+        asked: list[str] = []
+        desk.page.on("request", lambda request: asked.append(request.url) if "/mask?" in request.url else None)
+        desk.page.evaluate("location.hash = ''")
+        desk.page.locator("#campaigns").get_by_role("button", name="discs").wait_for()
+        before = len(asked)
+        desk.page.wait_for_timeout(3000)
+        assert len(asked) == before
+    assert desk.page.locator("#latency").inner_text() == ""
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
+def test_one_call_at_a_time_waits_for_the_mask_of_an_object(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each click that had no mask went on asking, which kept busy refiners busy."""
+    asked: list[float] = []
+    service = desk.gateway.services.refining._service
+
+    async def busy(_request: object) -> None:
+        asked.append(time.monotonic())
+        raise BusyError("No refiner answers in time.")
+
+    desk.begin()
+    with monkeypatch.context() as down:
+        down.setattr(service, "refine", busy)
+        for x in range(60, 90, 5):
+            desk.click((float(x), 60.0))
+            desk.wait_saved()
+        desk.page.wait_for_timeout(500)
+        asked.clear()
+        desk.page.wait_for_timeout(6000)
+        assert 0 < len(asked) <= 5
+    desk.wait_mask()
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
+def test_a_claim_that_waits_gives_way_to_what_is_opened_meanwhile(desk: Desk) -> None:
+    """Each click claimed an image of its own once the server was back, also over what was opened since."""
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_saved()
+    desk.page.goto("about:blank")
+    desk.page.goto(desk.gateway.url)
+    desk.page.locator("#unfinished button").wait_for()
+    busy = {"error": {"code": "busy", "message": "Too many writes are waiting."}}
+    desk.page.route("**/claim", lambda route: route.fulfill(status=503, json=busy))
+    for _ in range(3):
+        desk.page.locator("#campaigns").get_by_role("button", name="discs").click()
+        desk.page.locator("#start-note", has_text="Too many writes").wait_for()
+    desk.page.locator("#unfinished button").click()
+    desk.wait_image(1)
+    desk.page.unroute("**/claim")
+    desk.page.wait_for_timeout(4000)
+    assert desk.page.locator("#where").inner_text().startswith("Image 1 ")
+    with desk.gateway.http("eve") as http:
+        assert http.get("/api/sessions").json()["count"] == 1
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
+@pytest.mark.parametrize("page", ["", f"campaigns#campaign={CAMPAIGN}"])
+def test_a_double_click_claims_one_image(desk: Desk, page: str) -> None:
+    desk.page.goto(f"{desk.gateway.url}/{page}")
+    desk.identify()
+    desk.page.locator("#campaigns button, #do-label").dblclick()
+    desk.wait_image(1)
+    desk.page.wait_for_timeout(500)
+    with desk.gateway.http("eve") as http:
+        assert http.get("/api/sessions").json()["count"] == 1
 
 
 def test_a_claimed_image_is_loaded_when_the_server_was_busy(desk: Desk) -> None:

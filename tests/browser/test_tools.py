@@ -649,6 +649,47 @@ def test_fingers_click_and_pinch(browser: Any, gateway: Gateway) -> None:
         assert (first["x"], first["y"]) == pytest.approx(CENTRE, abs=0.7)
 
 
+def test_two_fingers_set_no_corner_of_an_outline(browser: Any, gateway: Gateway) -> None:
+    """The first one did, as it comes down before the second."""
+    with desk_at(browser, gateway, has_touch=True) as desk:
+        desk.begin()
+        desk.page.keyboard.press("p")
+        client = desk.page.context.new_cdp_session(desk.page)
+        box = desk.page.locator("#canvas").bounding_box()
+
+        def touch(kind: str, *points: tuple[float, float]) -> None:
+            placed = [{"x": box["x"] + x, "y": box["y"] + y, "id": n} for n, (x, y) in enumerate(points)]
+            client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": placed})
+
+        corners = "async () => (await import('./js/view.js')).view.polygon.size"
+        x, y = desk.at(CENTRE)
+        for count, beside in ((0, 0), (1, 90)):
+            touch("touchStart", (x - 40, y + beside))
+            touch("touchStart", (x - 40, y + beside), (x + 40, y + beside))
+            touch("touchMove", (x - 41, y + beside), (x + 41, y + beside))
+            touch("touchEnd")
+            assert desk.page.evaluate(corners) == count
+            desk.page.touchscreen.tap(box["x"] + x, box["y"] + y)
+            desk.wait(lambda wanted=count + 1: desk.page.evaluate(corners) == wanted)
+
+
+def test_keys_go_on_after_a_slider_was_moved(desk: Desk) -> None:
+    """Enter did not apply the outline that the slider had just simplified."""
+    desk.begin()
+    desk.click(CENTRE)
+    desk.wait_mask()
+    desk.page.keyboard.press("p")
+    slider = desk.page.get_by_label("Simplify")
+    slider.click(position={"x": 60, "y": 5})
+    chosen = float(slider.input_value())
+    slider.press("ArrowRight")
+    assert float(slider.input_value()) == chosen + 0.5
+    desk.page.keyboard.press("Enter")
+    desk.page.locator("#outline").wait_for(state="hidden")
+    desk.wait_saved()
+    assert desk.kinds() == ["open", "click", "mask_edit"]
+
+
 def test_a_hand_beside_the_pen_paints_nothing(browser: Any, gateway: Gateway) -> None:
     with desk_at(browser, gateway, has_touch=True) as desk:
         desk.begin()

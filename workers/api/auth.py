@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from pipeline.storage.annotators import authenticate, get_or_create_annotator
+from pipeline.storage.annotators import authenticate, find_annotator, get_or_create_annotator
 from pipeline.storage.database import Database
 from pipeline.storage.writer import GroupWriter
 from schemas.campaigns import SCOPES, AnnotatorRecord
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[\w.@ -]{1,100}")
 _CACHE_S = 5.0
-"""Seconds for which a token's answer is kept: how late a revocation may bite."""
+"""Seconds for which who a token or name stands for is kept: how late a revocation or purge may bite."""
 _MAX_WRONG, _WINDOW_S = 100, 60.0
 """So many wrong tokens of an address are looked up in so many seconds. No rate would let anybody guess 256 bits: this
 spares the database, and the log shows the attempt."""
@@ -106,7 +106,7 @@ class Authenticator:
         self._writer = writer
         self._admin_token = admin_token
         self._open_door = open_door
-        self._annotators: dict[str, AnnotatorRecord] = {}
+        self._annotators: dict[str, tuple[float, AnnotatorRecord]] = {}
         self._tokens: dict[str, tuple[float, AnnotatorRecord]] = {}
         self._wrong = _WrongTokens()
 
@@ -156,12 +156,20 @@ class Authenticator:
     async def _named(self, name: str) -> AnnotatorRecord:
         if not _NAME.fullmatch(name):
             raise BadInputError("An annotator's name has 1 to 100 letters, digits, spaces or any of . _ @ -")
-        if name not in self._annotators:
-            record = await write(self._writer, lambda conn: get_or_create_annotator(conn, name))
+        kept = self._annotators.get(name)
+        if kept is None or kept[0] < time.monotonic():
+            record = await read(self._find, name)
+            if record is None:
+                record = await write(self._writer, lambda conn: get_or_create_annotator(conn, name))
             if len(self._annotators) > _MAX_KEPT:
                 self._annotators.clear()
-            self._annotators[name] = record.model_copy(update={"scopes": frozenset(SCOPES)})
-        return self._annotators[name]
+            record = record.model_copy(update={"scopes": frozenset(SCOPES)})
+            kept = self._annotators[name] = (time.monotonic() + _CACHE_S, record)
+        return kept[1]
+
+    def _find(self, name: str) -> AnnotatorRecord | None:
+        with self._database.connect() as conn:
+            return find_annotator(conn, name)
 
 
 def address(connection: HTTPConnection) -> str:

@@ -170,7 +170,7 @@ class Hub:
         )
 
     def _shrink(self) -> None:
-        for session_id in list(self._live):
+        for session_id in list(self._live)[:-1]:  # the last was just asked for
             if len(self._live) <= MAX_LIVE:
                 break
             if not self._live[session_id].lock.locked() and not self._live[session_id].watchers:

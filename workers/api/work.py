@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -12,6 +14,8 @@ from schemas.errors import DatabaseUnavailableError
 T = TypeVar("T")
 DATABASE_S = 15.0
 """Seconds after which a silent database is said to be one; pages give the gateway itself up after 20."""
+_READERS = ThreadPoolExecutor(12, "database")
+"""Of their own: other blocking work may hang in an object store or a network drive, and would take every thread."""
 
 
 async def in_thread(function: Callable[..., T], *args: Any) -> T:
@@ -25,7 +29,7 @@ async def read(function: Callable[..., T], *args: Any) -> T:
     Raises:
         DatabaseUnavailableError: It does not answer in time; the thread goes on waiting.
     """
-    return await _in_time(in_thread(function, *args))
+    return await _in_time(asyncio.get_running_loop().run_in_executor(_READERS, copy_context().run, function, *args))
 
 
 async def write(writer: GroupWriter, function: Callable[[Connection], T]) -> T:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import time
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -33,6 +34,8 @@ router = APIRouter()
 HELLO_S = 10.0
 """Seconds that a new connection has to say hello."""
 TOO_BIG, GOING_AWAY, REFUSED = 1009, 1001, 4400
+_GONE = (RuntimeError, WebSocketDisconnect)
+"""What sending raises when the client has closed the connection."""
 _CLOSE = {"unauthorized": 4401, "too_many_attempts": 4401, "forbidden": 4403, "not_found": 4404}
 
 
@@ -86,8 +89,9 @@ async def session_socket(socket: WebSocket, session_id: str) -> None:
             connection = await _welcome(socket, services, session_id)
             await connection.serve()
         except ClickloopError as error:
-            await socket.send_text(json.dumps({"type": "error", "event_id": None, **error_body(error)}))
-            await socket.close(_CLOSE.get(error.code, REFUSED), error.code)
+            with suppress(*_GONE):
+                await socket.send_text(json.dumps({"type": "error", "event_id": None, **error_body(error)}))
+                await socket.close(_CLOSE.get(error.code, REFUSED), error.code)
         except Oversized:
             await socket.close(TOO_BIG, "frame too big")
         except (WebSocketDisconnect, TimeoutError):
@@ -165,7 +169,7 @@ class Connection:
         """Send one frame; a client that is gone is noticed by the reading side."""
         try:
             await self._socket.send_text(json.dumps(message, separators=(",", ":")))
-        except (RuntimeError, WebSocketDisconnect):
+        except _GONE:
             logger.debug("frame dropped: the connection is closed")
 
     async def superseded(self, epoch: int) -> None:

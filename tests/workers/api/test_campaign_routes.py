@@ -1,9 +1,10 @@
 """What the campaigns' page asks for: statistics, images with masks, small pictures, exports and their files."""
 
+import asyncio
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,7 @@ from pipeline.storage.requests import claim_request, finish_request
 from pipeline.storage.snapshots import create_snapshot
 from schemas.masks import PackedMask
 from tests.workers.api.gateway import ADMIN_TOKEN, CAMPAIGN, Gateway, Work, code_of, gateway_in
+from workers.api.routes import exports
 
 pytestmark = pytest.mark.timeout(60)
 BASE = f"/api/campaigns/{CAMPAIGN}"
@@ -144,6 +146,28 @@ def test_files_of_an_export_in_the_storage_are_handed_out(
     assert unpacked == {
         path.relative_to(to).as_posix(): path.read_bytes() for path in Path(to).rglob("*") if path.is_file()
     }
+
+
+def test_the_files_of_an_export_are_looked_at_beside_the_clicks(
+    gateway: Gateway, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An export with a PNG for each of 50,000 masks would else hold up every click for seconds."""
+    request_id = export(gateway, http, f"{gateway.services.settings.resolved_storage_url}/beside", ["coco", "png"])
+    looked = []
+
+    def look(url: str, roots: Sequence[str]) -> None:
+        looked.append(url)
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+
+    monkeypatch.setattr(exports, "require_allowed", look)
+    for path in (
+        f"{BASE}/exports",
+        f"/api/requests/{request_id}/files/manifest.json",
+        f"/api/requests/{request_id}/archive",
+    ):
+        assert http.get(path).status_code == 200
+    assert len(looked) > 6
 
 
 @pytest.mark.parametrize(

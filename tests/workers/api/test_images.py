@@ -15,9 +15,10 @@ from sqlalchemy import update
 
 from pipeline.ingest.decode import decode_image
 from pipeline.ingest.renditions import rendition
+from schemas.predictions import ImageRef
 from schemas.tables import Campaign
 from tests.pipeline.ingest.pictures import encoded, scene
-from tests.workers.api.gateway import CAMPAIGN, Gateway, gateway_in, put
+from tests.workers.api.gateway import CAMPAIGN, Gateway, code_of, gateway_in, put
 from workers.api.routes import images
 
 
@@ -122,6 +123,22 @@ def test_a_file_that_has_changed_is_not_shown_under_the_old_masks(gateway: Gatew
         answer = http.get(f"/api/images/{image_id}/{what}")
     assert answer.status_code == 404
     assert "has changed since it was ingested" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("what", ["content", "thumbnail"])
+def test_a_source_that_does_not_answer_is_asked_again_later(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Not "gone", after which the page offers to skip the image."""
+
+    def away(ref: ImageRef) -> bytes:
+        raise ConnectionError("timed out")
+
+    image_id = put(gateway, tmp_path, "away.png", encoded(scene(12)))
+    monkeypatch.setattr(images, "read_image_bytes", away)
+    with gateway.http() as http:
+        answer = http.get(f"/api/images/{image_id}/{what}")
+    assert (answer.status_code, code_of(answer)) == (503, "busy") and answer.headers["retry-after"]
 
 
 def test_a_side_that_no_jpeg_has_is_rendered_as_png() -> None:

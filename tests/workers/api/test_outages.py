@@ -22,6 +22,7 @@ from schemas.errors import BusyError
 from schemas.predictions import MaskReply, RefineRequest
 from tests.workers.api.gateway import CAMPAIGN, Gateway, Work, code_of, fill, local_router, serving, settings_in
 from tests.workers.campaign import make_campaign
+from workers.api.routes import health
 from workers.router import LocalRouter
 
 pytestmark = pytest.mark.timeout(60)
@@ -147,6 +148,22 @@ def test_a_hanging_database_is_said_to_be_one_while_somebody_listens(
     finally:
         go.set()
     assert work.post(event).json()["acks"][0]["seq"] == event["seq"]
+
+
+def test_a_storage_that_hangs_takes_no_thread_from_the_database(
+    gateway: Gateway, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probes go on while the first ones still wait for the storage; clicks must, too."""
+    monkeypatch.setattr(health, "_TIMEOUT_S", 0.1)
+    go = threading.Event()
+    monkeypatch.setattr(health, "kind", lambda fs, root: go.wait(20))
+    try:
+        probes = [http.get("/readyz").json()["parts"] for _ in range(40)]
+        assert {probe["storage"] for probe in probes} == {"no answer"}
+        assert http.get("/api/campaigns").status_code == 200
+        assert probes[-1]["database"] == "ok"
+    finally:
+        go.set()
 
 
 def test_refiners_down_the_log_goes_on_and_accepts_wait(work: Work, router: Switchable, down: None) -> None:

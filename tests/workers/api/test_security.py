@@ -15,7 +15,7 @@ from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from pipeline.storage.annotators import create_token, require_tokens, revoke_token
+from pipeline.storage.annotators import create_token, purge_annotator, require_tokens, revoke_token
 from pipeline.storage.database import open_database
 from schemas.errors import BadInputError
 from schemas.tables import Token
@@ -322,6 +322,19 @@ def test_cancelling_needs_the_scope_of_the_request(abroad: Gateway) -> None:
     with client(abroad, token_for(abroad, "labeler", "label")[1]) as http:
         assert code_of(http.post(f"/api/requests/{made['id']}/cancel")) == "forbidden"
         assert http.get(f"/api/requests/{made['id']}").json()["cancel"] is False
+
+
+def test_work_after_a_purge_is_not_the_purged_annotators(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the gateway was started again, it went under the pseudonym."""
+    monkeypatch.setattr(auth, "_CACHE_S", -1.0)
+    with gateway.http("leaver") as http:
+        work = Work(http)
+        before = work.state()["annotator_id"]
+        assert work.state()["annotator_id"] == before
+        work.do("release")
+        with gateway.services.database.begin() as conn:
+            purge_annotator(conn, "leaver")
+        assert Work(http).state()["annotator_id"] != before
 
 
 def test_a_token_names_its_annotator_whatever_the_header_says(abroad: Gateway) -> None:

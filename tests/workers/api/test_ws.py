@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket as sockets
 import threading
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -11,9 +12,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from schemas.errors import BusyError
+from schemas.errors import AuthError, BusyError
 from schemas.predictions import MaskReply, RefineRequest
 from tests.workers.api.gateway import Gateway, Work, code_of
+from workers.api import live
 
 
 def take(socket: ClientConnection) -> dict[str, Any]:
@@ -89,6 +91,18 @@ def test_opening_elsewhere_tells_the_older_connection(work: Work, socket: Client
     assert take(socket)["error"]["code"] == "stale_epoch"
 
 
+def test_sessions_with_connections_do_not_push_out_the_one_that_is_asked_for(
+    gateway: Gateway, work: Work, socket: ClientConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With as many connections as sessions that are kept, another session was answered by a 500."""
+    monkeypatch.setattr(live, "MAX_LIVE", 1)
+    with gateway.http() as http:
+        other = Work(http)
+        assert other.state()["id"] == other.session_id
+    socket.send(frame(work, "open", str(uuid4()), 1))
+    assert take(socket)["type"] == "ack"
+
+
 def test_reconnected_client_resends_and_gets_ack_and_mask_again(work: Work) -> None:
     instance = str(uuid4())
     click = frame(work, "click", instance, 2, x=80, y=60, is_positive=True)
@@ -123,6 +137,29 @@ def test_bad_hello_is_answered_and_closed(work: Work, hello: str, code: str) -> 
         assert take(socket)["error"]["code"] == code
         with pytest.raises(ConnectionClosed):
             take(socket)
+
+
+def test_a_client_that_is_gone_before_its_refusal_is_no_error_of_the_server(
+    gateway: Gateway, work: Work, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone, asked = threading.Event(), threading.Event()
+
+    async def refuse(*_args: object) -> None:
+        asked.set()
+        await asyncio.to_thread(gone.wait, 10)
+        await asyncio.sleep(0.1)
+        raise AuthError("The token is not valid.")
+
+    monkeypatch.setattr(gateway.services.auth, "caller", refuse)
+    socket = work.socket()
+    assert asked.wait(10)
+    socket.close_socket()
+    gone.set()
+    open_sockets = gateway.services.metrics.sockets._value
+    give_up = time.monotonic() + 10
+    while open_sockets.get() > 0 and time.monotonic() < give_up:
+        time.sleep(0.02)
+    assert "unexpected error" not in caplog.text
 
 
 def test_unknown_session_is_answered_and_closed(work: Work) -> None:

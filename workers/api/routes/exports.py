@@ -35,7 +35,8 @@ async def index(campaign: str, services: ServicesDep, caller: CallerDep) -> dict
         campaign_id = get_campaign(conn, campaign).id
         return list_requests(conn, campaign_id, kind="export", state="done", limit=MAX_EXPORTS)
 
-    found = [_record(services, request) for request in await services.read(load) if _place(request)[0]]
+    requests = [request for request in await services.read(load) if _place(request)[0]]
+    found = await in_thread(lambda: [_record(services, request) for request in requests])
     return envelope([record.model_dump(mode="json") for record in found], len(found))
 
 
@@ -52,7 +53,7 @@ async def download(request_id: str, path: str, services: ServicesDep, caller: Ca
     if request.kind != "export" or not folder or path not in await in_thread(_files, services, request):
         raise NotFoundError(f"Request {request_id} exported no file {path[:200]!r}.")
     url = f"{folder}/{path}"
-    _check(services, url)
+    await in_thread(_check, services, url)
     size, blocks = await in_thread(_open, url)
     headers = {
         "Content-Length": str(size),
@@ -74,8 +75,7 @@ async def archive(request_id: str, services: ServicesDep, caller: CallerDep) -> 
         raise NotFoundError(f"Request {request_id} is no finished export.")
     name = f"snapshot-{(request.result or {}).get('snapshot', 0)}"
     files = [(f"{folder}/{path}", f"{name}/{path}") for path in await in_thread(_files, services, request)]
-    for url, _ in files:
-        _check(services, url)
+    await in_thread(_check, services, *(url for url, _ in files))
     blocks = in_tar(files, request.updated_at.timestamp())
     headers = {"Content-Disposition": f'attachment; filename="{name}.tar"', "Cache-Control": "private, no-store"}
     return StreamingResponse(blocks, media_type="application/x-tar", headers=headers)
@@ -136,11 +136,12 @@ def _files(services: Services, request: RequestRecord) -> list[str]:
     return [name, *(path for path in paths if not path.startswith("/") and ".." not in path.split("/"))]
 
 
-def _check(services: Services, url: str) -> None:
-    """Refuse a place that is neither the storage, the workspace nor below a configured root; links are followed."""
+def _check(services: Services, *urls: str) -> None:
+    """Refuse places that are neither the storage, the workspace nor below a configured root; links are followed."""
     settings = services.settings
     roots = [*settings.source_roots, str(settings.workspace.resolve()), settings.resolved_storage_url]
-    require_allowed(url, roots)
+    for url in urls:
+        require_allowed(url, roots)
 
 
 def _may_read(services: Services, url: str) -> bool:

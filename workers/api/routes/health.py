@@ -14,7 +14,7 @@ from pipeline.storage.tasks import expired_leases
 from schemas.errors import BusyError, ClickloopError, DatabaseUnavailableError
 from workers.api.deps import Services, ServicesDep
 from workers.api.errors import RETRY_AFTER_S
-from workers.api.work import in_thread
+from workers.api.work import in_thread, read
 
 router = APIRouter(tags=["health"])
 
@@ -78,7 +78,7 @@ async def _part(check: Awaitable[Any]) -> str:
 
 async def _database(services: Services) -> None:
     await services.read(lambda conn: conn.execute(text("SELECT 1")))
-    await in_thread(services.database.check_writable)
+    await read(services.database.check_writable)
 
 
 def _storage(url: str) -> None:

@@ -13,7 +13,7 @@ from pipeline.ingest.tiles import MAX_LEVEL, TILE_PX, Tiles, cut_tiles, level_si
 from pipeline.memory import give_back_freed_memory
 from pipeline.storage.images import get_image
 from schemas.campaigns import ImageRecord
-from schemas.errors import BadImageError, CorruptDataError, NotFoundError
+from schemas.errors import BadImageError, BusyError, CorruptDataError, NotFoundError
 from workers.api.deps import MAX_NUMBER, CallerDep, Services, ServicesDep
 from workers.api.errors import of_bytes
 from workers.api.work import in_thread
@@ -162,5 +162,7 @@ def _read(image: ImageRecord) -> bytes:
         return read_image_bytes(image.ref)
     except CorruptDataError as error:  # its masks are of another picture
         raise NotFoundError(f"The file of image {image.id} has changed since it was ingested. Put it back.") from error
-    except (BadImageError, OSError) as error:
+    except (BadImageError, FileNotFoundError, PermissionError) as error:
         raise NotFoundError(f"The file of image {image.id} cannot be read any more at its source.") from error
+    except OSError as error:
+        raise BusyError(f"The source of image {image.id} does not answer: {error}. Try again.") from error

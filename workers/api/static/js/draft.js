@@ -1,6 +1,6 @@
 /** What somebody did on an image that they then lost or left: it can be put back when they get the image again. */
 
-import { getAll } from "./api.js";
+import { ApiError, getAll, patiently } from "./api.js";
 import { uuid4 } from "./bytes.js";
 import { desk } from "./desk.js";
 import { Fold } from "./fold.js";
@@ -31,9 +31,12 @@ export async function offerDraft(session) {
   const imageId = session.record.image.id;
   const from = known()[imageId];
   if (!from || from === session.id) return;
-  const events = await getAll(`/api/sessions/${from}/events`).catch(() => null);
-  if (events === null) {
-    forgetDraft(imageId);
+  let events;
+  try {
+    events = await patiently(() => getAll(`/api/sessions/${from}/events`));
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.code === "not_found") forgetDraft(imageId);
     return;
   }
   const last = events.at(-1)?.seq ?? 0;
@@ -58,4 +61,5 @@ function putBack(session, instance) {
   const id = uuid4();
   for (const { kind, payload } of instance.node.edits) session.add(kind, id, payload);
   if (instance.category !== null) session.add("category", id, { category: instance.category });
+  if (instance.unsure) session.add("flag", id, { unsure: true });
 }

@@ -1,4 +1,4 @@
-/** From the keyboard to actions. Fields and dialogs keep their keys; focused buttons, links and summaries keep Enter and Space. */
+/** From the keyboard to actions. Fields and dialogs keep their keys, sliders their arrows; focused buttons, links and summaries Enter and Space. */
 
 import { actions } from "./actions.js";
 import { digitsOf, keysOf } from "./keymap.js";
@@ -35,7 +35,7 @@ function chord(event) {
 }
 
 /** @param {EventTarget | null} target */
-const isTyping = (target) => target instanceof Element && target.closest("dialog[open], :is(input, textarea, select):not(dialog *)") !== null;
+const isTyping = (target) => target instanceof Element && target.closest("dialog[open], :is(input:not([type=range]), textarea, select):not(dialog *)") !== null;
 
 /** @param {() => boolean} isActive Whether there is an image to work on. */
 export function installKeys(isActive) {
@@ -70,6 +70,7 @@ function meaning(event) {
   const typed = chord(event);
   const onControl = event.target instanceof Element && event.target.closest("a, button, summary") !== null;
   if (onControl && (typed === "Enter" || typed === "Space")) return undefined;
+  if (event.key in ARROWS && event.target instanceof Element && event.target.matches("[type=range]")) return undefined;
   const digit = /^(Ctrl\+)?([1-9])$/.exec(typed);
   if (digit && (digit[1] ?? "") === digitsOf()) return () => actions.category(Number(digit[2]) - 1);
   if (typed === "Tab" || typed === "Shift+Tab") return event.target === view.canvas ? nextCandidate(event) : undefined;

@@ -20,6 +20,10 @@ const LOST = "Somebody else has this image now, since it was idle for long. What
   "you can put it back if you get the image again.";
 /** @type {string | null} Id of the campaign of the image that was opened last: a category is chosen for one campaign. */
 let campaignOfLast = null;
+/** Counts what was asked for: what still waits for the server then gives way. */
+let visit = 0;
+/** @type {string | null} Id of the campaign that is asked for an image: a double click is not to claim two. */
+let claiming = null;
 const linked = () => new URLSearchParams(location.hash.slice(1)).get("session");
 
 /** @param {string} text Of an error that is waited out, on the screen that is shown. */
@@ -58,11 +62,30 @@ async function toStart() {
   showUnfinished(await getAll("/api/sessions").catch(() => []), (id) => attempt(() => open(id, true)));
 }
 
+/**
+ * Repeat a call while the server is away or busy, unless something else is asked for meanwhile.
+ * @template T
+ * @param {() => Promise<T>} call @param {(text: string) => void} say Why it has to wait.
+ * @returns {Promise<T | null>} Null: something else was asked for.
+ */
+async function unlessElsewhere(call, say) {
+  const mine = visit;
+  const answer = await patiently(async () => (mine === visit ? call() : null), (error) => {
+    if (mine === visit) say(error.message);
+  });
+  return mine === visit ? answer : null;
+}
+
 /** @param {string} campaignId */
 async function claim(campaignId) {
+  if (claiming === campaignId) return;
+  claiming = campaignId;
+  const mine = ++visit;
   const claimId = uuid4();
-  const given = await patiently(() => post(`/api/campaigns/${campaignId}/claim`, { claim_id: claimId }),
-    (error) => tell(error.message));
+  const given = await unlessElsewhere(() => post(`/api/campaigns/${campaignId}/claim`, { claim_id: claimId }), tell).finally(() => {
+    if (mine === visit) claiming = null;
+  });
+  if (given === null) return;
   if (given.task === null) {
     await toStart();
     $("start-note").textContent = await patiently(() => whyNoTask(campaignId));
@@ -85,8 +108,8 @@ const fetchImage = (image) => getBlob(`/api/images/${image.id}/${isLarge(image) 
 async function open(id, takeOver) {
   leave();
   history.replaceState(null, "", `#session=${id}`);
-  const next = await patiently(() => Session.load(id, takeOver, listener), (error) => tell(error.message));
-  if (linked() !== id) return;  // something else was opened meanwhile
+  const next = await unlessElsewhere(() => Session.load(id, takeOver, listener), tell);
+  if (next === null) return;
   if (next.mode === "lost") rememberDraft(next);
   if (next.mode !== "live") {
     await toStart();
@@ -128,7 +151,8 @@ async function display(session) {
     showGate(text, "Skip it", () => session.add("skip", null, { reason: "not displayable" }));
   try {
     const { image } = session.record;
-    const bytes = await patiently(() => fetchImage(image), (error) => showNote("info", `The image has to wait: ${error.message}`));
+    const bytes = await unlessElsewhere(() => fetchImage(image), (text) => showNote("info", `The image has to wait: ${text}`));
+    if (bytes === null) return;
     const bitmap = await createImageBitmap(bytes).catch(() => null);
     if (desk.session !== session) return;
     if (bitmap) view.show(bitmap, isLarge(image) ? new Tiles(image, (place) => getBlob(`/api/images/${image.id}/tiles/${place}`)) : null);
@@ -142,6 +166,8 @@ async function display(session) {
 }
 
 function leave() {
+  visit += 1;
+  claiming = null;
   desk.session?.close();
   desk.session = desk.current = null;
   desk.confirming = "";

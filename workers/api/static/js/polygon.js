@@ -12,6 +12,8 @@ export class Polygon {
   #full;
   /** @type {{ring: number, index: number} | null} The corner that the pointer holds. */
   #held = null;
+  /** @type {{rings: Point[][], isOpen: boolean}} As it was before the pointer went down. */
+  #before = { rings: [], isOpen: false };
 
   /** @param {import("./bytes.js").Mask | null} mask To start from; null: nothing yet. @param {number} tolerance See `simplify`. */
   constructor(mask, tolerance) {
@@ -42,6 +44,7 @@ export class Polygon {
    * @param {boolean} removes Take the corner out instead.
    */
   press(point, reach, removes) {
+    this.#before = { rings: this.rings.map((ring) => [...ring]), isOpen: this.isOpen };
     if (this.isOpen) {
       const ring = this.rings[this.rings.length - 1];
       if (removes) this.back();
@@ -72,6 +75,12 @@ export class Polygon {
   release() {
     this.#held = null;
     if (!this.isOpen) this.#keep();
+  }
+
+  /** What the pointer holds is as it was: it is the first finger of two. */
+  drop() {
+    if (this.#held) Object.assign(this, this.#before);
+    this.#held = null;
   }
 
   /** Take back the corner that was set last. */

@@ -44,6 +44,9 @@ const SAYINGS = /** @type {Record<string, string>} */ ({
 });
 const GONE = "This image was removed from the server, and what was done on it with it.";
 
+/** @type {Listener} Of a session that was left: what still comes of it is for nobody. */
+const NOBODY = { changed() {}, note() {}, mask() {}, ended() {}, reloaded() {}, unauthorized() {} };
+
 export class Session {
   /** @type {WebSocket | null} */
   #socket = null;
@@ -56,6 +59,8 @@ export class Session {
   #retry = 0;
   /** @type {Map<number, number>} When the event of a seq was made. */
   #begun = new Map();
+  /** @type {Map<string, object>} What asks last for the mask of an object: what asked before gives up. */
+  #asking = new Map();
   #warned = false;
   /** Whether the page says that an event is not saved yet. */
   #isRefused = false;
@@ -150,6 +155,11 @@ export class Session {
 
   /** Leave the session as it is. */
   close() {
+    this.listener = NOBODY;
+    this.#stop();
+  }
+
+  #stop() {
     this.#closed = true;
     clearTimeout(this.#retry);
     this.#drop();
@@ -191,30 +201,21 @@ export class Session {
     this.listener.changed();
   }
 
-  /** Become the page that writes. */
-  async takeOver() {
-    await post(`/api/sessions/${this.id}/open`);
-    await this.reload(true);
-  }
-
-  /**
-   * Take the server's state, dropping what it has not acknowledged.
-   * @param {boolean} [own] The newest epoch is ours.
-   */
-  async reload(own = false) {
+  /** Take the server's state, dropping what it has not acknowledged. */
+  async reload() {
     this.mode = "loading";
     this.listener.changed();
     try {
-      const [record, events] = await patiently(() =>
+      const [record, events] = await this.#patiently(() =>
         Promise.all([get(`/api/sessions/${this.id}`), getAll(`/api/sessions/${this.id}/events`)]));
-      const stale = !own && record.epoch > this.epoch;
-      this.epoch = own ? record.epoch : this.epoch;
+      if (this.#closed) return;
+      const stale = record.epoch > this.epoch;
       this.pending = [];
       if (!stale) outbox.clear(this.id).catch(() => {});
       this.#take(record, events);
       if (stale && this.isLive) this.mode = "readonly";
     } catch (error) {
-      if (!(error instanceof ApiError) || WHO.has(error.code)) this.#fail(error);
+      if (!(error instanceof ApiError) || WHO.has(error.code) || this.#closed) this.#fail(error);
       else this.#leave(error);
       return;
     }
@@ -367,7 +368,7 @@ export class Session {
     if (SESSION_KINDS.has(event.kind)) {
       outbox.clear(this.id).catch(() => {});
       this.mode = "ended";
-      this.close();
+      this.#stop();
       this.listener.ended(event.kind);
       return;
     }
@@ -419,7 +420,7 @@ export class Session {
 
   async #fetchEarlier() {
     try {
-      for (const found of await patiently(() => getAll(`/api/sessions/${this.id}/standing`))) {
+      for (const found of await this.#patiently(() => getAll(`/api/sessions/${this.id}/standing`))) {
         const { mask_id, category, is_proposal: isProposal, mask_sha256, rle, box_xywh } = found;
         this.earlier.set(mask_id, { id: mask_id, category, isProposal, sha: mask_sha256, mask: fromRle(rle, box_xywh) });
       }
@@ -433,7 +434,7 @@ export class Session {
   async #fetchAccepted() {
     if (!this.fold.shown.some((instance) => instance.accepted && this.isBehind(instance))) return;
     try {
-      for (const reply of await patiently(() => getAll(`/api/sessions/${this.id}/masks`))) await this.#show(reply);
+      for (const reply of await this.#patiently(() => getAll(`/api/sessions/${this.id}/masks`))) await this.#show(reply);
     } catch (error) {
       this.#fail(error);
     }
@@ -450,17 +451,33 @@ export class Session {
   /** @param {string} instanceId */
   async #fetch(instanceId) {
     const path = `/api/sessions/${this.id}/instances/${instanceId}/mask?format=bits`;
+    const mine = {};
+    this.#asking.set(instanceId, mine);
     try {
       const waiting = (/** @type {ApiError} */ error) => this.listener.note("info", `The mask has to wait: ${error.message}`);
-      await this.#show(await patiently(() => get(path), waiting));
+      await this.#show(await this.#patiently(() => get(path), waiting, () => this.#asking.get(instanceId) === mine));
     } catch (error) {
       this.#fail(error);
     }
   }
 
+  /**
+   * Repeat a call while the server is away or busy; one that is over meanwhile, as all are when the session is left, fails.
+   * @template T
+   * @param {() => Promise<T>} attempt @param {(error: ApiError) => void} [onWait] @param {() => boolean} [isWanted]
+   * @returns {Promise<T>}
+   */
+  #patiently(attempt, onWait, isWanted = () => true) {
+    return patiently(async () => {
+      if (this.#closed || !isWanted()) throw new ApiError("over", "");
+      return attempt();
+    }, onWait);
+  }
+
   /** @param {unknown} error */
   #fail(error) {
     if (!(error instanceof ApiError)) throw error;
+    if (this.#closed || error.code === "over") return;
     if (WHO.has(error.code)) this.listener.unauthorized(SAYINGS[error.code] ?? error.message);
     else this.listener.note("error", error.message);
   }

@@ -359,6 +359,7 @@ export class View {
     if (event.pointerType === "touch") {
       this.#touches.set(event.pointerId, at);
       if (this.#touches.size > 1) {
+        this.polygon?.drop();
         this.cancel();
         return;
       }

@@ -209,8 +209,11 @@ export function cancelJob(job) {
   });
 }
 
-/** @param {Campaign} campaign @returns {Promise<any>} A claim on the next image (task null: nothing is left). */
-export const claimNext = (campaign) => post(`${base(campaign)}/claim`, { claim_id: uuid4() });
+/**
+ * @param {Campaign} campaign @param {string} claimId With the same one there is the same claim.
+ * @returns {Promise<any>} A claim on the next image (task null: nothing is left).
+ */
+export const claimNext = (campaign, claimId) => post(`${base(campaign)}/claim`, { claim_id: claimId });
 
 /**
  * Claim an image and open some of its stored masks for correction. Those that are open already in one's own running

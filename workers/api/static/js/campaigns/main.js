@@ -1,6 +1,7 @@
 /** The campaigns' page: a list, and one campaign at a time. The address says what is shown; wires the parts together. */
 
 import { ApiError, PASSING, get, getAll, identity, patiently } from "../api.js";
+import { uuid4 } from "../bytes.js";
 import { askIdentity, attempt as attemptAs, showIdentity } from "../identity.js";
 import { whyNoTask } from "../progress.js";
 import {
@@ -150,6 +151,7 @@ async function campaignPage(id, params) {
   const tab = TABS.find(([name]) => name === params.get("tab"))?.[0] ?? "overview";
   const base = `/api/campaigns/${encodeURIComponent(id)}`;
   const campaign = await get(base);
+  const claimId = uuid4();  // of this drawing of the page: a double click is not to claim two images
   const jobs = new LiveJobs(campaign.id, new Map(), ended, cancel, onPoll);
   const bodies = {
     overview: async () => {
@@ -204,7 +206,7 @@ async function campaignPage(id, params) {
   return { element, title: campaign.name, live: jobs };
 
   async function label() {
-    const claim = await claimNext(campaign);
+    const claim = await claimNext(campaign, claimId);
     if (claim.task === null) $("said").textContent = await whyNoTask(campaign.id);
     else location.href = `./#session=${claim.session_id}`;
   }
@@ -228,6 +230,7 @@ addEventListener("hashchange", () => {
   $("said").textContent = "";
   refresh();
 });
+addEventListener("pageshow", (event) => { if (event.persisted) refresh(); });  // the browser kept it as it was left
 document.addEventListener("visibilitychange", () => { if (!document.hidden) live?.hurry(); });
 
 showIdentity();
