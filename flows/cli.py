@@ -116,6 +116,10 @@ def _run(argv: Sequence[str] | None) -> int:
         return _complain(error.message, BAD_INPUT)
     except ClickloopError as error:
         return _complain(error.message, FAILED)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            return _complain(f"{type(error).__name__}: {error}"[:500], FAILED)
+        return _complain("A name or path is not valid UTF-8. Rename what it names, or give another.", BAD_INPUT)
     except (ValidationError, SettingsError) as error:
         return _complain(_settings_line(error), BAD_INPUT)
     except BrokenPipeError:
