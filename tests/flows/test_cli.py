@@ -603,6 +603,15 @@ cli.run()
     assert (done.returncode, done.stdout, done.stderr) == (143, "tidied up\n", "clickloop: terminated\n")
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_cost_nothing(closed: str, tmp_path: Path) -> None:
+    """Files that a command opens must not become its standard streams."""
+    words = f"{sys.executable} -m flows.cli token create ann --workspace {tmp_path} {closed}"
+    assert subprocess.run(["sh", "-c", words], env=HERE, check=False).returncode == 0
+    asked = f"{sys.executable} -m flows.cli purge annotator ann --workspace {tmp_path} {closed}"
+    assert subprocess.run(["sh", "-c", asked], env=HERE, check=False).returncode == 2
+
+
 def test_a_command_that_ran_a_flow_ends_with_its_work_and_flushes_what_it_said() -> None:
     code = """
 import atexit, sys, time
