@@ -7,6 +7,7 @@ only when they run, and this module imports them only in `main`: Ctrl-C in the f
 
 import argparse
 import logging
+import os
 import re
 import signal
 import sys
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The process of one command."""
+    _open_what_is_closed()
     signal.signal(signal.SIGTERM, _terminate)
     status = main()
     if "prefect" in sys.modules:
@@ -99,6 +101,18 @@ def run() -> NoReturn:
 
         end_now(status)  # the job's end is written: Prefect and Ray would take seconds to end in order
     sys.exit(status)
+
+
+def _open_what_is_closed() -> None:
+    """Give standard streams that were closed (`>&-`) to /dev/null: else the next files that are opened become them."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - as long as the process lives
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -116,6 +130,10 @@ def _run(argv: Sequence[str] | None) -> int:
         return _complain(error.message, BAD_INPUT)
     except ClickloopError as error:
         return _complain(error.message, FAILED)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            return _complain(f"{type(error).__name__}: {error}"[:500], FAILED)
+        return _complain("A name or path is not valid UTF-8. Rename what it names, or give another.", BAD_INPUT)
     except (ValidationError, SettingsError) as error:
         return _complain(_settings_line(error), BAD_INPUT)
     except BrokenPipeError:

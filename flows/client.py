@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -136,11 +137,10 @@ def read_serve_file(workspace: Path) -> dict[str, Any] | None:
     """
     try:
         facts = json.loads((workspace / "serve.json").read_text())
-        os.kill(int(facts["pid"]), 0)
-    except (FileNotFoundError, NotADirectoryError, ProcessLookupError, ValueError, KeyError):
-        return None
-    except PermissionError:
-        pass  # it lives, under another user
+        with suppress(PermissionError):  # it lives, under another user
+            os.kill(int(facts["pid"]), 0)
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError, ValueError, KeyError):
+        return None  # PermissionError: only who serves may read it
     return dict(facts) if is_held(workspace) else None
 
 

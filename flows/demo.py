@@ -18,11 +18,15 @@ from typing import Any
 from flows.client import find_server
 from flows.demo_pictures import save_pictures
 from flows.temporary_server import serving
+from pipeline.storage.lock import WorkspaceLock
 from schemas.errors import BadInputError, ClickloopError
 from schemas.settings import Settings
 
 CAMPAIGN = "demo"
 TRUTH = Path(__file__).with_name("demo_data") / "annotations.json"
+WORKSPACE = Path(".clickloop/demo")
+MADE = ".made-by-demo"
+"""In a workspace that the demo made, and so may remove."""
 SEED = "2978"
 """Of the hold-out draw, chosen so that 30 of the 58 masks, of 7 images, are held out: the gate does not judge on fewer
 than 30 masks or 6 images."""
@@ -113,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demo; its exit code."""
     parser = argparse.ArgumentParser(prog="make demo", description="Run the whole loop once on real photographs.")
     parser.add_argument("--data", type=Path, help="folder with images/ and annotations.json (COCO)")
-    parser.add_argument("--workspace", type=Path, default=Path(".clickloop/demo"), help="made anew at each run")
+    parser.add_argument("--workspace", type=Path, default=WORKSPACE, help="made anew at each run")
     parser.add_argument("--annotators", type=int, default=2, help="simulated annotators")
     parser.add_argument("--port", type=int, default=0, help="of the page (0: any free one; 8700 with --serve)")
     parser.add_argument("--serve", action="store_true", help="leave the page running at the end")
@@ -128,6 +132,27 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def _clear(workspace: Path) -> None:
+    """An empty workspace.
+
+    Raises:
+        BadInputError: What is there is not the demo's, or cannot be removed.
+        WorkspaceLockedError: A command still works in it.
+    """
+    try:
+        if workspace.exists() and any(workspace.iterdir()):
+            if not (workspace / MADE).exists() and workspace != WORKSPACE.resolve():
+                raise BadInputError(
+                    f"{workspace} holds something that the demo did not make. Name another --workspace."
+                )
+            with WorkspaceLock(workspace):
+                shutil.rmtree(workspace)
+        workspace.mkdir(parents=True, exist_ok=True)
+        (workspace / MADE).touch()
+    except OSError as error:
+        raise BadInputError(f"{workspace} cannot be made anew: {error.strerror or error}.") from error
+
+
 def run(args: argparse.Namespace) -> int:
     """Prepare the workspace, run the loop, print the table."""
     workspace, truth = args.workspace.resolve(), TRUTH
@@ -137,8 +162,7 @@ def run(args: argparse.Namespace) -> int:
             raise BadInputError(f"{args.data} needs images/ and annotations.json (COCO).")
     if find_server(Settings(workspace=workspace)) is not None:
         raise BadInputError(f"A server is still running in {workspace}; end it first.")
-    shutil.rmtree(workspace, ignore_errors=True)
-    workspace.mkdir(parents=True)
+    _clear(workspace)
     images = truth.parent / "images" if args.data else own_photographs(workspace / "images", truth)
     started = time.monotonic()
     port = args.port or (8700 if args.serve else 0)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flows.encode_window import Chunk, ChunkResult, EncodeWindow
-from flows.jobs import Job, current_job, job_scope
+from flows.jobs import Job, JobStoppedError, current_job, job_scope
 from flows.options import as_flow, as_step
 from flows.outages import FATAL, Outage
 from pipeline.campaigns import is_encoded_once
@@ -84,8 +84,19 @@ class _Shard:
         self.encoded = self.already = self.quarantined = 0
         self.retry: Chunk = []
         self.pause: str = ""
+        self.unheard: set[str] = set()
+        """Images whose attempt is noted, and of which nothing was heard since."""
 
     def run(self, shard: Chunk) -> None:
+        """Encode all of it; an end that is no image's fault counts as no attempt of those that were under way."""
+        try:
+            self._run(shard)
+        except (JobStoppedError, *FATAL.values()):
+            with self.database.begin() as conn:
+                images.forget_encode_attempts(conn, sorted(self.unheard))
+            raise
+
+    def _run(self, shard: Chunk) -> None:
         """Encode all of it; pauses while the storage does not answer."""
         todo, outage = shard, Outage(self.job)
         while todo:
@@ -106,6 +117,7 @@ class _Shard:
         """Chunks to give out, their attempt committed: images that were tried before go alone, or to quarantine."""
         for start in range(0, len(todo), CHUNK):
             part = todo[start : start + CHUNK]
+            self.unheard |= {image.id for image in part}
             with self.database.begin() as conn:
                 attempts = images.note_encode_attempt(conn, [image.id for image in part])
                 for image in part:
@@ -118,6 +130,7 @@ class _Shard:
 
     def _note(self, result: ChunkResult) -> None:
         """Write down what came of a chunk; what failed is kept for another try, or quarantined."""
+        self.unheard -= {image.id for image in result.chunk}
         by_sha = {image.sha256: image for image in result.chunk}
         if result.crashed:
             self.retry += result.chunk

@@ -141,7 +141,7 @@ def supervise(
             if not is_ready and on_ready is not None and _answers(url):
                 is_ready = True
                 on_ready(url)
-            stop.wait(POLL_S)
+            time.sleep(POLL_S)  # no wait for `stop`: a signal in the midst of it would wait for its lock for ever
         return 0
     finally:
         _stop_all(family)

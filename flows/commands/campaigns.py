@@ -196,11 +196,13 @@ def _set_state(args: argparse.Namespace, state: str, verb: str) -> int:
     settings = settings_of(args)
     server = find_server(settings)
     if server is None:
-        from flows.services import owning
+        from flows.services import owning, reading
         from pipeline.storage import campaigns
 
+        with reading(settings) as database, database.connect() as conn:
+            campaign_id = campaigns.get_campaign(conn, args.name).id
         with owning(settings) as database, database.begin() as conn:
-            campaigns.set_campaign_state(conn, campaigns.get_campaign(conn, args.name).id, state)
+            campaigns.set_campaign_state(conn, campaign_id, state)
     else:
         with server:
             server.call("POST", f"/api/campaigns/{quote(args.name, safe='')}/{verb}")

@@ -61,28 +61,29 @@ def run_here(
     """
     checked(kind, payload)  # what cannot work is told before Prefect starts, which takes seconds
     from flows.prefect_env import configure_prefect
+    from flows.services import open_services, reading
+    from pipeline.storage.campaigns import get_campaign
 
+    if campaign is not None:  # unknown: say so before anything is started, or made in a wrong folder
+        with reading(settings) as database, database.connect() as conn:
+            get_campaign(conn, campaign)
     configure_prefect(settings.workspace)
     from flows.jobs import JobStoppedError, new_job
     from flows.runner import run_flow
-    from flows.services import open_services
 
     stopping, signals = threading.Event(), list[BaseException]()
 
     def work() -> dict[str, Any]:
-        with open_services(settings) as services:
-            if campaign is not None:
-                services.campaign(campaign)  # unknown: say so before Ray and Prefect start
-            with new_job(
-                services, kind, campaign, payload,
-                request_id=str(uuid4()), on_progress=terminal.progress, stopping=stopping,
-            ) as job:  # fmt: skip
-                try:
-                    return run_flow(job)
-                except JobStoppedError:
-                    if signals:
-                        raise signals[0] from None
-                    raise
+        with open_services(settings) as services, new_job(
+            services, kind, campaign, payload,
+            request_id=str(uuid4()), on_progress=terminal.progress, stopping=stopping,
+        ) as job:  # fmt: skip
+            try:
+                return run_flow(job)
+            except JobStoppedError:
+                if signals:
+                    raise signals[0] from None
+                raise
 
     def stop(signal: BaseException) -> None:
         terminal.note("stopping after the step at work; once more stops at once")

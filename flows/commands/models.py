@@ -95,7 +95,7 @@ def side(text: str) -> int:
 
 def _existing(path: str, what: str) -> Path:
     found = Path(path)
-    if not found.exists():
+    if not path or not found.exists():  # "" is no folder: a variable that is not set
         raise BadInputError(f"{what} {path} does not exist.")
     return found
 
@@ -110,8 +110,8 @@ def _file(path: str, what: str) -> Path:
 def _load(args: argparse.Namespace) -> Any:
     from pipeline.models import load_model
 
-    checkpoint = _file(args.checkpoint, "Checkpoint") if args.checkpoint else None
-    adapter = _file(args.adapter, "Adapter") if args.adapter else None
+    checkpoint = _file(args.checkpoint, "Checkpoint") if args.checkpoint is not None else None
+    adapter = _file(args.adapter, "Adapter") if args.adapter is not None else None
     return load_model(args.model, checkpoint=checkpoint, adapter=adapter)
 
 
@@ -163,6 +163,7 @@ def predict(args: argparse.Namespace) -> int:
     path, out = _file(args.image, "Image"), Path(args.out)
     if out.suffix.lower() != ".png" or not out.parent.is_dir():
         raise BadInputError(f"--out {args.out}: expected a .png file in a folder that exists.")
+    check_writable(args.out)
     from pipeline.inference.predictor import Predictor
     from pipeline.ingest.decode import decode_image
     from pipeline.masks.png import write_mask
@@ -209,8 +210,8 @@ def train(args: argparse.Namespace) -> int:
     """Train a model: one of our runs, or one that a paper published."""
     settings_of(args)
     logging.getLogger("pipeline.training").setLevel(logging.INFO)
-    data = _existing(args.data, "Training data") if args.data else None
-    resume = _file(args.resume, "Checkpoint") if args.resume else None
+    data = _existing(args.data, "Training data") if args.data is not None else None
+    resume = _file(args.resume, "Checkpoint") if args.resume is not None else None
     from pipeline.configs.fdrn_compact import RUNS
     from pipeline.configs.published import PUBLISHED
 

@@ -22,7 +22,9 @@ Nouns = Any
 def settings_of(args: argparse.Namespace, **overrides: Any) -> Settings:
     """Settings from the environment and the arguments that override them; sets up logging."""
     given = {name: value for name, value in overrides.items() if value is not None}
-    if args.workspace:
+    if args.workspace is not None:
+        if not args.workspace:
+            raise BadInputError("--workspace is empty, as from a variable that is not set. Give a folder.")
         given["workspace"] = Path(args.workspace)
     settings = Settings(**given)
     level = logging.DEBUG if settings.log_level.upper() == "DEBUG" else logging.WARNING

@@ -4,7 +4,8 @@ import json
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipeline.storage.files import join, kind, open_storage, read_bytes, with_retry
+from pipeline.ingest.sources import walk_local
+from pipeline.storage.files import is_local, join, kind, open_storage, read_bytes, with_retry
 from schemas.errors import BadAnnotationsError, TooLargeError
 
 MAX_BYTES = 2_000_000_000
@@ -42,13 +43,17 @@ class Source:
         try:
             found_kind = with_retry(self._fs, lambda: kind(self._fs, path))
             self.is_folder = found_kind == "directory"
-            found = with_retry(self._fs, lambda: self._fs.find(path)) if self.is_folder else [path]
+            found = with_retry(self._fs, lambda: self._find(path)) if self.is_folder else [path]
             if not found or found_kind not in {"file", "directory"}:
                 raise BadAnnotationsError(f"There are no annotations at {url!r}. Give a file or a folder.")
         except OSError as error:
             raise BadAnnotationsError(f"The annotations {url!r} cannot be read: {error}.") from error
         self._root = path if self.is_folder else str(PurePosixPath(path).parent)
         self.files = sorted(str(name)[len(self._root.rstrip("/")) + 1 :] for name in found)
+
+    def _find(self, folder: str) -> list[str]:
+        """Regular files, through links as at ingest: reading a pipe would wait for ever."""
+        return [path for path, _ in walk_local(folder)] if is_local(self._fs) else list(self._fs.find(folder))
 
     def of_type(self, *suffixes: str) -> list[str]:
         """Its files with one of these endings, such as ".png"."""

@@ -42,7 +42,18 @@ MAX_PIXELS = 120_000_000
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is checked here, against the header, before memory is taken
 
-BROKEN = (OSError, SyntaxError, ValueError, KeyError, IndexError, EOFError, struct.error, zlib.error, OverflowError)
+BROKEN = (
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    OverflowError,
+)
 """What Pillow raises on broken files."""
 _ORIENTATION_TAG = 0x0112
 _BAND_PIXELS = 1 << 22

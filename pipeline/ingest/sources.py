@@ -116,7 +116,7 @@ def _find(fs: AbstractFileSystem, root: str) -> tuple[str, dict[str, dict[str, A
     if found_kind == "file":
         return root.rpartition("/")[0], {root: fs.info(root)}
     if found_kind == "directory" and is_local(fs):
-        return root, dict(_walk_local(root))
+        return root, dict(walk_local(root))
     if found_kind == "directory":
         found = fs.find(root, detail=True)
         return root, {path: facts for path, facts in found.items() if facts.get("type") == "file"}
@@ -136,7 +136,7 @@ def _scope(fs: AbstractFileSystem, root: str) -> re.Pattern[str]:
     return re.compile(re.escape(uri.rstrip("/")) + "(/.*)?", re.DOTALL)
 
 
-def _walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def walk_local(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every regular file below a local folder, through links, each folder once."""
     seen, waiting = set(), [root]
     while waiting:

@@ -13,7 +13,7 @@ import json
 import logging
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,16 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import JSON, Boolean, Connection, DateTime, Float, Integer, MetaData, Table, func, insert, select, text
 
 from pipeline.storage.database import Database, database_revision, knows_revision, migrate
-from pipeline.storage.files import exists, join, open_storage, read_bytes, sha256_stored, telling, write_atomic
+from pipeline.storage.files import (
+    exists,
+    join,
+    open_storage,
+    read_bytes,
+    sha256_stored,
+    telling,
+    with_retry,
+    write_atomic,
+)
 from pipeline.storage.sql import batches
 from pipeline.storage.tallies import recount
 from schemas.errors import (
@@ -345,9 +354,15 @@ def _weights(conn: Connection, storage: AbstractFileSystem, root: str) -> list[s
     there = [adapters.c.removed_at.is_(None)] if "removed_at" in adapters.c else []
     for digest in sorted(conn.execute(select(adapters.c.digest).where(*there)).scalars()):
         folder = join(root, "adapters", digest)
-        beside = [path.removeprefix(f"{folder}/") for path in storage.find(folder)] if storage.exists(folder) else []
+        beside = [path.removeprefix(f"{folder}/") for path in _files_below(storage, folder)]
         names += sorted({f"adapters/{digest}/{name}" for name in {*beside, "weights.safetensors"}})
     return names
+
+
+def _files_below(fs: AbstractFileSystem, folder: str) -> list[str]:
+    """Paths of all files of a folder, which need not exist, listed anew."""
+    fs.invalidate_cache()
+    return list(with_retry(fs, lambda: fs.find(folder)))
 
 
 def _read_if_there(fs: AbstractFileSystem, path: str) -> bytes | None:
@@ -453,9 +468,7 @@ def _moved(row: dict[str, Any], before: str, now: str) -> dict[str, Any]:
 
 def _stored_embeddings(storage: AbstractFileSystem, root: str) -> set[tuple[str, str]]:
     """(model key, image digest) of what the storage has: one listing, in place of a look per row."""
-    folder = join(root, "embeddings")
-    storage.invalidate_cache()
-    names: Sequence[str] = storage.find(folder) if storage.exists(folder) else []
+    names = _files_below(storage, join(root, "embeddings"))
     paths = [name.removesuffix(".safetensors").split("/") for name in names if name.endswith(".safetensors")]
     return {(path[-3], path[-1]) for path in paths if len(path) > 2}
 

@@ -6,7 +6,7 @@ Creating one copies ids in a single statement, so that it sees one state of the 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -302,7 +302,10 @@ def _time(name: str, text: str) -> datetime:
         raise BadInputError(f"{name}: {text!r} is no time. Example: 2026-11-28T00:00:00+00:00.") from error
     if found.tzinfo is None:
         raise BadInputError(f"{name}: {text!r} has no time zone. Example: 2026-11-28T00:00:00+00:00.")
-    return found
+    try:
+        return found.astimezone(UTC)
+    except OverflowError as error:
+        raise BadInputError(f"{name}: {text!r} is no time in UTC, whose years are 1 to 9999.") from error
 
 
 def _items(snapshot_id: str, campaign_id: str, filters: dict[str, Any]) -> Select[Any]:

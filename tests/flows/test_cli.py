@@ -164,6 +164,9 @@ def test_an_object_store_whose_client_is_not_installed_says_what_to_install(
         ("export", "c", "--to", ""),
         ("snapshot", "verify", ""),
         ("restore", ""),
+        ("campaign", "list", "--workspace", ""),
+        ("train", "cpu-small", "--data", ""),
+        ("train", "cpu-small", "--resume", ""),
     ],
 )
 def test_an_empty_path_is_not_the_current_folder(
@@ -171,8 +174,29 @@ def test_an_empty_path_is_not_the_current_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *words)
-    assert code == 2 and "A path or URL is empty." in err
+    assert code == 2 and ("empty" in err or "does not exist" in err)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["campaign pause c", "campaign resume c", "precompute c", "export c --to out"])
+def test_a_wrong_workspace_is_said_and_nothing_made_there(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, *words.split(), "--workspace", str(tmp_path / "typo"))
+    assert code == 2 and "There is no database at" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_utf8_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(*args: Any) -> None:
+        "\udcff".encode()  # as Prefect's client does with what a flow is called with
+
+    monkeypatch.setattr("flows.commands.campaigns.run_here", send)
+    words = ("campaign", "create", "c", "--images", str(tmp_path), "--labels", "\udcff")
+    code, _, err = run(capsys, *words, "--workspace", str(tmp_path / "workspace"))
+    assert code == 2 and "not valid UTF-8" in err
 
 
 def test_a_bad_setting_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,6 +481,24 @@ def test_predict_writes_the_mask_that_it_tells(tmp_path: Path, capsys: pytest.Ca
     assert json.loads(out)["area"] == int((mask == 255).sum()) > 0
 
 
+@pytest.mark.parametrize("option", ["--checkpoint", "--adapter"])
+def test_weights_without_a_name_are_not_those_that_ship(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, out = next(write_pictures(tmp_path, 1).iterdir()), tmp_path / "m.png"
+    words = ("predict", "--image", str(image), "--click", "1,1,+", "--out", str(out))
+    code, _, err = run(capsys, *words, option, "")
+    assert code == 2 and "does not exist" in err and not out.exists()
+
+
+def test_a_mask_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "m.png").mkdir()
+    code, _, err = run(capsys, "predict", "--image", __file__, "--click", "1,1,+", "--out", str(tmp_path / "m.png"))
+    assert code == 2 and "is a folder" in err
+
+
 def test_a_click_outside_the_image_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = write_pictures(tmp_path, 1) / "1.png"
     words = ["predict", "--model", "toy-color", "--image", str(picture), "--click", "500,48,+"]
@@ -559,6 +601,15 @@ cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], env=HERE, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (143, "tidied up\n", "clickloop: terminated\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_cost_nothing(closed: str, tmp_path: Path) -> None:
+    """Files that a command opens must not become its standard streams."""
+    words = f"{sys.executable} -m flows.cli token create ann --workspace {tmp_path} {closed}"
+    assert subprocess.run(["sh", "-c", words], env=HERE, check=False).returncode == 0
+    asked = f"{sys.executable} -m flows.cli purge annotator ann --workspace {tmp_path} {closed}"
+    assert subprocess.run(["sh", "-c", asked], env=HERE, check=False).returncode == 2
 
 
 def test_a_command_that_ran_a_flow_ends_with_its_work_and_flushes_what_it_said() -> None:

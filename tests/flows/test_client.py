@@ -123,6 +123,14 @@ def test_a_serve_file_counts_only_while_its_process_lives(tmp_path: Path) -> Non
         assert read_serve_file(tmp_path) is None
 
 
+def test_a_serve_file_of_another_user_is_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert read_serve_file(tmp_path) is None
+
+
 @pytest.mark.parametrize("words", ["campaign pause", "precompute"])
 def test_a_campaign_is_asked_for_by_its_whole_name(server: _Server, tmp_path: Path, words: str) -> None:
     serving = {"pid": os.getpid(), "url": f"http://127.0.0.1:{server.server_port}"}

@@ -1,14 +1,16 @@
 """Precompute against real encoder actors: everything once, what is poison apart, nothing twice."""
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from sqlalchemy import Connection
 
-from flows.jobs import new_job
+from flows.jobs import JobStoppedError, new_job
 from flows.precompute import MAX_ATTEMPTS, precompute_flow
 from flows.services import Services
 from pipeline.storage import images
@@ -71,4 +73,24 @@ def test_a_killed_encoder_costs_no_image(services: Services, tmp_path: Path) -> 
     for encoder in services.pool().encoders.values():
         ray.kill(encoder, no_restart=False)
     assert {"encoded": 40, "quarantined": 0}.items() <= precompute(services).items()
+    assert missing(services, campaign) == []
+
+
+def test_stopping_again_and_again_costs_no_image(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = make_campaign(services.settings, services.database, write_pictures(tmp_path, 4, seed=os.getpid() + 2))
+    note, stopping = images.note_encode_attempt, threading.Event()
+
+    def note_and_stop(conn: Connection, image_ids: Sequence[str]) -> dict[str, int]:
+        stopping.set()
+        return note(conn, image_ids)
+
+    for _ in range(MAX_ATTEMPTS + 1):
+        stopping.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(images, "note_encode_attempt", note_and_stop)
+            with pytest.raises(JobStoppedError), new_job(services, "precompute", "discs", {}, stopping=stopping):
+                precompute_flow("discs")
+    assert precompute(services)["quarantined"] == 0
     assert missing(services, campaign) == []

@@ -38,6 +38,14 @@ import os, pathlib, time
 folder = pathlib.Path(os.environ["CLICKLOOP_WORKSPACE"])
 (folder / f"{os.getpid()}.child").write_text(os.environ["CLICKLOOP_PORT"])
 """
+SIGNALLED = """
+import os, signal, threading
+wait = threading.Condition.wait
+def wait_signalled(self, timeout=None):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return wait(self, timeout)
+threading.Condition.wait = wait_signalled
+"""
 SLEEPER = NOTE + "time.sleep(1000)"
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + NOTE + "time.sleep(1000)"
 
@@ -114,6 +122,20 @@ def test_sigterm_ends_even_a_stubborn_child_in_time(tmp_path: Path) -> None:
         assert process.wait(20) == 0
         assert time.monotonic() - started <= 10
         assert not any(child.is_running() for child in family[1:])
+
+
+def test_a_signal_never_waits_for_what_it_interrupts(tmp_path: Path) -> None:
+    """One in the midst of waiting for an event would wait for its lock for ever, and so would all further ones."""
+    process = subprocess.Popen([sys.executable, "-c", SIGNALLED + SERVE, str(tmp_path), SLEEPER])
+    try:
+        wait_until(lambda: process.poll() is not None or len(children_seen(tmp_path)) == 1)
+        process.terminate()
+        assert process.wait(STOP_S + 1) == 0
+    finally:
+        family = descendants(process.pid)
+        process.kill()
+        process.wait()
+        wait_gone(family)
 
 
 def test_children_die_with_a_killed_supervisor(tmp_path: Path) -> None:

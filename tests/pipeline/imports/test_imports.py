@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 import sys
 import zlib
@@ -215,6 +216,20 @@ def test_yolo_lines_become_masks(tmp_path: Path) -> None:
         "the line is malformed",
         "the line is malformed",
     ]
+
+
+def test_a_folder_is_looked_through_as_at_ingest(tmp_path: Path) -> None:
+    """Through links, each folder once, and no pipe is read: that would wait for ever."""
+    source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
+    source.mkdir()
+    elsewhere.mkdir()
+    (source / "data.yaml").write_text("names: [a]")
+    (elsewhere / "one.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5")
+    (source / "labels").symlink_to(elsewhere)
+    (elsewhere / "again").symlink_to(source)
+    os.mkfifo(source / "two.txt")
+    assert Source(str(source)).files == ["data.yaml", "labels/one.txt"]
+    assert len(found(source)[0]) == 1
 
 
 def test_label_studios_yolo_names_its_classes_in_a_list_and_uploads_by_a_prefix(tmp_path: Path) -> None:

@@ -67,6 +67,12 @@ def tiff(
     return start + body + struct.pack(f"{order}H", len(facts)) + entries + bytes(4)
 
 
+def empty_second_page() -> bytes:
+    """A TIFF that names a second page, of which nothing is said."""
+    one = tiff("<", np.zeros((4, 20), np.uint8))
+    return one[:-4] + struct.pack("<I", len(one)) + bytes(6)
+
+
 def five_channels() -> bytes:
     """A satellite's picture."""
     return tiff("<", np.zeros((4, 20), np.uint16), 5)
@@ -89,6 +95,7 @@ def five_channels() -> bytes:
         (pages("TIFF"), "several pages or frames"),
         (pages("WEBP"), "several pages or frames"),
         (pages("PNG"), "several pages or frames"),
+        (empty_second_page(), "header cannot be read: Missing dimensions"),
         (five_channels(), "samples are of a kind that is not read"),
         (encoded(scene(0), "PNG")[:200], "broken or cut off"),
         (encoded(scene(0), "JPEG")[:-200], "broken or cut off"),

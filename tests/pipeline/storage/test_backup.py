@@ -32,6 +32,7 @@ from schemas.tallies import TABLES
 from tests.databases import MakeUrl
 from tests.pipeline.storage.catalogues import Catalogue, event, new_uuid, sha
 from tests.s3 import object_names, s3_bucket, s3_server  # noqa: F401
+from tests.s3_faults import FaultyS3, faulty_s3  # noqa: F401
 
 WEIGHTS = {name: f"weights of {name}".encode() for name in ("model", "adapter")}
 DIGESTS = {name: hashlib.sha256(content).hexdigest() for name, content in WEIGHTS.items()}
@@ -358,6 +359,20 @@ def test_a_backup_lies_in_a_bucket_too(sqlite_database: Database, tmp_path: Path
     assert {k: v for k, v in rows(url).items() if k not in ("models", "adapters")} == {
         k: v for k, v in rows(sqlite_database.url).items() if k not in ("models", "adapters")
     }
+
+
+@pytest.mark.s3
+def test_a_store_that_is_away_for_a_moment_costs_no_backup(
+    sqlite_database: Database,
+    faulty_s3: FaultyS3,  # noqa: F811
+    s3_bucket: str,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    fill(sqlite_database, f"{s3_bucket}/storage")
+    faulty_s3.go_away("cut", method="GET", path="adapters", count=4)
+    manifest = backup(sqlite_database.url, f"{s3_bucket}/storage", str(tmp_path / "backup"))
+    assert manifest.missing == [] and faulty_s3.failed == 4
+    assert sorted(manifest.files) == sorted(FILES)
 
 
 def test_an_empty_database_is_no_backup(tmp_path: Path) -> None:

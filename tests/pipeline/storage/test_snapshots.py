@@ -213,6 +213,7 @@ def test_images_in_other_states_can_be_left_out(catalogue: Catalogue) -> None:
     [
         ({"since": "yesterday"}, "since: 'yesterday' is no time"),
         ({"until": "2026-11-28T00:00:00"}, "has no time zone"),
+        ({"until": "9999-12-31T23:59:59-12:00"}, "is no time in UTC"),
         ({"states": ["lost"]}, "Task states are new, leased"),
     ],
 )
