@@ -18,7 +18,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.storage.click_log import Appended
-from schemas.errors import AuthError, BadInputError, ClickloopError, first_problem
+from schemas.errors import AuthError, BadInputError, BusyError, ClickloopError, first_problem
 from schemas.events import EventIn
 from schemas.predictions import MaskReply, RefineRequest
 from workers.api.auth import Caller, address, bearer
@@ -36,6 +36,7 @@ HELLO_S = 10.0
 TOO_BIG, GOING_AWAY, REFUSED = 1009, 1001, 4400
 _GONE = (RuntimeError, WebSocketDisconnect)
 """What sending raises when the client has closed the connection."""
+_UNFORESEEN = BusyError("Something went wrong on the server; its log has the details.")
 _CLOSE = {"unauthorized": 4401, "too_many_attempts": 4401, "forbidden": 4403, "not_found": 4404}
 
 
@@ -208,6 +209,11 @@ class Connection:
         except ClickloopError as error:
             self._settle(begun, acknowledged=False)
             await self.send({"type": "error", "event_id": str(event.event_id), **error_body(error)})
+            return
+        except Exception:  # told as what may pass: the client keeps the event, says so and sends it again
+            logger.exception("unexpected error")
+            self._settle(begun, acknowledged=False)
+            await self.send({"type": "error", "event_id": str(event.event_id), **error_body(_UNFORESEEN)})
             return
         except BaseException:
             self._settle(begun, acknowledged=False)

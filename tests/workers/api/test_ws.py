@@ -69,6 +69,22 @@ def test_refused_event_leaves_the_connection_open(work: Work, socket: ClientConn
     assert take(socket) == {"type": "pong"}
 
 
+def test_what_nobody_foresaw_is_told_and_the_event_is_taken_when_it_comes_again(
+    gateway: Gateway, work: Work, socket: ClientConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection broke without a word, again and again, while the page sent the event anew."""
+    instance = str(uuid4())
+    sent = frame(work, "open", instance, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.services.intake, "append", lambda *_: 1 / 0)
+        socket.send(sent)
+        refused = take(socket)
+    assert (refused["type"], refused["event_id"]) == ("error", json.loads(sent)["event"]["event_id"])
+    assert (refused["error"]["code"], "log has the details" in refused["error"]["message"]) == ("busy", True)
+    socket.send(sent)
+    assert take(socket)["type"] == "ack"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"type": "dance"}', '{"type": "event"}', "[" * 20_000])
 def test_malformed_frame_is_answered_and_the_connection_goes_on(socket: ClientConnection, text: str) -> None:
     socket.send(text)
