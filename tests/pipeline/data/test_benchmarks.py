@@ -142,6 +142,13 @@ def test_a_broken_instance_file_is_named(tmp_path: Path) -> None:
         list(open_samples(f"sbd:{root}", None))
 
 
+def test_instances_of_another_size_than_their_image_are_named(tmp_path: Path) -> None:
+    root = write_sbd(tmp_path)
+    Image.new("RGB", (SIZE[1], SIZE[0] + 1)).save(root / "img" / "y.jpg")
+    with pytest.raises(BadAnnotationsError, match=r"y\.mat has size \(40, 60\), its image \(41, 60\)"):
+        next(iter(open_samples(f"sbd:{root}", None))).read_gt()
+
+
 def write_coco(root: Path, second: dict[str, object]) -> str:
     """Two photographs with one object each, the second object's entry as given; the path of the file."""
     for name in ("a", "b"):
