@@ -1,5 +1,6 @@
 """What the readers of published data sets share: one object per sample, and a clear word when files are missing."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.data.coco import read_image
 from schemas.errors import BadAnnotationsError, BadInputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class FileSample:
         Raises:
             BadAnnotationsError: The mask is missing, unreadable, or of another size than the image.
         """
-        labels = read_labels(self.mask)
+        labels = read_labels(self.mask, has_indices=self.object_value is not None)
         size = self.read_image().shape[:2]
         if labels.shape != size:
             raise BadAnnotationsError(f"{self.mask} has size {labels.shape}, its image {size} (height, width).")
@@ -57,8 +60,12 @@ class FileSample:
         return gt
 
 
-def read_labels(path: Path) -> NDArray[np.uint8]:
-    """A mask file as one uint8 plane (H, W): palette indices as they are, colours by their largest channel.
+def read_labels(path: Path, *, has_indices: bool = True) -> NDArray[np.uint8]:
+    """A mask file as one uint8 plane (H, W): colours by their largest channel, of 16 bits the high byte.
+
+    Args:
+        path: Of the file.
+        has_indices: Indices of a palette are the labels; else they are colours, too.
 
     Raises:
         BadAnnotationsError: It is missing or no image.
@@ -67,10 +74,14 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as opened:
-            plane = np.asarray(opened if opened.mode in ("P", "L", "1") else opened.convert("RGB"))
+            is_plane = (
+                opened.mode in ("L", "1") or opened.mode.startswith("I;16") or (opened.mode == "P" and has_indices)
+            )
+            plane = np.asarray(opened if is_plane else opened.convert("RGB"))
     except (OSError, UnidentifiedImageError, ValueError) as error:
         raise BadAnnotationsError(f"Mask {path} can't be read: {error}.") from error
     plane = plane.max(2) if plane.ndim == 3 else plane
+    plane = plane >> 8 if plane.dtype == np.uint16 and plane.max() > 255 else plane
     return (plane.astype(np.uint8) * 255) if plane.dtype == np.bool_ else plane.astype(np.uint8)
 
 
@@ -88,7 +99,7 @@ def require(root: Path, names: Sequence[str], what: str) -> None:
 
 
 def pair_files(images: Path, masks: Path, **options: int | None) -> list[FileSample]:
-    """One sample per mask file, with the photograph of the same stem.
+    """One sample per mask file, with the photograph of the same stem; photographs without a mask are told of.
 
     Raises:
         BadInputError: A mask has no photograph, or there is no mask.
@@ -101,6 +112,8 @@ def pair_files(images: Path, masks: Path, **options: int | None) -> list[FileSam
         samples.append(FileSample(mask.stem, photographs[mask.stem], mask, **options))  # type: ignore[arg-type]
     if not samples:
         raise BadInputError(f"{masks} holds no mask.")
+    if bare := sorted(photographs.keys() - {sample.sample_id for sample in samples}):
+        logger.warning("%s: %d photographs have no mask, such as %s, and are left out", images, len(bare), bare[0])
     return samples
 
 

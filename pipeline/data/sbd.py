@@ -37,8 +37,16 @@ class SbdSample:
         return read_image(self.root / "img" / f"{self.stem}.jpg")
 
     def read_gt(self) -> NDArray[np.int8]:
-        """int8 (H, W): 1 object, 0 background."""
-        gt: NDArray[np.int8] = (read_instances(self.root, self.stem) == self.value).astype(np.int8)
+        """int8 (H, W): 1 object, 0 background.
+
+        Raises:
+            BadAnnotationsError: The instances are unreadable, or of another size than the image.
+        """
+        labels, size = read_instances(self.root, self.stem), self.read_image().shape[:2]
+        if labels.shape != size:
+            where = self.root / "inst" / f"{self.stem}.mat"
+            raise BadAnnotationsError(f"{where} has size {labels.shape}, its image {size} (height, width).")
+        gt: NDArray[np.int8] = (labels == self.value).astype(np.int8)
         return gt
 
 

@@ -92,11 +92,11 @@ def parse_entry(text: str) -> Entry:
         NotFoundError: No such model.
         BadInputError: A file is not there.
     """
-    named, _, adapter = text.partition("+")
-    model_id, _, checkpoint = named.partition("=")
-    paths = [Path(path) if path else None for path in (checkpoint, adapter)]
+    named, plus, adapter = text.partition("+")
+    model_id, equals, checkpoint = named.partition("=")
+    paths = [Path(path) if sign else None for sign, path in ((equals, checkpoint), (plus, adapter))]
     for path in paths:
-        if path is not None and not path.is_file():
+        if path is not None and not path.is_file():  # "." for none: a variable that is not set
             raise BadInputError(f"{text}: there is no file {path}.")
     return Entry(model_id=resolve_model_id(model_id), checkpoint=paths[0], adapter=paths[1])
 

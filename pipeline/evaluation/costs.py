@@ -39,7 +39,7 @@ def measure_costs(
     """Count and time a model on some images.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; its weights are frozen.
         images: HWC uint8 RGB, at least one; a click is made in the middle of each, then some around it.
         learnable: Parameters of the adapter laid over it; None: all of the model's.
         baseline: `resident_mib` before the model was made, for the peak.
@@ -79,6 +79,7 @@ def count_gmacs(call: Callable[[], object]) -> float:
 
 
 def _gmacs(model: InteractiveModel, image: NDArray[np.uint8]) -> tuple[float | None, float]:
+    model.requires_grad_(False)  # torch's counter fails on layers that are given a weight that learns
     device = next(model.parameters()).device
     size = model.input_size
     crops = torch.rand(1, 3, *size, device=device)

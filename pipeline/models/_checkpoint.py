@@ -165,17 +165,22 @@ def _looks_pickled(path: Path) -> bool:
 
 def _load_official(model_id: str, path: Path) -> InteractiveModel:
     checkpoint = read_official(path)
-    model = create_model(model_id)
-    if checkpoint.class_path in (None, model.official_class):
-        options = model.options_from_official(checkpoint.state)
-        model = create_model(model_id, **options) if options else model
-    weights = official_weights(model, checkpoint)
+    outline = outline_of(model_id)
+    options: dict[str, Any] = {}
+    if checkpoint.class_path in (None, outline.official_class):
+        options = outline.options_from_official(checkpoint.state)
+        if options:
+            with torch.device("meta"):  # without memory first: they follow from a shape in the file
+                outline = create_model(model_id, **options)
+    weights = official_weights(outline, checkpoint)
     try:
+        _check_fit(outline, weights, path)
+        model = create_model(model_id, **options)
         _fill(model, weights, path)
     except BadCheckpointError as error:
         found = _other_model(checkpoint, model_id)
         if found is None:
-            check_settings(model, checkpoint)  # names and shapes follow from them
+            check_settings(outline, checkpoint)  # names and shapes follow from them
         raise BadCheckpointError(f"{path} holds weights of {found!r}, not {model_id!r}.") if found else error from None
     check_settings(model, checkpoint)
     return model
@@ -240,7 +245,8 @@ def _fill(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) ->
     other = [name for name, value in tensors.items() if value.is_floating_point() != own[name].is_floating_point()]
     if other:
         raise BadCheckpointError(f"{path} holds {tensors[other[0]].dtype} in {other[0]!r}. Export it again.")
-    not_finite = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    cast = {name: value.to(own[name].dtype) for name, value in tensors.items()}
+    not_finite = [name for name, value in cast.items() if value.is_floating_point() and not value.isfinite().all()]
     if not_finite:
         raise BadCheckpointError(f"{path} holds values that are not finite, in {not_finite[0]!r}. Export it again.")
-    model.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()})
+    model.load_state_dict(cast)

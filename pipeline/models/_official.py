@@ -65,13 +65,17 @@ def read_official(path: Path) -> OfficialCheckpoint:
     config = config if isinstance(config, dict) else {}
     class_path, params = config.get("class"), config.get("params")
     state = loaded.get("state_dict", loaded.get("model", loaded))
-    if not isinstance(state, dict) or not state or not all(isinstance(own, Tensor) for own in state.values()):
+    if not isinstance(state, dict) or not state or not all(map(_is_entry, state.items())):
         raise BadCheckpointError(f"{path} holds no state dict: expected names and tensors under 'state_dict'.")
-    if all(str(name).startswith(_PARALLEL) for name in state):
+    if all(name.startswith(_PARALLEL) for name in state):
         state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
     params = params if isinstance(params, dict) else {}
     settings = {str(name): own["value"] for name, own in params.items() if isinstance(own, dict) and "value" in own}
     return OfficialCheckpoint(path, class_path if isinstance(class_path, str) else None, state, settings)
+
+
+def _is_entry(entry: tuple[Any, Any]) -> bool:
+    return isinstance(entry[0], str) and isinstance(entry[1], Tensor)
 
 
 def identify(checkpoint: OfficialCheckpoint) -> tuple[str, dict[str, Any]]:

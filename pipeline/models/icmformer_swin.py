@@ -176,7 +176,9 @@ class ICMFormerSwin(InteractiveModel):
     def options_from_official(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """The window: scripts for one data set take 12, for another 7."""
         table = state.get("backbone.layers.0.blocks.0.attn.relative_position_bias_table")
-        side = (math.isqrt(table.shape[0]) + 1) // 2 if table is not None and table.ndim == 2 else self.config.window
+        if table is None or table.ndim != 2 or table.numel() == 0:
+            return {}
+        side = (math.isqrt(table.shape[0]) + 1) // 2
         return {} if side == self.config.window else {"window": side}
 
     def official_settings(self) -> Mapping[str, Any]:

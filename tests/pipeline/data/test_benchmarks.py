@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.configs.published import open_scenes
 from pipeline.data.benchmarks import check_samples, open_samples
@@ -38,6 +39,29 @@ def test_grabcuts_grey_does_not_count(tmp_path: Path, name: str) -> None:
     gt = samples[0].read_gt()
     assert gt[20, 20] == 1 and gt[6, 6] == -1 and gt[0, 0] == 0
     assert samples[0].read_image().shape == (*SIZE, 3)
+
+
+@pytest.mark.parametrize("form", ["palette.bmp", "palette.png", "16 bits.png", "colours.png"])
+def test_masks_are_read_by_what_they_show(tmp_path: Path, form: str) -> None:
+    photograph(tmp_path / "data_GT" / "a.jpg")
+    shown = labels((128, 5, 5, 35, 55), (255, 10, 10, 30, 50))
+    if form.startswith("palette"):
+        mask = Image.fromarray(np.searchsorted([0, 128, 255], shown).astype(np.uint8))
+        mask.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
+    else:
+        mask = Image.fromarray(shown * np.uint16(257) if form.startswith("16") else np.stack([shown] * 3, 2))
+    (tmp_path / "boundary_GT").mkdir()
+    mask.save(tmp_path / "boundary_GT" / f"a.{form.partition('.')[2]}")
+    (sample,) = open_samples(f"grabcut:{tmp_path}", None)
+    assert np.array_equal(sample.read_gt(), np.select([shown == 255, shown == 128], [1, -1], 0))
+
+
+def test_photographs_without_a_mask_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_davis(tmp_path)
+    assert len(list(open_samples(f"davis:{root}", None))) == 1 and not caplog.text
+    photograph(root / "img" / "g.jpg")
+    assert len(list(open_samples(f"davis:{root}", None))) == 1
+    assert "1 photographs have no mask, such as g" in caplog.text
 
 
 def test_davis_takes_whatever_is_not_black(tmp_path: Path) -> None:
@@ -116,6 +140,13 @@ def test_a_broken_instance_file_is_named(tmp_path: Path) -> None:
     (root / "inst" / "y.mat").write_bytes(b"no matlab")
     with pytest.raises(BadAnnotationsError, match=r"y\.mat"):
         list(open_samples(f"sbd:{root}", None))
+
+
+def test_instances_of_another_size_than_their_image_are_named(tmp_path: Path) -> None:
+    root = write_sbd(tmp_path)
+    Image.new("RGB", (SIZE[1], SIZE[0] + 1)).save(root / "img" / "y.jpg")
+    with pytest.raises(BadAnnotationsError, match=r"y\.mat has size \(40, 60\), its image \(41, 60\)"):
+        next(iter(open_samples(f"sbd:{root}", None))).read_gt()
 
 
 def write_coco(root: Path, second: dict[str, object]) -> str:

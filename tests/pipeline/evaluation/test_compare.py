@@ -3,17 +3,19 @@
 import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.data.coco import read_coco
 from pipeline.evaluation.compare import CompareOptions, Entry, compare, parse_entry
-from pipeline.evaluation.costs import count_gmacs
+from pipeline.evaluation.costs import count_gmacs, measure_costs
 from pipeline.evaluation.plot import check_plot_path, plot_comparison
 from pipeline.evaluation.run import evaluate
 from pipeline.models import create_model
 from schemas.errors import BadCheckpointError, BadInputError, NotFoundError
 from tests.flows.scenes import write_pictures
+from tests.pipeline.models.small import SMALL
 
 
 @pytest.fixture
@@ -26,6 +28,12 @@ def data(tmp_path: Path) -> Path:
 def test_multiply_accumulates_are_those_of_the_layers() -> None:
     layer, x = torch.nn.Conv2d(4, 8, 3, padding=1), torch.rand(1, 4, 10, 12)
     assert count_gmacs(lambda: layer(x)) == pytest.approx(8 * 4 * 9 * 10 * 12 / 1e9)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_every_architecture_is_counted(name: str) -> None:
+    costs = measure_costs(SMALL[name]().eval(), [np.zeros((40, 50, 3), np.uint8)])
+    assert costs.refine_gmacs > 0 and costs.learnable == costs.parameters
 
 
 def test_models_are_measured_side_by_side_and_drawn(data: Path, tmp_path: Path) -> None:
@@ -71,8 +79,9 @@ def test_entries_are_read_as_people_write_them(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     entry = parse_entry(f"default={tmp_path}/w+{tmp_path}/a")
     assert (entry.model_id, entry.checkpoint, entry.adapter) == ("fdrn-compact", tmp_path / "w", tmp_path / "a")
-    with pytest.raises(BadInputError, match="there is no file"):
-        parse_entry(f"default+{tmp_path}/absent")
+    for absent in (f"+{tmp_path}/absent", "=", "+", f"={tmp_path}/w+"):
+        with pytest.raises(BadInputError, match="there is no file"):
+            parse_entry(f"default{absent}")
     with pytest.raises(NotFoundError):
         parse_entry("nosuch")
 

@@ -65,7 +65,7 @@ def test_weights_of_another_model(good: Path) -> None:
         load_model("fdrn-compact", good)
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "of another shape", "not finite"])
+@pytest.mark.parametrize("change", ["missing", "unexpected", "of another shape", "not finite", "not finite in float32"])
 def test_tensors_that_do_not_fit(tmp_path: Path, change: str) -> None:
     state = {name: value.clone() for name, value in create_model("toy-color").state_dict().items()}
     name = sorted(state)[0]
@@ -75,6 +75,9 @@ def test_tensors_that_do_not_fit(tmp_path: Path, change: str) -> None:
         state["stranger"] = torch.zeros(2)
     elif change == "of another shape":
         state[name] = torch.zeros(2, 5, 2)
+    elif change == "not finite in float32":
+        state[name] = torch.full_like(state[name], 1e300, dtype=torch.float64)
+        change = "not finite"
     else:
         state[name] = torch.full_like(state[name], float("nan"))
     save_file(state, tmp_path / "w.safetensors")

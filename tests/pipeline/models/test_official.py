@@ -23,6 +23,7 @@ from pipeline.models._official import check_settings, read_official
 from pipeline.models._pickled import read_pickled
 from pipeline.models.simpleclick import SimpleClick
 from schemas.errors import BadCheckpointError, BadInputError
+from tests.peaks import at_most
 from tests.pipeline.models.small import SMALL_VIT
 
 MODEL = "simpleclick-xtiny-448"
@@ -226,6 +227,22 @@ def test_what_holds_no_state_dict_says_what_it_holds(tmp_path: Path, isegm: Any)
     for name, told in (("list", "a list of 2"), ("module", "one object")):
         with pytest.raises(BadCheckpointError, match=f"{name}.pth holds {told}.* torch.save"):
             load_model(MODEL, tmp_path / f"{name}.pth")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {**create_model(MODEL).state_dict(), 5: torch.zeros(3)}}, tmp_path / "m.pth")
+    with pytest.raises(BadCheckpointError, match="expected names and tensors"):
+        load_model(MODEL, tmp_path / "m.pth")
+    with pytest.raises(BadCheckpointError, match="expected names and tensors"):
+        convert_checkpoint(tmp_path / "m.pth", tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(90_000, 3), (2**39, 0)])
+def test_a_window_that_a_shape_asks_for_takes_no_memory_before_it_fits(tmp_path: Path, shape: tuple[int, int]) -> None:
+    name = "backbone.layers.0.blocks.0.attn.relative_position_bias_table"
+    torch.save({name: torch.zeros(shape)}, tmp_path / "m.pth")
+    with at_most(100), pytest.raises(BadCheckpointError, match="missing"):
+        load_model("icmformer-swin-small-224", tmp_path / "m.pth")
 
 
 class Poison:
