@@ -74,6 +74,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """Level of the structured logs: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
 
+    @field_validator("workspace", mode="before")
+    @classmethod
+    def _named(cls, workspace: object) -> object:
+        if workspace == "":
+            raise ValueError("it is empty, as from a variable that is not set")
+        return workspace
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _in_capitals(cls, level: object) -> object:

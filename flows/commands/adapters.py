@@ -39,14 +39,12 @@ def _load(args: argparse.Namespace) -> tuple[CampaignRecord, list[AdapterRecord]
 
 def _pick(records: list[AdapterRecord], text: str) -> AdapterRecord:
     """The adapter with this number or digest prefix (at least 4 characters)."""
-    if text.isdecimal() and len(text) < 4:
-        found = [r for r in records if r.number == int(text)]
-    else:
-        found = [r for r in records if len(text) >= 4 and r.digest.startswith(text)]
+    number = int(text) if text.isdecimal() and len(text) < 10 else None
+    found = [r for r in records if r.number == number or (len(text) >= 4 and r.digest.startswith(text))]
     if not found:
         raise NotFoundError(f"The campaign has no adapter {text!r}. See `clickloop adapter list`.")
     if len(found) > 1:
-        raise BadInputError(f"{len(found)} adapters begin with {text!r}. Give more of the digest.")
+        raise BadInputError(f"{len(found)} adapters are called {text!r}. Give more of the digest.")
     return found[0]
 
 

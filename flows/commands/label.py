@@ -32,7 +32,7 @@ def simulate(args: argparse.Namespace) -> int:
     settings, terminal = settings_of(args), Terminal.of(args)
     truth = Path(args.truth)
     if not truth.is_file():
-        raise BadInputError(f"Ground truth {truth} does not exist.")
+        raise BadInputError(f"Ground truth {truth} {'is not a file' if truth.exists() else 'does not exist'}.")
     from flows.services import reading
     from pipeline.storage import campaigns
 

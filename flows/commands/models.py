@@ -215,7 +215,11 @@ def train(args: argparse.Namespace) -> int:
     from pipeline.configs.fdrn_compact import RUNS
     from pipeline.configs.published import PUBLISHED
 
+    if args.minutes is not None and args.minutes <= 0:
+        raise BadInputError(f"--minutes {args.minutes:g} is no time to train. Give more than 0.")
     out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise BadInputError(f"--out {out} is a file. Name a folder.")
     state = out / "state.pt"
     if state.exists() and (resume is None or not resume.samefile(state)):
         raise BadInputError(

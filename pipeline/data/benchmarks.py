@@ -103,7 +103,7 @@ def open_samples(data: str, images: str | None) -> Iterable[Sample]:
         return READERS[name](Path(folder))
     if not Path(data).is_file():
         raise BadInputError(f"Ground truth {data} is neither a COCO file nor one of {', '.join(READERS)} with :DIR.")
-    if images is None or not Path(images).is_dir():
+    if not images or not Path(images).is_dir():  # "" is no folder: a variable that is not set
         raise BadInputError(f"--images {images}: the folder of the images of {data} is needed.")
     dataset = read_coco(data, images, needs_masks=False)
     masks = tuple(sample for sample in dataset.samples if sample.segmentation != [])

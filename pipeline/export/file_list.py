@@ -7,6 +7,7 @@ import errno
 import heapq
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,8 @@ class FileList:
         Raises:
             OSError: The disk is full.
         """
-        try:
+        with _telling_of_the_disk():
             self._conn.execute("INSERT INTO files VALUES (?, ?, ?, ?)", (path, size, sha256, rows))
-        except sqlite3.OperationalError as error:
-            raise OSError(errno.ENOSPC, f"the list of its files cannot grow: {error}") from error
 
     def close(self) -> None:
         """Forget them all."""
@@ -46,12 +45,23 @@ class FileList:
         self._path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
-        return int(self._conn.execute("SELECT COUNT(*) FROM files").fetchone()[0])
+        with _telling_of_the_disk():
+            return int(self._conn.execute("SELECT COUNT(*) FROM files").fetchone()[0])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for path, size, sha256, rows in self._conn.execute("SELECT * FROM files ORDER BY path"):
-            facts = {"path": path, "bytes": size, "sha256": sha256}
-            yield facts if rows is None else facts | {"rows": rows}
+        with _telling_of_the_disk():
+            for path, size, sha256, rows in self._conn.execute("SELECT * FROM files ORDER BY path"):
+                facts = {"path": path, "bytes": size, "sha256": sha256}
+                yield facts if rows is None else facts | {"rows": rows}
+
+
+@contextmanager
+def _telling_of_the_disk() -> Iterator[None]:
+    """Reading fails on a full disk, too: what the cache has no more room for is written first."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(errno.ENOSPC, f"the list of its files cannot grow: {error}") from error
 
 
 def summary(files: FileList | list[dict[str, Any]]) -> dict[str, Any]:

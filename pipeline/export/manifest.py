@@ -35,6 +35,11 @@ class _ReadSnapshot(BaseModel):
     number: int
 
 
+class _ReadDelta(BaseModel):
+    since: _ReadSnapshot
+    tombstones: str
+
+
 class _Read(BaseModel):
     """What readers of a manifest rely on."""
 
@@ -46,6 +51,7 @@ class _Read(BaseModel):
     formats: list[str]
     categories: list[dict[str, Any]]
     files: list[_ReadFile]
+    delta: _ReadDelta | None = None
 
 
 def manifest_facts(

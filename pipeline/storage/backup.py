@@ -17,13 +17,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from sqlalchemy import JSON, Boolean, Connection, DateTime, Float, Integer, MetaData, Table, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from pipeline.storage.database import Database, database_revision, knows_revision, migrate
 from pipeline.storage.files import (
@@ -58,10 +59,20 @@ _NOT_KEPT = {_VERSION_TABLE, *TABLES}
 _INSERT_ROWS = 1000
 
 
+def _inside(path: str) -> str:
+    """A path below a folder: a backup may come from anywhere, and is not to write outside the storage."""
+    if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ValueError("a path that leaves its folder")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_inside)]
+
+
 class Part(BaseModel):
     """One file of a backup: where it is below the backup, sha256 of its bytes, their number."""
 
-    path: str
+    path: _Path
     sha256: str
     size_bytes: int
 
@@ -89,7 +100,7 @@ class Manifest(BaseModel):
     revision: str
     storage_root: str
     tables: dict[str, TableParts]
-    files: dict[str, Part]
+    files: dict[_Path, Part]
     missing: list[str]
 
     @property
@@ -203,7 +214,13 @@ def restore(source_url: str, database_url: str, storage_url: str, *, replace: bo
         with _telling_who_is_in_the_way(), database.begin() as conn:
             _drop_all(conn)
             migrate(conn, manifest.revision)
-            forgotten = _fill(conn, fs, root, manifest, storage, storage_root)
+            try:
+                forgotten = _fill(conn, fs, root, manifest, storage, storage_root)
+            except (LookupError, TypeError, ValueError, pa.ArrowException, IntegrityError) as error:
+                raise CorruptDataError(
+                    f"A table of the backup in {source_url} does not hold what its manifest says: "
+                    f"{str(error).partition(chr(10))[0]}. Nothing was restored. Use another backup."
+                ) from error
             migrate(conn, "head")
             recount(conn)
             revision = str(conn.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one())
@@ -237,7 +254,7 @@ def read_manifest(source_url: str) -> Manifest:
         ) from error
     except NotADirectoryError as error:
         raise NotFoundError(f"{source_url} is a file. Give the backup's folder, which holds {MANIFEST}.") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, ValidationError) as error:
         raise CorruptDataError(f"{MANIFEST} in {source_url} is damaged. Use another backup.") from error
 
 
@@ -383,7 +400,7 @@ def _verify(fs: AbstractFileSystem, root: str, manifest: Manifest, source_url: s
     for part in [*(part for table in manifest.tables.values() for part in table.parts), *manifest.files.values()]:
         try:
             found = sha256_stored(fs, join(root, part.path))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             found = ("", 0)
         if found != (part.sha256, part.size_bytes):
             what = "is missing" if not found[0] else "has other bytes than when it was written"

@@ -103,6 +103,7 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         "evaluate --data nowhere.json --images .",
         "model convert --from nowhere.pth --to m.safetensors",
         "train nothing",
+        "train cpu-small --minutes -1",
         "token create ann --scopes label,sudo",
         "campaign create c --images nowhere --labels a,a",
         "campaign create c --images nowhere --model toy-color",
@@ -165,6 +166,7 @@ def test_an_object_store_whose_client_is_not_installed_says_what_to_install(
         ("snapshot", "verify", ""),
         ("restore", ""),
         ("campaign", "list", "--workspace", ""),
+        ("evaluate", "--data", __file__, "--images", ""),
         ("train", "cpu-small", "--data", ""),
         ("train", "cpu-small", "--resume", ""),
     ],
@@ -174,7 +176,7 @@ def test_an_empty_path_is_not_the_current_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = run(capsys, *words)
-    assert code == 2 and ("empty" in err or "does not exist" in err)
+    assert code == 2 and ("empty" in err or "does not exist" in err or "is needed" in err)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,6 +285,42 @@ def test_the_same_create_goes_on_with_a_campaign_whose_making_was_interrupted(
     assert len(made) == 3 and len(set(made)) == 1
     assert "already" in run(capsys, *words, "--labels", "disc")[2]  # it is there, whole
     assert len(made) == 3
+
+
+def test_a_workspace_from_a_variable_that_is_not_set_is_not_the_current_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLICKLOOP_WORKSPACE", "")
+    code, _, err = run(capsys, "db", "upgrade")
+    assert code == 2 and "CLICKLOOP_WORKSPACE: it is empty" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_for_a_folder_and_a_folder_for_a_file_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = run(capsys, "train", "cpu-small", "--steps", "1", "--out", str(tmp_path / "file"))
+    assert code == 2 and "is a file" in err
+    code, _, err = run(capsys, "simulate", "c", "--truth", str(tmp_path))
+    assert code == 2 and "is not a file" in err
+
+
+def test_adapters_are_found_by_numbers_of_any_length(
+    campaign: CampaignRecord, database: Database, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with database.begin() as conn:
+        for digest, number in (("1001" + "a" * 60, 1000), ("b" * 64, 1001), ("1002" + "c" * 60, 1002)):
+            adapters.register_adapter(
+                conn, digest=digest, campaign_id=campaign.id, kind="head", uri="", seed=0, parent_digest=None,
+                model_digest=campaign.model_digest, model_key=campaign.model_key, snapshot_id=None,
+            )  # fmt: skip
+            conn.execute(update(Adapter).where(Adapter.digest == digest).values(number=number))
+    for text, found in (("1000", "1001aaaa"), ("1001", None), ("1001a", "1001aaaa"), ("1002", "1002cccc")):
+        code, out, err = run(capsys, "adapter", "show", "discs", text, "--workspace", str(settings.workspace))
+        assert (code, found or "2 adapters") == (0 if found else 2, found or "2 adapters")
+        assert (found in out) if found else ("2 adapters" in err)
 
 
 def test_unknown_campaigns_sessions_and_adapters_exit_2(

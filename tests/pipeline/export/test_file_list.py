@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -56,3 +56,19 @@ def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
     with closing(FileList(tmp_path / "list")) as files, full_disk(1 << 20), caught as error:
         fill(files)
     assert error.value.errno == errno.ENOSPC
+
+
+def test_a_disk_that_is_full_when_it_is_read_is_said_to_be_one(tmp_path: Path) -> None:
+    """What its cache has no room for is written before anything else is read into it."""
+
+    def read_after(count: int, read: Callable[[FileList], object]) -> None:
+        with closing(FileList(tmp_path / "list")) as files:
+            for number in range(count):
+                files.add(f"masks/{number:08d}.png", 1, "0" * 64)
+            with full_disk(1 << 16), pytest.raises(OSError, match="cannot grow") as error:
+                read(files)
+        assert error.value.errno == errno.ENOSPC
+
+    read_after(30_000, len)
+    read_after(30_000, list)
+    read_after(30_000, summary)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline.export.snapshot import FORMATS, export_snapshot
 from pipeline.export.verify import verify_snapshot
@@ -169,6 +170,8 @@ def test_a_folder_in_the_place_of_a_file_is_found(snapshot: Path) -> None:
         {"snapshot": None},
         {"format_version": "x"},
         {"categories": None},
+        {"delta": {"since": {"id": "x", "number": "x"}, "tombstones": "tombstones.json"}},
+        {"delta": {"since": {"id": "x", "number": 1}, "tombstones": ["tombstones.json"]}},
     ],
 )
 def test_a_broken_manifest_is_said_to_be_that(snapshot: Path, change: dict[str, Any]) -> None:
@@ -183,6 +186,11 @@ def test_a_wrong_png_is_found(snapshot: Path) -> None:
     shutil.copyfile(masks[1], masks[0])
     restate(snapshot, str(masks[0].relative_to(snapshot)))
     assert "its annotation says" in problems(snapshot)
+
+
+def test_a_png_of_too_many_pixels_is_a_problem(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # reading images lifts it for the process
+    assert "too large to be checked" in problems(snapshot)
 
 
 def test_files_beside_are_named_but_no_problem(snapshot: Path) -> None:

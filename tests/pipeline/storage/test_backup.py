@@ -1,6 +1,7 @@
 """A backup is whole or none, holds one moment, and comes back into either database, also from an older version."""
 
 import hashlib
+import json
 import threading
 from functools import partial
 from pathlib import Path
@@ -221,6 +222,54 @@ def test_a_damaged_or_newer_manifest_is_refused(sqlite_database: Database, tmp_p
     (target / MANIFEST).write_text(whole.replace(f'"{head_revision()}"', '"9999"'))
     with pytest.raises(DatabaseVersionError, match="newer"):
         restore(str(target), url, str(tmp_path / "storage"))
+
+
+@pytest.mark.parametrize("path", ["../../evil", "/../../evil", "", "a\0b"])
+@pytest.mark.parametrize("what", ["name", "part"])
+def test_a_manifest_with_paths_that_leave_their_folder_is_refused(
+    sqlite_database: Database, tmp_path: Path, what: str, path: str
+) -> None:
+    """Whose files would be written beside the storage, wherever that is."""
+    fill(sqlite_database, str(tmp_path / "storage"))
+    backup(sqlite_database.url, str(tmp_path / "storage"), str(tmp_path / "backup"))
+    manifest = json.loads((tmp_path / "backup" / MANIFEST).read_text())
+    part = manifest["files"].pop(next(iter(manifest["files"])))
+    manifest["files"][path if what == "name" else "models/x"] = part if what == "name" else part | {"path": path}
+    (tmp_path / "backup" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CorruptDataError, match="damaged"):
+        restore(str(tmp_path / "backup"), f"sqlite:///{tmp_path / 'new.db'}", str(tmp_path / "a" / "b" / "storage"))
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("content", ['{"format": Infinity, "revision": "0001"}', "[" * 100_000])
+def test_an_odd_manifest_is_damaged(tmp_path: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(CorruptDataError, match="damaged"):
+        read_manifest(str(tmp_path))
+
+
+@pytest.mark.parametrize("how", ["swapped", "no table", "twice", "none"])
+def test_tables_that_hold_something_else_are_told_and_change_nothing(
+    sqlite_database: Database, tmp_path: Path, how: str
+) -> None:
+    fill(sqlite_database, str(tmp_path / "storage"))
+    backup(sqlite_database.url, str(tmp_path / "storage"), str(tmp_path / "backup"))
+    manifest = read_manifest(str(tmp_path / "backup"))
+    tables, masks = manifest.tables, manifest.tables["masks"]
+    if how == "swapped":
+        tables["masks"], tables["images"] = tables["images"], masks
+    elif how == "no table":
+        fs, root = open_storage(str(tmp_path / "backup"))
+        masks.parts = [backup_module._put(fs, root, "tables/other.parquet", b"no table")]
+    elif how == "twice":
+        masks.parts *= 2
+    else:
+        del tables["campaigns"]
+    (tmp_path / "backup" / MANIFEST).write_text(manifest.model_dump_json())
+    before = rows(sqlite_database.url)
+    with pytest.raises(CorruptDataError, match="Nothing was restored"):
+        restore(str(tmp_path / "backup"), sqlite_database.url, str(tmp_path / "storage"), replace=True)
+    assert rows(sqlite_database.url) == before
 
 
 def test_what_is_no_backup_is_called_what_it_is(sqlite_database: Database, tmp_path: Path) -> None:
