@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage.files import as_space_error
-from schemas.errors import BadInputError, BusyError
+from pipeline.storage.files import make_workspace_folder
+from schemas.errors import BusyError
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,7 @@ def configure_prefect(workspace: Path) -> None:
         OutOfSpaceError: The disk is full.
     """
     folder = Path(os.environ.get("PREFECT_HOME") or workspace.resolve() / "prefect")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if (full := as_space_error(error, folder)) is not error:
-            raise full from error
-        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
+    make_workspace_folder(folder)
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     defaults = {

@@ -146,7 +146,9 @@ def reading(settings: Settings) -> Iterator[Database]:
     """
     path = settings.sqlite_path
     if path is not None and not path.exists():
-        raise NotFoundError(f"There is no database at {path}. `clickloop campaign create` makes one.")
+        raise NotFoundError(
+            f"There is no database at {path}. Is --workspace right? `clickloop campaign create` makes one."
+        )
     old = path is not None and database_revision(settings.resolved_database_url) != head_revision()
     with owning(settings) if old else _opened(settings, embedded=False) as database:
         yield database

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from pipeline.storage.annotators import require_tokens
 from pipeline.storage.database import open_database
+from pipeline.storage.files import make_workspace_folder
 from pipeline.storage.lock import WorkspaceLock
 from schemas.engines import check_available
 from schemas.errors import BadInputError
@@ -100,7 +101,7 @@ def serve(
     check_available(settings.engine)
     stop = threading.Event()
     settings = settings.model_copy(update={"workspace": settings.workspace.resolve()})
-    settings.workspace.mkdir(parents=True, exist_ok=True)
+    make_workspace_folder(settings.workspace)
     with WorkspaceLock(settings.workspace), _stopped_by_signals(stop):
         with contextlib.closing(open_database(settings.resolved_database_url)) as database:  # made or upgraded first
             if not settings.is_loopback:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.client import Client, find_server
+from pipeline.storage.files import make_workspace_folder
 from schemas.errors import BusyError
 from schemas.settings import Settings
 
@@ -30,7 +31,7 @@ def serving(settings: Settings, port: int = 0) -> Iterator[Client]:
         with running:
             yield running
         return
-    settings.workspace.mkdir(parents=True, exist_ok=True)
+    make_workspace_folder(settings.workspace)
     log = settings.workspace / "serve.log"
     command = [sys.executable, "-m", "flows.cli", "serve", "--workspace", str(settings.workspace), "--port", str(port)]
     with log.open("ab") as output:

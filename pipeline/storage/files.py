@@ -253,6 +253,21 @@ def as_space_error(error: OSError, path: str | Path) -> OSError | OutOfSpaceErro
     return error
 
 
+def make_workspace_folder(folder: Path) -> None:
+    """Make a folder of the workspace, or the workspace; it may be there.
+
+    Raises:
+        BadInputError: It cannot be: something else is there, or one may not.
+        OutOfSpaceError: The disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if (full := as_space_error(error, folder)) is not error:
+            raise full from error
+        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
+
+
 def storage_error(error: OSError, what: str) -> ClickloopError:
     """The error to tell the user when an object store did not answer, refused, or has no such thing.
 

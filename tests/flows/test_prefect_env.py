@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -60,7 +61,8 @@ def test_a_parent_that_is_killed_while_the_server_starts_leaves_none(tmp_path: P
     servers: list[psutil.Process] = []
     while not servers:
         assert parent.poll() is None
-        servers = [p for p in descendants(parent.pid) if "uvicorn" in " ".join(p.cmdline()) and p.pid != parent.pid]
+        with suppress(psutil.NoSuchProcess):  # what it started for a moment
+            servers = [p for p in descendants(parent.pid) if "uvicorn" in " ".join(p.cmdline()) and p.pid != parent.pid]
     time.sleep(0.2)
     parent.kill()
     parent.wait()
@@ -115,11 +117,16 @@ def test_settings_of_the_user_stay_but_telemetry_is_always_off(tmp_path: Path, m
 
 
 def test_a_workspace_that_takes_no_folder_is_a_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    command = [sys.executable, "-m", "flows.cli", "precompute", "x", "--workspace", str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean(), timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"clickloop: Cannot make {tmp_path / 'file' / 'prefect'}: Not a directory. Name")
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    for words, told in (
+        (["precompute", "x"], f"There is no database at {file}/clickloop.db. Is --workspace right?"),
+        (["campaign", "create", "x", "--images", "."], f"Cannot make {file}/prefect: Not a directory. Name another"),
+        (["serve", "--port", "0"], f"Cannot make {file}: File exists. Name another workspace"),
+    ):
+        command = [sys.executable, "-m", "flows.cli", *words, "--workspace", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, env=clean(), timeout=60)
+        assert (done.returncode, done.stderr.startswith(f"clickloop: {told}")) == (2, True), done.stderr
 
 
 def test_a_folder_that_cannot_be_made_leaves_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
