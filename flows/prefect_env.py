@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage.files import make_workspace_folder
+from pipeline.storage.lock import make_workspace_folder
 from schemas.errors import BusyError
 
 logger = logging.getLogger(__name__)

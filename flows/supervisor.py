@@ -25,8 +25,7 @@ from pathlib import Path
 
 from pipeline.storage.annotators import require_tokens
 from pipeline.storage.database import open_database
-from pipeline.storage.files import make_workspace_folder
-from pipeline.storage.lock import WorkspaceLock
+from pipeline.storage.lock import WorkspaceLock, make_workspace_folder
 from schemas.engines import check_available
 from schemas.errors import BadInputError
 from schemas.settings import Settings

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.client import Client, find_server
-from pipeline.storage.files import make_workspace_folder
+from pipeline.storage.lock import make_workspace_folder
 from schemas.errors import BusyError
 from schemas.settings import Settings
 

@@ -105,6 +105,23 @@ def is_held(workspace: Path) -> bool:
     return False
 
 
+def make_workspace_folder(folder: Path) -> None:
+    """Make a folder of the workspace, or the workspace; it may be there.
+
+    Raises:
+        BadInputError: It cannot be: something else is there, or one may not.
+        OutOfSpaceError: The disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        from pipeline.storage.files import as_space_error  # takes as long to import as everything else here
+
+        if (full := as_space_error(error, folder)) is not error:
+            raise full from error
+        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
+
+
 def _take(path: Path, facts: str) -> tuple[int, str]:
     """Lock a file, made if missing, and write in it who holds it.
 
