@@ -50,14 +50,27 @@ class FileSample:
             BadAnnotationsError: The mask is missing, unreadable, or of another size than the image.
         """
         labels = read_labels(self.mask, has_indices=self.object_value is not None)
-        size = self.read_image().shape[:2]
-        if labels.shape != size:
-            raise BadAnnotationsError(f"{self.mask} has size {labels.shape}, its image {size} (height, width).")
+        require_size(self.mask, labels.shape, self.read_image().shape[:2])
         floor = 0 if self.ignore_value is None else self.ignore_value
         gt = (labels > floor if self.object_value is None else labels == self.object_value).astype(np.int8)
         if self.ignore_value is not None:
             gt[labels == self.ignore_value] = -1
         return gt
+
+
+def require_size(path: Path, found: tuple[int, ...], size: tuple[int, ...]) -> None:
+    """Refuse labels of another size than their image's.
+
+    Args:
+        path: Of the labels.
+        found: Their (H, W).
+        size: The image's.
+
+    Raises:
+        BadAnnotationsError: They differ.
+    """
+    if found != size:
+        raise BadAnnotationsError(f"{path} has size {found}, its image {size} (height, width).")
 
 
 def read_labels(path: Path, *, has_indices: bool = True) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 
 from pipeline.data.coco import read_image
-from pipeline.data.files import bgr_to_rgb, require, split_labels
+from pipeline.data.files import bgr_to_rgb, require, require_size, split_labels
 from pipeline.data.training_sets import Scene
 from schemas.errors import BadAnnotationsError
 
@@ -42,10 +42,8 @@ class SbdSample:
         Raises:
             BadAnnotationsError: The instances are unreadable, or of another size than the image.
         """
-        labels, size = read_instances(self.root, self.stem), self.read_image().shape[:2]
-        if labels.shape != size:
-            where = self.root / "inst" / f"{self.stem}.mat"
-            raise BadAnnotationsError(f"{where} has size {labels.shape}, its image {size} (height, width).")
+        labels = read_instances(self.root, self.stem)
+        require_size(self.root / "inst" / f"{self.stem}.mat", labels.shape, self.read_image().shape[:2])
         gt: NDArray[np.int8] = (labels == self.value).astype(np.int8)
         return gt
 
