@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pipeline.export.manifest import DELTA_FORMAT, MANIFEST, read_manifest
 from pipeline.masks.rle import decode_runs
-from pipeline.storage.files import join, read_bytes, sha256_stored, with_retry
+from pipeline.storage.files import join, leaves_root, read_bytes, sha256_stored, with_retry
 from schemas.arrow import TABLES
 from schemas.errors import ClickloopError
 
@@ -126,7 +126,7 @@ class _Check:
 
     def _check_file(self, file: dict[str, Any]) -> None:
         name = file["path"]
-        if name.startswith("/") or ".." in name.split("/"):
+        if leaves_root(name):
             self.problem(f"{name}: a path that leaves the snapshot")
             return
         try:

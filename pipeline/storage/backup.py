@@ -30,6 +30,7 @@ from pipeline.storage.database import Database, database_revision, knows_revisio
 from pipeline.storage.files import (
     exists,
     join,
+    leaves_root,
     open_storage,
     read_bytes,
     sha256_stored,
@@ -61,7 +62,7 @@ _INSERT_ROWS = 1000
 
 def _inside(path: str) -> str:
     """A path below a folder: a backup may come from anywhere, and is not to write outside the storage."""
-    if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
+    if not path or "\0" in path or leaves_root(path):
         raise ValueError("a path that leaves its folder")
     return path
 

@@ -106,6 +106,11 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/"), *parts])
 
 
+def leaves_root(path: str) -> bool:
+    """Whether a path that somebody else wrote, to be joined to a root, would leave it."""
+    return path.startswith("/") or ".." in path.split("/")
+
+
 def read_bytes(fs: AbstractFileSystem, path: str) -> bytes:
     """A whole file.
 
@@ -251,21 +256,6 @@ def as_space_error(error: OSError, path: str | Path) -> OSError | OutOfSpaceErro
     if error.errno in _FULL:
         return OutOfSpaceError(f"No space left to write {path}: {error.strerror}. Make room and try again.")
     return error
-
-
-def make_workspace_folder(folder: Path) -> None:
-    """Make a folder of the workspace, or the workspace; it may be there.
-
-    Raises:
-        BadInputError: It cannot be: something else is there, or one may not.
-        OutOfSpaceError: The disk is full.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if (full := as_space_error(error, folder)) is not error:
-            raise full from error
-        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
 
 
 def storage_error(error: OSError, what: str) -> ClickloopError:

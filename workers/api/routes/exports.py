@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from pipeline.export.manifest import read_manifest
 from pipeline.ingest.sources import require_allowed
 from pipeline.storage.campaigns import get_campaign
-from pipeline.storage.files import open_storage, with_retry
+from pipeline.storage.files import leaves_root, open_storage, with_retry
 from pipeline.storage.requests import get_request, list_requests
 from schemas.campaigns import RequestRecord
 from schemas.errors import BadInputError, ForbiddenError, NotFoundError
@@ -133,7 +133,7 @@ def _files(services: Services, request: RequestRecord) -> list[str]:
     _check(services, url)
     _, _, manifest = read_manifest(url)
     paths = [file["path"] for file in manifest["files"]]
-    return [name, *(path for path in paths if not path.startswith("/") and ".." not in path.split("/"))]
+    return [name, *(path for path in paths if not leaves_root(path))]
 
 
 def _check(services: Services, *urls: str) -> None:
