@@ -37,6 +37,7 @@ TOO_BIG, GOING_AWAY, REFUSED = 1009, 1001, 4400
 _GONE = (RuntimeError, WebSocketDisconnect)
 """What sending raises when the client has closed the connection."""
 _UNFORESEEN = BusyError("Something went wrong on the server; its log has the details.")
+"""Told as what may pass: the client keeps the event, says so and sends it again."""
 _CLOSE = {"unauthorized": 4401, "too_many_attempts": 4401, "forbidden": 4403, "not_found": 4404}
 
 
@@ -206,14 +207,12 @@ class Connection:
             ack = await self._services.intake.append(self._live, self._caller.id, event, frame.mask, on_question)
         except AuthError:
             raise
-        except ClickloopError as error:
+        except Exception as error:
             self._settle(begun, acknowledged=False)
+            if not isinstance(error, ClickloopError):
+                logger.exception("unexpected error")
+                error = _UNFORESEEN
             await self.send({"type": "error", "event_id": str(event.event_id), **error_body(error)})
-            return
-        except Exception:  # told as what may pass: the client keeps the event, says so and sends it again
-            logger.exception("unexpected error")
-            self._settle(begun, acknowledged=False)
-            await self.send({"type": "error", "event_id": str(event.event_id), **error_body(_UNFORESEEN)})
             return
         except BaseException:
             self._settle(begun, acknowledged=False)
