@@ -1,5 +1,6 @@
 """Outlines, flags, categories, keys and what was accepted before: the page's tools in a real browser."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -617,16 +618,22 @@ def test_looks_are_kept(desk: Desk) -> None:
     assert desk.page.get_by_label("Colour by").input_value() == "object"
 
 
+def fingers(desk: Desk) -> Callable[..., None]:
+    """Sends a touch event of a kind, with the points of the canvas that fingers are on."""
+    client = desk.page.context.new_cdp_session(desk.page)
+    box = desk.page.locator("#canvas").bounding_box()
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        placed = [{"x": box["x"] + x, "y": box["y"] + y, "id": n} for n, (x, y) in enumerate(points)]
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": placed})
+
+    return touch
+
+
 def test_fingers_click_and_pinch(browser: Any, gateway: Gateway) -> None:
     with desk_at(browser, gateway, has_touch=True, viewport={"width": 820, "height": 1180}) as desk:
         desk.begin()
-        client = desk.page.context.new_cdp_session(desk.page)
-        box = desk.page.locator("#canvas").bounding_box()
-
-        def touch(kind: str, *points: tuple[float, float]) -> None:
-            placed = [{"x": box["x"] + x, "y": box["y"] + y, "id": n} for n, (x, y) in enumerate(points)]
-            client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": placed})
-
+        box, touch = desk.page.locator("#canvas").bounding_box(), fingers(desk)
         scale = "async () => (await import('./js/view.js')).view.scale"
         before = desk.page.evaluate(scale)
         x, y = desk.at(CENTRE)
@@ -654,13 +661,7 @@ def test_two_fingers_set_no_corner_of_an_outline(browser: Any, gateway: Gateway)
     with desk_at(browser, gateway, has_touch=True) as desk:
         desk.begin()
         desk.page.keyboard.press("p")
-        client = desk.page.context.new_cdp_session(desk.page)
-        box = desk.page.locator("#canvas").bounding_box()
-
-        def touch(kind: str, *points: tuple[float, float]) -> None:
-            placed = [{"x": box["x"] + x, "y": box["y"] + y, "id": n} for n, (x, y) in enumerate(points)]
-            client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": placed})
-
+        box, touch = desk.page.locator("#canvas").bounding_box(), fingers(desk)
         corners = "async () => (await import('./js/view.js')).view.polygon.size"
         x, y = desk.at(CENTRE)
         for count, beside in ((0, 0), (1, 90)):
