@@ -87,8 +87,10 @@ class Bench:
         self.source = CachedSource(self.model, lambda i: read_image(Path(i.ref.uri)), max_bytes=2_000_000_000)
 
     def train(self, images: Sequence[AdapterImage], seed: int) -> InteractiveModel:
-        kind = self.options.kind or self.model.default_adapter(sum(len(image.targets) for image in images))
-        config = AdapterConfig(kind=kind, seed=seed, max_steps=self.options.steps, max_minutes=self.options.minutes)
+        masks = sum(len(image.targets) for image in images)
+        kind = self.options.kind or self.model.default_adapter(masks)
+        limits = {"max_steps": self.options.steps, "max_minutes": self.options.minutes}
+        config = AdapterConfig.for_masks(masks, kind=kind, seed=seed, **limits)
         with tempfile.TemporaryDirectory() as folder:
             result = train_adapter(self.model, list(images), self.source, config, Path(folder) / "checkpoint")
         return adapted(self.model, result.tensors)
@@ -155,8 +157,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--objects", type=int, default=100, help="held-out objects")
     parser.add_argument("--min-area", type=int, default=400, help="smaller objects are left out, in pixels")
-    parser.add_argument("--steps", type=int, default=300, help="of each training")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of each training at most")
+    parser.add_argument("--steps", type=int, help="of each training; default: what retraining takes for so many masks")
+    parser.add_argument("--minutes", type=float, help="of each training at most; default likewise")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON lines; seeds found there are not repeated")
     options = parser.parse_args()

@@ -139,6 +139,7 @@ class Encoder:
                     self._changed.notify_all()
                 return job.future
             job = _Job(image, model_digest, model_key, expected_digest, lane)
+            job.future.set_running_or_notify_cancel()  # others may wait for it: whoever stops asking cannot cancel it
             self._in_flight[job.key] = job
             self._to_decode.add(lane, job)
             self._changed.notify_all()
@@ -162,7 +163,7 @@ class Encoder:
             ForbiddenError: It refuses the credentials.
         """
         future = self.submit(image, model_digest, model_key, lane, expected_digest)
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await asyncio.wrap_future(future)
 
     async def encode_chunk(
         self, images: Sequence[ImageRef], model_digest: str, model_key: str

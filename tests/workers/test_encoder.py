@@ -122,6 +122,21 @@ def sha256(data: bytes) -> str:
     return embedding_digest(data)
 
 
+def test_whoever_stops_asking_takes_no_answer_from_others(encoder: Encoder, campaign: StoredCampaign) -> None:
+    image, pins = campaign.images[0], campaign.pins
+
+    async def stop_asking() -> Encoded:
+        bulk = asyncio.ensure_future(encoder.encode_chunk([image], pins.model_digest, pins.model_key))
+        await asyncio.sleep(0)  # it is queued
+        click = asyncio.ensure_future(encoder.encode(image, pins.model_digest, pins.model_key))
+        await asyncio.sleep(0)
+        bulk.cancel()
+        return await click
+
+    assert asyncio.run(stop_asking()).sha256 == image.sha256
+    assert asyncio.run(encoder.encode(image, pins.model_digest, pins.model_key)).sha256 == image.sha256
+
+
 def test_interactive_errors_are_raised(encoder: Encoder, campaign: StoredCampaign) -> None:
     gone = campaign.images[0].model_copy(update={"uri": "/nowhere.png"})
     with pytest.raises(BadImageError, match="gone"):
