@@ -12,8 +12,9 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipeline.configs.published import PublishedRun, train_published
+from pipeline.configs.published import PublishedRun, open_scenes, train_published
 from pipeline.training.trainer import TrainResult
+from schemas.errors import BadInputError
 
 _RESULT = "result.json"
 _FAILURES = 3
@@ -21,7 +22,13 @@ _FAILURES = 3
 
 
 def train_on_devices(
-    run: PublishedRun, data: Path, out: Path, devices: int, resume: Path | None = None, use_gpu: bool = False
+    run: PublishedRun,
+    data: Path,
+    out: Path,
+    devices: int,
+    resume: Path | None = None,
+    use_gpu: bool = False,
+    minutes: float | None = None,
 ) -> TrainResult:
     """Train on several devices with the same configuration as on one; batches are shared out over them.
 
@@ -32,11 +39,24 @@ def train_on_devices(
         devices: Ranks.
         resume: See `train_published`.
         use_gpu: One GPU a rank; else one CPU.
+        minutes: Stop in time and save; ranks that start again after one died have them anew.
+
+    Raises:
+        BadInputError: The folder is not laid out as the data set is, or batches cannot be shared out.
     """
+    if run.train.batch_size % devices:
+        raise BadInputError(f"A batch of {run.train.batch_size} cannot be shared out over {devices} devices.")
+    open_scenes(data, run.data)  # a rank would say so thrice, in a traceback
     out.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _rank,
-        train_loop_config={"run": run, "data": str(data), "out": str(out), "resume": str(resume) if resume else None},
+        train_loop_config={
+            "run": run,
+            "data": str(data),
+            "out": str(out),
+            "resume": str(resume) if resume else None,
+            "minutes": minutes,
+        },
         scaling_config=ScalingConfig(num_workers=devices, use_gpu=use_gpu),
         run_config=RunConfig(
             name="clickloop", storage_path=str(out.resolve()), failure_config=FailureConfig(max_failures=_FAILURES)
@@ -53,6 +73,6 @@ def _rank(config: dict[str, Any]) -> None:
     out = Path(config["out"])
     state = out / "state.pt"
     resume = state if state.exists() else Path(config["resume"]) if config["resume"] else None
-    result = train_published(config["run"], Path(config["data"]), out, resume)
+    result = train_published(config["run"], Path(config["data"]), out, resume, config["minutes"])
     if ray.train.get_context().get_world_rank() == 0:
         (out / _RESULT).write_text(json.dumps(asdict(result), default=str))

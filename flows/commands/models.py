@@ -23,6 +23,8 @@ from schemas.clicks import Click
 from schemas.errors import BadInputError
 
 DEFAULT_TARGETS = (0.85, 0.90)
+_OF_COMPACT_RUNS = ("steps", "seed")
+_OF_PUBLISHED_RUNS = ("epochs", "epoch_samples", "batch_size", "devices")
 
 
 def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
@@ -31,7 +33,9 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     _model_options(parser)
     parser.add_argument("--data", metavar="COCO.json", required=True, help="ground truth; or NAME:DIR (grabcut, ...)")
     parser.add_argument("--images", metavar="DIR", help="folder of a COCO file's images")
-    parser.add_argument("--target-size", type=side, metavar="PX", help="of the crop (672: DAVIS with ViTs)")
+    parser.add_argument(
+        "--target-size", type=side, metavar="PX", help="of the crop (DAVIS: 672 with ViTs, 600 with RITM)"
+    )
     parser.add_argument("--target", type=fraction, action="append", metavar="IOU", help="repeatable (0.85, 0.90)")
     parser.add_argument("--max-clicks", type=positive_int, default=20, metavar="N", help="per object (20)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N objects only")
@@ -65,7 +69,7 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     published.add_argument("--epochs", type=positive_int, metavar="N", help="instead of the paper's")
     published.add_argument("--epoch-samples", type=positive_int, metavar="N", help="samples of an epoch, likewise")
     published.add_argument("--batch-size", type=positive_int, metavar="N", help="over all devices, likewise")
-    published.add_argument("--devices", type=positive_int, default=1, metavar="N", help="through Ray Train (1)")
+    published.add_argument("--devices", type=positive_int, metavar="N", help="through Ray Train (1)")
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -86,10 +90,10 @@ def click(text: str) -> Click:
 
 
 def side(text: str) -> int:
-    """Option type: a side in pixels that every model divides as it needs to."""
+    """Option type: a side in pixels; whether it is one that a model divides as it needs to depends on the model."""
     value = positive_int(text)
-    if value % 32 or not 64 <= value <= 2048:
-        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 32 from 64 to 2048")
+    if not 64 <= value <= 2048:
+        raise argparse.ArgumentTypeError(f"{text} is not from 64 to 2048")
     return value
 
 
@@ -126,8 +130,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
     samples = open_samples(args.data, args.images)
     check_samples(samples, args.limit)
+    model = _load(args)
+    if args.target_size and args.target_size % 32 and model.input_side is None:
+        raise BadInputError(f"--target-size {args.target_size} is not a multiple of 32, as {model.model_id} needs it.")
     report = run(
-        _load(args),
+        model,
         samples,
         targets=tuple(args.target or DEFAULT_TARGETS),
         max_clicks=args.max_clicks,
@@ -227,8 +234,10 @@ def train(args: argparse.Namespace) -> int:
             f"--resume {state}, or name another folder by --out."
         )
     if args.config in PUBLISHED:
+        _refuse(args, _OF_COMPACT_RUNS)
         result = _train_published(args, data, out, resume)
     elif args.config in RUNS:
+        _refuse(args, _OF_PUBLISHED_RUNS)
         result = _train_compact(args, data, out, resume)
     else:
         raise BadInputError(f"Unknown configuration {args.config!r}. Known: {', '.join([*sorted(RUNS), *PUBLISHED])}.")
@@ -237,6 +246,12 @@ def train(args: argparse.Namespace) -> int:
         lines.append(f"To go on: --resume {state}")
     Terminal.of(args).result(result, lines)
     return int(result["interrupted"])
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+    if given:
+        raise BadInputError(f"{args.config} does not take {', '.join(given)}. See `clickloop train --help`.")
 
 
 def _train_compact(args: argparse.Namespace, data: Path | None, out: Path, resume: Path | None) -> dict[str, Any]:
@@ -269,10 +284,12 @@ def _train_published(args: argparse.Namespace, data: Path | None, out: Path, res
         if value is not None
     }  # fmt: skip
     run = replace(run, train=replace(run.train, **changed))
-    if args.devices > 1:
+    if args.devices is not None and args.devices > 1:
         from workers.distributed import train_on_devices
 
-        done = train_on_devices(run, data.resolve(), out.resolve(), args.devices, resume, args.device == "cuda")
+        done = train_on_devices(
+            run, data.resolve(), out.resolve(), args.devices, resume, args.device == "cuda", args.minutes
+        )
     else:
         done = train_published(run, data, out, resume, args.minutes)
     return asdict(done) | {"weights": out / f"{run.train.model_id}.safetensors"}

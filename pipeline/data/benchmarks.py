@@ -1,29 +1,40 @@
-"""The papers' evaluation sets as they are distributed: GrabCut, Berkeley, DAVIS, SBD and Pascal VOC.
+"""The papers' evaluation sets as they are distributed: GrabCut, Berkeley, DAVIS, COCO_MVal, SBD and Pascal VOC.
 
 Rules of the official code (MODELS 1.8): GrabCut's and Berkeley's value 128 doesn't count; DAVIS takes the largest
 channel; each instance of SBD and Pascal VOC is a sample.
 """
 
+import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.coco import CocoDataset, read_coco
+from pipeline.data.coco import CocoDataset, CocoSample, read_coco
 from pipeline.data.files import FileSample, pair_files, read_labels, require
-from pipeline.data.sbd import SbdInstances
-from pipeline.evaluation.run import Sample
+from pipeline.data.sbd import SbdInstances, SbdSample
 from schemas.errors import BadInputError
 
 logger = logging.getLogger(__name__)
 
 _VOC_BORDER = 255
+PublishedSample = FileSample | SbdSample
 
 
-def read_grabcut(root: Path) -> Iterable[Sample]:
+@dataclass(frozen=True)
+class _Reopened:
+    """Objects that are found anew, in files of labels, each time somebody asks for them."""
+
+    find: Callable[[], Iterator[PublishedSample]]
+
+    def __iter__(self) -> Iterator[PublishedSample]:
+        return self.find()
+
+
+def read_grabcut(root: Path) -> Iterable[PublishedSample]:
     """data_GT/ with photographs, boundary_GT/ with masks: 0 background, 128 doesn't count, 255 object.
 
     Raises:
@@ -33,7 +44,7 @@ def read_grabcut(root: Path) -> Iterable[Sample]:
     return pair_files(root / "data_GT", root / "boundary_GT", ignore_value=128)
 
 
-def read_berkeley(root: Path) -> Iterable[Sample]:
+def read_berkeley(root: Path) -> Iterable[PublishedSample]:
     """images/ and masks/, with GrabCut's values.
 
     Raises:
@@ -43,32 +54,36 @@ def read_berkeley(root: Path) -> Iterable[Sample]:
     return pair_files(root / "images", root / "masks", ignore_value=128)
 
 
-def read_davis(root: Path) -> Iterable[Sample]:
-    """img/ and gt/, the 345 frames: whatever is not black is the object. COCO_MVal has this layout, too.
+def read_davis(root: Path, what: str = "DAVIS set (the papers' 345 frames)") -> Iterable[PublishedSample]:
+    """img/ and gt/, of DAVIS the 345 frames: whatever is not black is the object. COCO_MVal has this layout, too.
 
     Raises:
         BadInputError: The folder is not laid out so.
     """
-    require(root, ("img", "gt"), "DAVIS set (the papers' 345 frames)")
+    require(root, ("img", "gt"), what)
     return pair_files(root / "img", root / "gt")
 
 
-def read_sbd(root: Path) -> Iterable[Sample]:
+def read_sbd(root: Path) -> Iterable[PublishedSample]:
     """img/, inst/*.mat, val.txt: every instance of the validation split.
 
     Raises:
         BadInputError: The folder is not laid out so.
     """
-    return SbdInstances(root, "val").samples()
+    return _Reopened(SbdInstances(root, "val").samples)
 
 
-def read_pascal_voc(root: Path) -> Iterable[Sample]:
+def read_pascal_voc(root: Path) -> Iterable[PublishedSample]:
     """JPEGImages/, SegmentationObject/, ImageSets/Segmentation/val.txt: every instance; borders don't count.
 
     Raises:
         BadInputError: The folder is not laid out so.
     """
     require(root, ("JPEGImages", "SegmentationObject", "ImageSets/Segmentation/val.txt"), "Pascal VOC 2012 folder")
+    return _Reopened(functools.partial(_voc_instances, root))
+
+
+def _voc_instances(root: Path) -> Iterator[FileSample]:
     for stem in (root / "ImageSets/Segmentation/val.txt").read_text().split():
         image, mask = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationObject" / f"{stem}.png"
         for value in np.unique(read_labels(mask)):
@@ -76,16 +91,17 @@ def read_pascal_voc(root: Path) -> Iterable[Sample]:
                 yield FileSample(f"{stem}_{value}", image, mask, int(value), _VOC_BORDER)
 
 
-READERS: dict[str, Callable[[Path], Iterable[Sample]]] = {
+READERS: dict[str, Callable[[Path], Iterable[PublishedSample]]] = {
     "grabcut": read_grabcut,
     "berkeley": read_berkeley,
     "davis": read_davis,
+    "coco_mval": functools.partial(read_davis, what="COCO_MVal set"),
     "sbd": read_sbd,
     "pascal_voc": read_pascal_voc,
 }
 
 
-def open_samples(data: str, images: str | None) -> Iterable[Sample]:
+def open_samples(data: str, images: str | None) -> Iterable[PublishedSample | CocoSample]:
     """The objects that a command line names; instances of a COCO file that have only a box are none.
 
     Args:
@@ -119,23 +135,24 @@ def state_of(data: str) -> str:
     return f"{path.stat().st_size} {path.stat().st_mtime_ns}" if path.is_file() else ""
 
 
-def check_samples(samples: Iterable[Sample], limit: int | None = None) -> None:
-    """Look at a COCO file's objects before hours of clicks on them: each has its image file and a mask that is one.
+def check_samples(samples: Iterable[PublishedSample | CocoSample], limit: int | None = None) -> None:
+    """Look at objects before hours of clicks on them: each has its image file, and in COCO files a mask that is one.
 
     Args:
-        samples: Of `open_samples`; those of the papers' sets are taken as they are.
+        samples: Of `open_samples`.
         limit: The first objects only.
 
     Raises:
         BadInputError: An image file is not there.
-        BadAnnotationsError: A mask is malformed.
+        BadAnnotationsError: A mask is malformed; of the papers' sets, a file that says which objects there are.
     """
-    if not isinstance(samples, CocoDataset):
-        return
     missing: dict[Path, None] = {}
     for sample in itertools.islice(samples, limit):
-        if not sample.image.path.is_file():
-            missing[sample.image.path] = None
-        sample.read_gt()
+        path = sample.image.path if isinstance(sample, CocoSample) else sample.image
+        if not path.is_file():
+            missing[path] = None
+        if isinstance(sample, CocoSample):
+            sample.read_gt()
     if missing:
-        raise BadInputError(f"{len(missing)} images of {samples.path} are not there, such as {next(iter(missing))}.")
+        what = samples.path if isinstance(samples, CocoDataset) else "the data set"
+        raise BadInputError(f"{len(missing)} images of {what} are not there, such as {next(iter(missing))}.")

@@ -14,6 +14,9 @@ from schemas.errors import BadAnnotationsError, BadInputError
 
 logger = logging.getLogger(__name__)
 
+_OF_WINDOWS = ("thumbs.db", "desktop.ini")
+"""What file browsers leave in folders of images."""
+
 
 @dataclass(frozen=True)
 class FileSample:
@@ -117,9 +120,9 @@ def pair_files(images: Path, masks: Path, **options: int | None) -> list[FileSam
     Raises:
         BadInputError: A mask has no photograph, or there is no mask.
     """
-    photographs = {path.stem: path for path in sorted(images.iterdir()) if not path.name.startswith(".")}
+    photographs = {path.stem: path for path in _files(images)}
     samples = []
-    for mask in sorted(path for path in masks.iterdir() if not path.name.startswith(".")):
+    for mask in _files(masks):
         if mask.stem not in photographs:
             raise BadInputError(f"{mask} has no photograph {images / mask.stem}.*.")
         samples.append(FileSample(mask.stem, photographs[mask.stem], mask, **options))  # type: ignore[arg-type]
@@ -128,6 +131,12 @@ def pair_files(images: Path, masks: Path, **options: int | None) -> list[FileSam
     if bare := sorted(photographs.keys() - {sample.sample_id for sample in samples}):
         logger.warning("%s: %d photographs have no mask, such as %s, and are left out", images, len(bare), bare[0])
     return samples
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _OF_WINDOWS
+    )
 
 
 def split_labels(labels: NDArray[np.integer], ignore: Sequence[int] = (0,)) -> NDArray[np.bool_]:

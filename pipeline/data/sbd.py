@@ -32,9 +32,14 @@ class SbdSample:
         """Unique in the data set."""
         return f"{self.stem}_{self.value}"
 
+    @property
+    def image(self) -> Path:
+        """Path of the photograph."""
+        return self.root / "img" / f"{self.stem}.jpg"
+
     def read_image(self) -> NDArray[np.uint8]:
         """HWC uint8 RGB."""
-        return read_image(self.root / "img" / f"{self.stem}.jpg")
+        return read_image(self.image)
 
     def read_gt(self) -> NDArray[np.int8]:
         """int8 (H, W): 1 object, 0 background.

@@ -92,13 +92,20 @@ def parse_entry(text: str) -> Entry:
         NotFoundError: No such model.
         BadInputError: A file is not there.
     """
-    named, plus, adapter = text.partition("+")
-    model_id, equals, checkpoint = named.partition("=")
-    paths = [Path(path) if sign else None for sign, path in ((equals, checkpoint), (plus, adapter))]
-    for path in paths:
+    cut = next((index for index, sign in enumerate(text) if sign in "=+"), len(text))
+    model_id, sign, files = text[:cut], text[cut : cut + 1], text[cut + 1 :]
+    checkpoint, adapter = _checkpoint_and_adapter(files) if sign == "=" else (None, Path(files) if sign else None)
+    for path in (checkpoint, adapter):
         if path is not None and not path.is_file():  # "." for none: a variable that is not set
             raise BadInputError(f"{text}: there is no file {path}.")
-    return Entry(model_id=resolve_model_id(model_id), checkpoint=paths[0], adapter=paths[1])
+    return Entry(model_id=resolve_model_id(model_id), checkpoint=checkpoint, adapter=adapter)
+
+
+def _checkpoint_and_adapter(files: str) -> tuple[Path, Path | None]:
+    """`CHECKPOINT` or `CHECKPOINT+ADAPTER`: a "+" is also one in a name of a file, as long as there is that file."""
+    ways: list[tuple[Path, Path | None]] = [(Path(files), None)]
+    ways += [(Path(files[:i]), Path(files[i + 1 :])) for i, sign in enumerate(files) if sign == "+"]
+    return max(ways, key=lambda way: (way[0].is_file(), way[1] is None or way[1].is_file()))
 
 
 def compare(
@@ -198,16 +205,17 @@ def _measure(pipe: Connection, entry: Entry, open_samples: OpenSamples, options:
 def _load(entry: Entry, options: CompareOptions) -> tuple[InteractiveModel, str, int | None]:
     """The model, what its weights are, and how many parameters its adapter has."""
     try:
-        model = load_model(entry.model_id, entry.checkpoint)
+        model = load_model(entry.model_id, entry.checkpoint, entry.adapter)
         weights = "shipped" if entry.checkpoint is None else entry.checkpoint.name
     except NotFoundError:
         if not options.random_weights or entry.checkpoint is not None:
             raise
         torch.manual_seed(options.seed)
         model, weights = create_model(entry.model_id), "random"
+        if entry.adapter is not None:
+            model, _ = load_adapted(model, entry.adapter)
     if entry.adapter is None:
         return model, weights, None
-    model, _ = load_adapted(model, entry.adapter)
     return model, weights, sum(tensor.numel() for tensor in read_adapter(entry.adapter)[0].values())
 
 

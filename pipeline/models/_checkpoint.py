@@ -245,6 +245,12 @@ def _fill(model: InteractiveModel, tensors: Mapping[str, Tensor], path: Path) ->
     other = [name for name, value in tensors.items() if value.is_floating_point() != own[name].is_floating_point()]
     if other:
         raise BadCheckpointError(f"{path} holds {tensors[other[0]].dtype} in {other[0]!r}. Export it again.")
+    quantised = [name for name, value in tensors.items() if value.is_floating_point() and value.dtype.itemsize < 2]
+    if quantised:
+        raise BadCheckpointError(
+            f"{path} holds {tensors[quantised[0]].dtype} in {quantised[0]!r}: quantised weights, which are nothing "
+            "without their scales. Export it again, as float16 or float32."
+        )
     cast = {name: value.to(own[name].dtype) for name, value in tensors.items()}
     not_finite = [name for name, value in cast.items() if value.is_floating_point() and not value.isfinite().all()]
     if not_finite:

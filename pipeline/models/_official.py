@@ -66,12 +66,23 @@ def read_official(path: Path) -> OfficialCheckpoint:
     class_path, params = config.get("class"), config.get("params")
     state = loaded.get("state_dict", loaded.get("model", loaded))
     if not isinstance(state, dict) or not state or not all(map(_is_entry, state.items())):
-        raise BadCheckpointError(f"{path} holds no state dict: expected names and tensors under 'state_dict'.")
+        raise BadCheckpointError(
+            f"{path} holds no state dict: expected names and tensors under 'state_dict'{_instead(loaded, state)}."
+        )
     if all(name.startswith(_PARALLEL) for name in state):
         state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
     params = params if isinstance(params, dict) else {}
     settings = {str(name): own["value"] for name, own in params.items() if isinstance(own, dict) and "value" in own}
     return OfficialCheckpoint(path, class_path if isinstance(class_path, str) else None, state, settings)
+
+
+def _instead(loaded: dict[Any, Any], state: Any) -> str:
+    """What there is instead of a state dict; which of several (averaged weights, say) is for the user to choose."""
+    found = [name for name, own in loaded.items() if isinstance(own, dict) and own and all(map(_is_entry, own.items()))]
+    if found:
+        return f", and found them under {', '.join(map(repr, found))}: save that alone"
+    odd = [name for name, own in state.items() if not _is_entry((name, own))] if isinstance(state, dict) else []
+    return f", and {odd[0]!r} is not the name of one" if odd else ""
 
 
 def _is_entry(entry: tuple[Any, Any]) -> bool:

@@ -102,6 +102,11 @@ def _parameter(data: object, *rest: object) -> object:
 class _SafeUnpickler(pickle.Unpickler):
     """Knows the few names that make up a state dict; every other name is `_Inert`."""
 
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.dtypes: dict[str, torch.dtype] = {}
+        """Of each storage that the pickle names, those that only placeholders hold included."""
+
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the file stands for here."""
         known: dict[tuple[str, str], Callable[..., Any]] = {
@@ -110,6 +115,7 @@ class _SafeUnpickler(pickle.Unpickler):
             ("builtins", "set"): set,
             ("torch._utils", "_rebuild_tensor_v2"): _place,
             ("torch._utils", "_rebuild_parameter"): _parameter,
+            ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
             ("torch", "Size"): tuple,
         }
         if module in ("torch", "torch.storage") and name in _DTYPES:
@@ -121,10 +127,15 @@ class _SafeUnpickler(pickle.Unpickler):
         if isinstance(pid, tuple) and pid and pid[0] == "module":
             return _Inert
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], torch.dtype):
-            raise pickle.UnpicklingError("a storage of an unknown kind")
+            raise BadCheckpointError(
+                "it holds a storage of an unknown kind (of quantised or complex values, perhaps). Export it again, as "
+                "float16 or float32."
+            )
         if not isinstance(pid[4], int) or pid[4] < 0 or (len(pid) > 5 and pid[5] is not None):
             raise pickle.UnpicklingError("a storage of a nonsensical size")
-        return _Storage(str(pid[2]), pid[1], pid[4])
+        storage = _Storage(str(pid[2]), pid[1], pid[4])
+        self.dtypes[storage.key] = storage.dtype
+        return storage
 
 
 def read_pickled(path: Path) -> Any:
@@ -163,7 +174,7 @@ def _read_zip(file: IO[bytes]) -> Any:
             raise BadCheckpointError(f"its byte order is {order[:20]!r}, expected little.")
         if infos[f"{root}data.pkl"].file_size > _MAX_PICKLE_BYTES:
             raise BadCheckpointError("its pickle is too large to be a state dict.")
-        loaded = _unpickle(io.BytesIO(archive.read(f"{root}data.pkl")))
+        loaded, _ = _unpickle(io.BytesIO(archive.read(f"{root}data.pkl")))
 
         def read(storage: _Storage) -> bytes:
             name = f"{root}data/{storage.key}"
@@ -176,19 +187,18 @@ def _read_zip(file: IO[bytes]) -> Any:
 
 def _read_legacy(file: IO[bytes]) -> Any:
     """torch < 1.6: magic number, version, system, the object, the storages' keys, then the size and bytes of each."""
-    if _unpickle(file) != _LEGACY_MAGIC:
+    if _unpickle(file)[0] != _LEGACY_MAGIC:
         raise BadCheckpointError("it is neither a zip file nor an older pickled checkpoint of torch.")
     _unpickle(file)
     _unpickle(file)
-    loaded = _unpickle(file)
-    keys = _unpickle(file)
-    sizes = {storage.key: storage.dtype.itemsize for storage in _storages(loaded)}
+    loaded, dtypes = _unpickle(file)
+    keys, _ = _unpickle(file)
     contents: dict[str, bytes] = {}
     for key in keys:
         (numel,) = struct.unpack("<q", file.read(8))
-        if key not in sizes or numel < 0:
+        if key not in dtypes or numel < 0:
             raise BadCheckpointError(f"the storage {key!r} is not one that the object names.")
-        contents[key] = file.read(numel * sizes[key])
+        contents[key] = file.read(numel * dtypes[key].itemsize)
 
     def read(storage: _Storage) -> bytes:
         if storage.key not in contents:
@@ -198,8 +208,11 @@ def _read_legacy(file: IO[bytes]) -> Any:
     return _with_tensors(loaded, read)
 
 
-def _unpickle(file: IO[bytes]) -> Any:
-    """One pickle from where the file stands. Its operations are looked at first: no table may be made huge by one."""
+def _unpickle(file: IO[bytes]) -> tuple[Any, dict[str, torch.dtype]]:
+    """One pickle from where the file stands, and the types of the storages that it names.
+
+    Its operations are looked at first: no table may be made huge by one.
+    """
     begin = file.tell()
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in ("BINPUT", "LONG_BINPUT", "PUT") and int(argument or 0) > _MAX_MEMO:
@@ -207,7 +220,8 @@ def _unpickle(file: IO[bytes]) -> Any:
         if operation.name.startswith("EXT"):
             raise BadCheckpointError("its pickle uses registered extensions.")
     file.seek(begin)
-    return _SafeUnpickler(file).load()
+    unpickler = _SafeUnpickler(file)
+    return unpickler.load(), unpickler.dtypes
 
 
 def _storages(loaded: Any) -> list[_Storage]:

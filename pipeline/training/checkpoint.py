@@ -1,6 +1,7 @@
 """The full state of a training run on disk: written whole or not at all, read without running code."""
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.storage.files import as_space_error
 from schemas.errors import BadCheckpointError
 
 FORMAT = "clickloop-training-1"
+_INSTEAD = "Start without --resume, or from weights: a .safetensors file, or for published runs an official .pth."
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -47,9 +49,11 @@ def load_state(path: Path, model_id: str | None = None) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the unpickler met
-        raise BadCheckpointError(f"{path} is no readable training state: {error}. Start without --resume.") from error
+        # torch's own words on what it refuses advise to run it
+        why = "it is not one that this program wrote" if isinstance(error, pickle.UnpicklingError) else error
+        raise BadCheckpointError(f"{path} is no readable training state: {why}. {_INSTEAD}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise BadCheckpointError(f"{path} is not a training state of this version ({FORMAT}). Start without --resume.")
+        raise BadCheckpointError(f"{path} is not a training state of this version ({FORMAT}). {_INSTEAD}")
     if model_id is not None and (own := state["config"]["model_id"]) != model_id:
         raise BadCheckpointError(f"{path} is the state of a training of {own!r}, not of {model_id!r}.")
     return state

@@ -23,6 +23,7 @@ from flows.cli import build_parser, main
 from flows.commands.campaigns import _ingested
 from pipeline.campaigns import CampaignSpec, create_campaign
 from pipeline.ingest.scan import ingest
+from pipeline.models import create_model, save_checkpoint
 from pipeline.storage import adapters, requests
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.lock import WorkspaceLock
@@ -597,6 +598,20 @@ def test_evaluate_prints_and_writes_the_report_of_the_contract(
     assert code == 2 and "are not there" in err and "evaluate 1" not in err
 
 
+def test_a_size_that_only_some_models_take_is_for_the_model_to_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = write_pictures(tmp_path, 1)
+    words = ("evaluate", "--data", str(tmp_path / "truth.json"), "--images", str(images), "--max-clicks", "1")
+    code, _, err = run(capsys, *words, "--model", "toy-color", "--target-size", "600")
+    assert code == 2 and "--target-size 600 is not a multiple of 32, as toy-color needs it." in err
+    weights = tmp_path / "ritm.safetensors"
+    save_checkpoint(create_model("ritm-hrnet18s"), weights)
+    ritm = ("--model", "ritm-hrnet18s", "--checkpoint", str(weights), "--limit", "1", "--no-flip")
+    code, out, err = run(capsys, *words, *ritm, "--target-size", "600", "--json")
+    assert code == 0 and json.loads(out)["protocol"]["target_size"] == [600, 600], err
+
+
 def test_a_training_does_not_replace_the_state_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "state.pt").write_bytes(b"hours of work")
     (tmp_path / "other.pt").write_bytes(b"of another folder")
@@ -606,6 +621,30 @@ def test_a_training_does_not_replace_the_state_of_another(tmp_path: Path, capsys
     assert (tmp_path / "state.pt").read_bytes() == b"hours of work"
     code, _, err = run(capsys, "train", "cpu-small", "--out", str(tmp_path), "--resume", str(tmp_path / "state.pt"))
     assert "no readable training state" in err
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "told"),
+    [
+        ("cpu-small", "--epochs 3 --batch-size 2 --devices 1", "--epochs, --batch-size, --devices"),
+        ("simpleclick-xtiny-sbd", "--steps 3 --seed 4", "--steps, --seed"),
+    ],
+)
+def test_options_of_the_other_kind_of_training_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str, given: str, told: str
+) -> None:
+    code, _, err = run(capsys, "train", config, *given.split(), "--data", str(tmp_path), "--out", str(tmp_path / "run"))
+    assert code == 2 and f"{config} does not take {told}." in err and not (tmp_path / "run").exists()
+
+
+def test_a_training_on_several_devices_is_refused_before_they_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "simpleclick-xtiny-sbd", "--data", str(tmp_path), "--out", str(tmp_path / "run"), "--devices")
+    code, _, err = run(capsys, *words, "3", "--batch-size", "4")
+    assert code == 2 and "A batch of 4 cannot be shared out over 3 devices." in err
+    code, _, err = run(capsys, *words, "2")
+    assert code == 2 and "is no SBD folder" in err and not (tmp_path / "run").exists()
 
 
 def test_model_list_tells_where_each_model_is_cut(capsys: pytest.CaptureFixture[str]) -> None:

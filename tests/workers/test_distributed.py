@@ -45,9 +45,11 @@ def test_two_ranks_train_one_model_and_go_on_from_its_state(tmp_path: Path) -> N
     try:
         first = train_on_devices(small_run(1), data, out, 2)
         second = train_on_devices(small_run(2), data, out, 2)
+        third = train_on_devices(small_run(4), data, out, 2, minutes=1e-6)
     finally:
         ray.shutdown()
     assert first.finished and first.step == 2
+    assert not third.finished and third.step == 5
     assert second.finished and second.step == 4 and (out / "simpleclick-xtiny-448.safetensors").exists()
 
 

@@ -64,8 +64,16 @@ def test_photographs_without_a_mask_are_told_of(tmp_path: Path, caplog: pytest.L
     assert "1 photographs have no mask, such as g" in caplog.text
 
 
-def test_davis_takes_whatever_is_not_black(tmp_path: Path) -> None:
-    gt = next(iter(open_samples(f"davis:{write_davis(tmp_path)}", None))).read_gt()
+def test_what_file_browsers_leave_beside_masks_is_no_mask(tmp_path: Path) -> None:
+    root = write_davis(tmp_path)
+    for name in ("img/Thumbs.db", "gt/Thumbs.db", "gt/desktop.ini", "gt/.DS_Store"):
+        (root / name).write_bytes(b"no image")
+    assert [sample.sample_id for sample in open_samples(f"davis:{root}", None)] == ["f"]
+
+
+@pytest.mark.parametrize("name", ["davis", "coco_mval"])
+def test_davis_takes_whatever_is_not_black(tmp_path: Path, name: str) -> None:
+    gt = next(iter(open_samples(f"{name}:{write_davis(tmp_path)}", None))).read_gt()
     assert gt[5, 5] == 1 and gt[25, 25] == 1 and gt[15, 15] == 0
 
 
@@ -118,6 +126,7 @@ def test_pickles_of_coco_lvis_run_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         ("grabcut:{}", "data_GT, boundary_GT"),
         ("berkeley:{}", "images, masks"),
         ("davis:{}", "img, gt"),
+        ("coco_mval:{}", "no COCO_MVal set: img, gt"),
         ("sbd:{}", "val.txt"),
         ("pascal_voc:{}", "SegmentationObject"),
         ("grabcut:{}/nowhere", "there is no folder"),
@@ -184,3 +193,32 @@ def test_what_would_end_an_evaluation_in_its_middle_is_found_before_it(tmp_path:
     with pytest.raises(BadInputError, match=r"1 images .* such as .*b\.png"):
         check_samples(open_samples(data, str(tmp_path)))
     check_samples(open_samples(f"davis:{write_davis(tmp_path / 'davis')}", None))
+
+
+@pytest.mark.parametrize(("name", "missing"), [("sbd", "img/y.jpg"), ("pascal_voc", "JPEGImages/p.jpg")])
+def test_photographs_of_a_published_set_are_missed_before_it_is_evaluated(
+    tmp_path: Path, name: str, missing: str
+) -> None:
+    root = {"sbd": write_sbd, "pascal_voc": write_voc}[name](tmp_path)
+    samples = open_samples(f"{name}:{root}", None)
+    check_samples(samples)
+    assert len(list(samples)) == 2  # they are there for the evaluation, too
+    (root / missing).unlink()
+    with pytest.raises(BadInputError, match=rf"1 images of the data set are not there, such as .*{missing}"):
+        check_samples(open_samples(f"{name}:{root}", None))
+
+
+def test_a_dangling_link_is_missed_like_a_missingthat_is_not_there(tmp_path: Path) -> None:
+    root = write_davis(tmp_path)
+    (root / "img" / "f.jpg").unlink()
+    (root / "img" / "f.jpg").symlink_to(root / "nowhere.jpg")
+    with pytest.raises(BadInputError, match=r"1 images .* such as .*f\.jpg"):
+        check_samples(open_samples(f"davis:{root}", None))
+
+
+def test_labels_that_are_missing_are_told_before_the_first_click_but_not_beyond_the_limit(tmp_path: Path) -> None:
+    root = write_voc(tmp_path)
+    (root / "ImageSets" / "Segmentation" / "val.txt").write_text("p\nq\n")
+    check_samples(open_samples(f"pascal_voc:{root}", None), limit=2)
+    with pytest.raises(BadAnnotationsError, match=r"q\.png"):
+        check_samples(open_samples(f"pascal_voc:{root}", None))

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.adapters.files import AdapterMeta, save_adapter
+from pipeline.adapters.kinds import adapter_tensors
 from pipeline.data.coco import read_coco
-from pipeline.evaluation.compare import CompareOptions, Entry, compare, parse_entry
+from pipeline.evaluation.compare import CompareOptions, Entry, _load, compare, parse_entry
 from pipeline.evaluation.costs import count_gmacs, measure_costs
 from pipeline.evaluation.plot import check_plot_path, plot_comparison
 from pipeline.evaluation.run import evaluate
@@ -74,6 +76,14 @@ def test_a_bad_checkpoint_is_reported_by_the_process_that_read_it(data: Path) ->
         compare([Entry(model_id="toy-color", checkpoint=bad)], samples, CompareOptions(limit=1))
 
 
+def test_an_adapter_of_other_weights_is_refused(tmp_path: Path) -> None:
+    tensors = adapter_tensors(create_model("fdrn-compact"), "head")
+    path = tmp_path / "a.safetensors"
+    save_adapter(path, tensors, AdapterMeta(kind="head", model_id="fdrn-compact", model_digest="0" * 64))
+    with pytest.raises(BadCheckpointError, match="was trained on weights 000000000000"):
+        _load(Entry(model_id="fdrn-compact", adapter=path), CompareOptions())
+
+
 def test_entries_are_read_as_people_write_them(tmp_path: Path) -> None:
     (tmp_path / "w").touch()
     (tmp_path / "a").touch()
@@ -84,6 +94,24 @@ def test_entries_are_read_as_people_write_them(tmp_path: Path) -> None:
             parse_entry(f"default{absent}")
     with pytest.raises(NotFoundError):
         parse_entry("nosuch")
+
+
+def test_a_plus_in_the_name_of_a_file_is_no_adapter(tmp_path: Path) -> None:
+    folder = tmp_path / "c+l"
+    folder.mkdir()
+    for name in ("w=1+2", "a+b"):
+        (folder / name).touch()
+    weights, adapter = folder / "w=1+2", folder / "a+b"
+    for text, files in (
+        (f"={weights}", (weights, None)),
+        (f"={weights}+{adapter}", (weights, adapter)),
+        (f"+{adapter}", (None, adapter)),
+        (f"+{weights}", (None, weights)),
+    ):
+        entry = parse_entry(f"default{text}")
+        assert (entry.model_id, entry.checkpoint, entry.adapter) == ("fdrn-compact", *files)
+    with pytest.raises(BadInputError, match=r"there is no file \S+/c\+l/absent\.$"):
+        parse_entry(f"default={weights}+{folder}/absent")
 
 
 def test_a_plot_that_could_not_be_written_is_refused_first(tmp_path: Path) -> None:

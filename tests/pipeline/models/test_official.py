@@ -1,5 +1,6 @@
 """Official checkpoints: they load without their packages, and nothing that a file asks for is ever run."""
 
+import argparse
 import io
 import os
 import pickle
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -132,6 +134,47 @@ def test_names_of_data_parallel_lose_their_prefix(tmp_path: Path, enveloped: boo
     torch.save({"state_dict": state, "epoch": 3} if enveloped else state, tmp_path / "m.pth")
     loaded = load_model(MODEL, tmp_path / "m.pth").state_dict()
     assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in loaded.items())
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_foreign_objects_hold_beside_the_weights_is_passed_over(tmp_path: Path, isegm: Any, legacy: bool) -> None:
+    torch.manual_seed(5)
+    wanted = create_model(MODEL)
+    assert isinstance(wanted, SimpleClick)
+    loss, state = isegm(), official_state(wanted)
+    loss.register_buffer("class_weight", torch.ones(2))
+    state["head.conv_seg.bias"] = nn.Parameter(state["head.conv_seg.bias"])
+    state["head.conv_seg.bias"].lr_mult = 0.1  # type: ignore[attr-defined]
+    beside = {"criterion": loss, "args": argparse.Namespace(gpus=[0]), "best": np.float64(0.9), "seen": np.arange(3)}
+    torch.save({"state_dict": state, **beside}, tmp_path / "m.pth", _use_new_zipfile_serialization=not legacy)
+    del sys.modules["isegm"]
+    loaded = load_model(MODEL, tmp_path / "m.pth").state_dict()
+    assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in loaded.items())
+
+
+def test_a_file_says_what_it_holds_instead_of_a_state_dict(tmp_path: Path) -> None:
+    state = official_state(SimpleClick(SMALL_VIT))
+    sparse = torch.zeros(1).to_sparse()
+    for name, held, told in (
+        ("ema", {"ema": state, "epoch": 3}, "found them under 'ema': save that alone"),
+        ("sparse", {"state_dict": {**state, "head.conv_seg.bias": sparse}}, "'head.conv_seg.bias' is not the name of"),
+        ("eight bits", {"state_dict": {"a": torch.zeros(2).to(torch.float8_e5m2)}}, "quantised .* Export it again"),
+    ):
+        torch.save(held, tmp_path / f"{name}.pth")
+        with pytest.raises(BadCheckpointError, match=rf"{name}\.pth.* {told}"):
+            load_model(MODEL, tmp_path / f"{name}.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_quantised_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = create_model(MODEL)
+    assert isinstance(model, SimpleClick)
+    state = {name: value.to(dtype).contiguous() for name, value in official_state(model).items()}
+    save_file(state, tmp_path / "m.safetensors")
+    for attempt in (load_model, lambda _, path: convert_checkpoint(path, tmp_path / "n.safetensors")):
+        with pytest.raises(BadCheckpointError, match=rf"holds {dtype} in .* quantised weights.* scales"):
+            attempt(MODEL, tmp_path / "m.safetensors")
 
 
 def test_official_weights_as_safetensors_load_and_convert(tmp_path: Path) -> None:

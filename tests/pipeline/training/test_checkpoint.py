@@ -24,3 +24,10 @@ def test_the_state_of_another_models_training_says_so(tmp_path: Path) -> None:
     assert load_state(tmp_path / "state.pt", "ritm-hrnet18")
     with pytest.raises(BadCheckpointError, match="of a training of 'ritm-hrnet18', not of 'fdrn-compact'"):
         load_state(tmp_path / "state.pt", "fdrn-compact")
+
+
+def test_a_file_that_asks_for_code_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "config": torch.nn.ReLU()}, tmp_path / "official.pt")
+    with pytest.raises(BadCheckpointError, match=r"not one that this program wrote\. .* an official \.pth") as refused:
+        load_state(tmp_path / "official.pt")
+    assert "weights_only" not in refused.value.message
