@@ -59,7 +59,11 @@ def register(nouns: Nouns, common: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a run of pipeline/configs: cpu-small, simpleclick-base-sbd")
     parser.add_argument("--data", metavar="DIR", help="folder of training sets with an index.json (drawn scenes alone)")
     parser.add_argument("--out", metavar="DIR", default="runs/latest", help="checkpoints and log (runs/latest)")
-    parser.add_argument("--resume", metavar="FILE", help="checkpoint to continue from")
+    parser.add_argument(
+        "--resume", metavar="FILE",
+        help="state to continue from, or weights to begin with (published runs: also MAE's encoder, or the host of a "
+        "ClickAdapter)",
+    )  # fmt: skip
     parser.add_argument("--minutes", type=number, metavar="M", help="stop in time and save")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="instead of the run's")
     own = parser.add_argument_group("runs of the shipped model")
@@ -275,6 +279,8 @@ def _train_published(args: argparse.Namespace, data: Path | None, out: Path, res
     if data is None:
         raise BadInputError(f"{args.config} needs its data set: --data DIR (its own layout, or a COCO-format folder).")
     run = PUBLISHED[args.config]()
+    if resume is None and run.train.model_id.startswith("clickadapter-"):
+        raise BadInputError(f"{args.config} trains beside a frozen host, which must have learned: --resume its weights.")
     changed: dict[str, Any] = {
         name: value
         for name, value in (

@@ -177,7 +177,7 @@ def train_published(
         run: Of `PUBLISHED`, or changed from one.
         data: The data set's folder.
         out: Folder of state, log and weights.
-        resume: A state to go on from, or weights to begin from (`.safetensors`, an official `.pth`).
+        resume: A state to go on from, or weights to begin with: see `begin_model`.
         minutes: Stop in time and save.
         validate: See `IterativeTrainer`.
     """

@@ -13,6 +13,7 @@ from pipeline.models import (  # noqa: F401
     toy,
 )
 from pipeline.models._checkpoint import (
+    begin_model,
     convert_checkpoint,
     default_weights_path,
     load_model,
@@ -24,6 +25,7 @@ from pipeline.models._registry import create_model, list_families, list_models, 
 from schemas.models import resolve_model_id
 
 __all__ = [
+    "begin_model",
     "convert_checkpoint",
     "create_model",
     "default_weights_path",

@@ -21,6 +21,7 @@ from pipeline.models._official import (
     OfficialCheckpoint,
     check_settings,
     identify,
+    is_encoder,
     is_pickled,
     misfits,
     official_weights,
@@ -136,6 +137,31 @@ def load_model(
                 "Name the checkpoint that it belongs to."
             )
     return model.to(device).eval()
+
+
+def begin_model(model_id: str, weights: Path) -> InteractiveModel:
+    """A model whose training is to begin with given weights, in training mode.
+
+    Args:
+        model_id: Registered id.
+        weights: The model's own; or of a ClickAdapter its host's; or MAE's encoder for the plain ViT of a model.
+
+    Raises:
+        NotFoundError, BadCheckpointError: See `load_model`; or it is an encoder of another size.
+    """
+    from pipeline.models.clickadapter import ClickAdapter  # here, as models know this module
+    from pipeline.models.simpleclick import PlainVit
+
+    stated = None if _looks_pickled(weights) else read_metadata(weights).get(_MODEL)
+    model = create_model(model_id)
+    if isinstance(model, ClickAdapter) and stated != model_id:
+        model.host.load_state_dict(load_model(model.host.model_id, weights).state_dict())
+        return model.train()
+    vit = getattr(model, "backbone", None)
+    if stated is None and isinstance(vit, PlainVit) and is_encoder(checkpoint := read_official(weights)):
+        vit.load_mae(checkpoint.state, weights)
+        return model.train()
+    return load_model(model_id, weights).train()
 
 
 def convert_checkpoint(source: Path, target: Path) -> str:

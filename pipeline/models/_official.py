@@ -171,12 +171,16 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str) or (isinstance(value, list) and all(map(_is_plain, value)))
 
 
+def is_encoder(checkpoint: OfficialCheckpoint) -> bool:
+    """Whether it is what MAE or timm save of a ViT, by its names: published trainings begin with it."""
+    return {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= checkpoint.state.keys()
+
+
 def _refuse_encoder(checkpoint: OfficialCheckpoint) -> None:
-    """Refuse what MAE or timm save of a ViT, by its names: published trainings begin with it."""
-    if {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"} <= checkpoint.state.keys():
+    if is_encoder(checkpoint):
         raise BadCheckpointError(
             f"{checkpoint.path} holds a ViT encoder alone, as MAE's files do, and no model that takes clicks. A "
-            "training may begin with it (`SimpleClick.load_mae`)."
+            "training may begin with it: `clickloop train CONFIG --resume FILE`, of a model with a plain ViT."
         )
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models._base import Encoding, HostFeatures, HostShape, InteractiveModel, Prediction
-from pipeline.models._official import read_official
 from pipeline.models._registry import register_model
 from pipeline.models.layers.coordinates import OFFICIAL_SETTINGS, coordinate_features, to_input_size
 from pipeline.models.layers.feature_pyramid import SimpleFeaturePyramid
@@ -36,6 +35,8 @@ _UNUSED = (
     "head.up_conv2.",
 )
 """Saved in official checkpoints and read by no forward pass."""
+_ENCODER = ("patch_embed.", "pos_embed", "blocks.")
+"""What MAE trains of a plain ViT."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,31 @@ class PlainVit(nn.Module):
     def run(self, tokens: Tensor, grid: tuple[int, int], first: int = 0, last: int | None = None) -> Tensor:
         """Blocks `first` to `last` on tokens (B, L, D) in grid order."""
         return self.schedule.run(self.blocks, tokens, grid, first, len(self.blocks) if last is None else last)
+
+    def load_mae(self, state: Mapping[str, Tensor], path: Path) -> None:
+        """Take the encoder that MAE trained (timm's or the official names), as published runs start.
+
+        Positions are resized to this grid; what there is no place for (class token, final norm, decoder) is left out.
+
+        Args:
+            state: Of the file.
+            path: What messages call it.
+
+        Raises:
+            BadCheckpointError: A part of the encoder is missing or of another shape.
+        """
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(_ENCODER)}
+        taken = {name: value for name, value in state.items() if name in own}
+        positions = taken.get("pos_embed")
+        if positions is not None and positions.ndim == 3:
+            side = math.isqrt(positions.shape[1])  # of the grid; the class token makes it one more than a square
+            taken["pos_embed"] = resize_pos_embed(positions[:, -side * side :], (side, side), self.grid)
+        wrong = [name for name in own if name not in taken or taken[name].shape != own[name].shape]
+        if wrong:
+            raise BadCheckpointError(
+                f"{path} is no MAE encoder of this size: {wrong[0]} is missing or of another shape."
+            )
+        self.load_state_dict(taken, strict=False)
 
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -170,36 +196,6 @@ class SimpleClick(InteractiveModel):
         """
         logits = self.host_features(encoding, clicks, previous, crops, rois).logits
         return Prediction(logits, logits.new_ones(logits.shape[0], 1))
-
-    def load_mae(self, path: Path) -> list[str]:
-        """Take the encoder of an MAE checkpoint (timm's or the official one's names), as published runs start.
-
-        Positions are resized to this model's grid; what the encoder has no place for (class token, final norm, decoder)
-        is left out.
-
-        Args:
-            path: A .pth file of a state dict, bare or under "model".
-
-        Returns:
-            Names of what was left out.
-
-        Raises:
-            BadCheckpointError: It is unreadable, or lacks a part of the encoder, or one has another shape.
-        """
-        state = read_official(path).state
-        own = self.backbone.state_dict()
-        taken = {name: value for name, value in state.items() if name in own}
-        positions = taken.get("pos_embed")
-        if positions is not None and positions.ndim == 3:
-            side = math.isqrt(positions.shape[1])  # of the grid; the class token makes it one more than a square
-            taken["pos_embed"] = resize_pos_embed(positions[:, -side * side :], (side, side), self.backbone.grid)
-        wrong = [name for name in own if name not in taken or taken[name].shape != own[name].shape]
-        if wrong:
-            raise BadCheckpointError(
-                f"{path} is no MAE encoder of this size: {wrong[0]} is missing or of another shape."
-            )
-        self.backbone.load_state_dict(taken)
-        return sorted(state.keys() - taken.keys())
 
     def host_shape(self) -> HostShape:
         """See `InteractiveModel.host_shape`."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.clicks.simulate import add_training_click, next_training_click
-from pipeline.models import create_model, load_model, save_checkpoint
+from pipeline.models import begin_model, create_model, save_checkpoint
 from pipeline.models._base import InteractiveModel
 from pipeline.training.checkpoint import load_state, save_state
 from pipeline.training.interrupts import ignore_interrupts, noted_interrupts
@@ -146,7 +146,7 @@ class IterativeTrainer:
         torch.manual_seed(config.seed)
         begins = resume is not None and resume.suffix in (".safetensors", ".pth")
         if model is None:
-            model = load_model(config.model_id, resume) if begins else create_model(config.model_id)
+            model = begin_model(config.model_id, resume) if begins else create_model(config.model_id)
         self.model = model.to(self.device)
         self.optimizer = _make_optimizer(self.model, config)
         self.step, self.seconds = 0, 0.0

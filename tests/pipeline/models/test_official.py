@@ -20,13 +20,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flows.cli import main
-from pipeline.models import convert_checkpoint, create_model, load_model, outline_of, read_metadata
+from pipeline.models import (
+    begin_model,
+    convert_checkpoint,
+    create_model,
+    load_model,
+    outline_of,
+    read_metadata,
+    save_checkpoint,
+)
 from pipeline.models._official import check_settings, read_official
 from pipeline.models._pickled import read_pickled
-from pipeline.models.simpleclick import SimpleClick
+from pipeline.models.simpleclick import PlainVit, SimpleClick
 from schemas.errors import BadCheckpointError, BadInputError
 from tests.peaks import at_most
-from tests.pipeline.models.small import SMALL_VIT
+from tests.pipeline.models.small import SMALL, SMALL_VIT
 
 MODEL = "simpleclick-xtiny-448"
 CLASS = "isegm.model.is_plainvit_model.PlainVitModel"
@@ -392,20 +400,64 @@ def test_a_small_file_cannot_name_an_object_in_endlessly_many_places(tmp_path: P
     assert isinstance(read_pickled(tmp_path / "n.pth"), list)
 
 
-def test_an_mae_encoder_starts_a_model(tmp_path: Path) -> None:
+def mae_state(side: int = 7) -> dict[str, torch.Tensor]:
+    """What MAE saves of a small ViT."""
+    state = dict(SimpleClick(SMALL_VIT).backbone.state_dict())
+    state["pos_embed"] = torch.rand(1, 1 + side * side, 32)
+    return state | {
+        "cls_token": torch.rand(1, 1, 32), "norm.weight": torch.rand(32), "decoder_embed.weight": torch.rand(3)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["simpleclick", "icmformer", "adaptiveclick"])
+def test_an_mae_encoder_fills_a_plain_vit(family: str) -> None:
     torch.manual_seed(2)
-    model, source = SimpleClick(SMALL_VIT), SimpleClick(SMALL_VIT)
-    state = {name.removeprefix("backbone."): value for name, value in source.state_dict().items() if "backbone" in name}
-    state["pos_embed"] = torch.rand(1, 1 + 49, 32)
-    state |= {"cls_token": torch.rand(1, 1, 32), "norm.weight": torch.rand(32), "decoder_embed.weight": torch.rand(3)}
-    torch.save({"model": state}, tmp_path / "mae.pth")
-    assert model.load_mae(tmp_path / "mae.pth") == ["cls_token", "decoder_embed.weight", "norm.weight"]
-    for attempt in (load_model, lambda _, path: convert_checkpoint(path, tmp_path / "m.safetensors")):
-        with pytest.raises(BadCheckpointError, match=r"holds a ViT encoder alone, .*load_mae"):
-            attempt(MODEL, tmp_path / "mae.pth")
-    assert torch.equal(model.backbone.blocks[3].mlp.fc2.weight, source.backbone.blocks[3].mlp.fc2.weight)  # type: ignore[union-attr]
-    assert model.backbone.pos_embed.shape == (1, 16, 32)
+    state, vit = mae_state(), SMALL[family]().backbone
+    assert isinstance(vit, PlainVit)
+    own = {name: value.clone() for name, value in vit.state_dict().items()}
+    vit.load_mae(state, Path("mae.pth"))
+    for name, value in vit.state_dict().items():
+        if name == "pos_embed":
+            assert value.shape == (1, 16, 32) and not torch.equal(value, own[name])
+        else:
+            assert torch.equal(value, state.get(name, own[name])), name
     del state["blocks.0.norm1.weight"]
-    torch.save({"model": state}, tmp_path / "mae.pth")
     with pytest.raises(BadCheckpointError, match=r"blocks\.0\.norm1\.weight"):
-        model.load_mae(tmp_path / "mae.pth")
+        vit.load_mae(state, Path("mae.pth"))
+
+
+def test_an_mae_encoder_begins_a_training_and_is_no_model(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    source = create_model(MODEL).backbone
+    state = {name: value.contiguous() for name, value in source.state_dict().items()}  # type: ignore[union-attr]
+    state["cls_token"] = torch.rand(1, 1, 160)
+    torch.save({"model": state}, tmp_path / "mae.pth")
+    for attempt in (load_model, lambda _, path: convert_checkpoint(path, tmp_path / "m.safetensors")):
+        with pytest.raises(BadCheckpointError, match=r"holds a ViT encoder alone, .*--resume"):
+            attempt(MODEL, tmp_path / "mae.pth")
+    save_file(state, tmp_path / "mae.safetensors")  # as timm distributes them
+    for name in ("mae.pth", "mae.safetensors"):
+        model = begin_model(MODEL, tmp_path / name)
+        assert model.training
+        assert torch.equal(model.backbone.blocks[3].mlp.fc2.weight, source.blocks[3].mlp.fc2.weight)  # type: ignore[union-attr]
+    with pytest.raises(BadCheckpointError, match=r"mae\.pth is no MAE encoder of this size"):
+        begin_model("simpleclick-base-448", tmp_path / "mae.pth")
+    with pytest.raises(BadCheckpointError, match="holds a ViT encoder alone"):
+        begin_model("ritm-hrnet18s", tmp_path / "mae.pth")
+
+
+def test_a_clickadapter_begins_with_the_weights_of_its_host(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    host = create_model(MODEL)
+    assert isinstance(host, SimpleClick)
+    torch.save({"state_dict": official_state(host)}, tmp_path / "host.pth")
+    save_checkpoint(host, tmp_path / "host.safetensors", dtype=torch.float32)
+    for name in ("host.pth", "host.safetensors"):
+        model = begin_model(f"clickadapter-{MODEL}", tmp_path / name)
+        assert torch.equal(model.host.head.conv_seg.weight, host.head.conv_seg.weight)
+        assert not any(parameter.requires_grad for parameter in model.host.parameters())
+    save_checkpoint(model, tmp_path / "whole.safetensors", dtype=torch.float32)
+    again = begin_model(f"clickadapter-{MODEL}", tmp_path / "whole.safetensors")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    with pytest.raises(BadCheckpointError, match=f"{MODEL!r}, not 'segformer-b0-448'"):
+        begin_model("clickadapter-segformer-b0-448", tmp_path / "host.safetensors")
