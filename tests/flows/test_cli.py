@@ -251,6 +251,22 @@ def test_a_workspace_that_cannot_be_made_is_named(
     assert str(taken) in err
 
 
+def test_a_workspace_that_cannot_be_looked_at_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["campaign", "list"], ["gc"], ["backup", str(tmp_path / "backup")]):
+        code, out, err = run(capsys, *words, "--workspace", str(tmp_path / ("n" * 300)))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "Cannot look for" in err and "File name too long. Name another workspace" in err
+
+
+def test_the_file_that_keeps_a_command_from_the_workspace_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lock").mkdir()
+    code, out, err = run(capsys, "db", "upgrade", "--workspace", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert f"Cannot write to the workspace {tmp_path}: Is a directory ({tmp_path}/lock)." in err
+
+
 def test_a_campaign_of_a_file_that_is_no_image_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
