@@ -24,6 +24,7 @@ from flows.commands.campaigns import _ingested
 from pipeline.campaigns import CampaignSpec, create_campaign
 from pipeline.ingest.scan import ingest
 from pipeline.storage import adapters, requests
+from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.campaigns import CampaignRecord
@@ -405,6 +406,34 @@ def test_weights_that_do_not_load_are_not_promoted_and_going_back_to_them_is_sai
     code, out, _ = run(capsys, "adapter", "rollback", "discs", *where)
     assert code == 0 and out.startswith("Live: 00000000000000 (version 3).") and "does not load: There is no" in out
     assert run(capsys, "adapter", "rollback", "discs", *where)[1] == "Live: the bare model (version 4).\n"
+
+
+def test_a_rollback_that_is_interrupted_while_weights_load_changes_nothing(
+    campaign: CampaignRecord,
+    database: Database,
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digest = "1" * 64
+    with database.begin() as conn:
+        adapters.register_adapter(
+            conn, digest=digest, campaign_id=campaign.id, kind="head", uri="", seed=1, parent_digest=None,
+            model_digest=campaign.model_digest, model_key=campaign.model_key, snapshot_id=None,
+        )  # fmt: skip
+        adapters.set_gate(conn, digest, "candidate", {"promote": True})
+        adapters.promote(conn, campaign.id, digest, 0)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["adapter", "rollback", "discs", "--workspace", str(settings.workspace)]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.storage.weights.load_model_by_digest", interrupted)
+        assert run(capsys, *words)[0] == 130
+    with database.connect() as conn:
+        assert get_campaign(conn, campaign.id).live_adapter == digest
+    assert run(capsys, *words)[:2] == (0, "Live: the bare model (version 2).\n")
 
 
 def test_looking_works_while_another_process_owns_the_workspace(
