@@ -144,9 +144,10 @@ def _storage(settings: Settings) -> str:
 
 def _database(settings: Settings) -> str:
     from pipeline.storage.database import database_revision, head_revision
+    from pipeline.storage.lock import is_there
 
     url = settings.resolved_database_url
-    if settings.sqlite_path is not None and not settings.sqlite_path.exists():
+    if settings.sqlite_path is not None and not is_there(settings.sqlite_path):
         return "none yet; the first campaign makes it"
     found, head = database_revision(url), head_revision()
     if found != head:

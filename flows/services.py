@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flows.client import read_serve_file
 from pipeline.storage import campaigns
 from pipeline.storage.database import Database, database_revision, head_revision, open_database
-from pipeline.storage.lock import WorkspaceLock
+from pipeline.storage.lock import WorkspaceLock, is_there
 from schemas.campaigns import CampaignRecord
 from schemas.errors import BusyError, NotFoundError, WorkspaceLockedError
 from schemas.settings import Settings
@@ -145,7 +145,7 @@ def reading(settings: Settings) -> Iterator[Database]:
         DatabaseVersionError: It is of another version, and its owner has to upgrade it.
     """
     path = settings.sqlite_path
-    if path is not None and not path.exists():
+    if path is not None and not is_there(path):
         raise NotFoundError(
             f"There is no database at {path}. Is --workspace right? `clickloop campaign create` makes one."
         )

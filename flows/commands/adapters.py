@@ -124,12 +124,14 @@ def rollback(args: argparse.Namespace) -> int:
 
         problem = None
         with owning(settings) as database:
-            with database.begin() as conn:
-                version, digest = adapters.rollback(conn, campaign.id, campaign.live_version)
-            try:
-                _try(settings, campaign, digest)
+            with database.connect() as conn:
+                previous = adapters.before_live(conn, campaign)
+            try:  # takes seconds: whoever is interrupted then and asks again is not to go back twice
+                _try(settings, campaign, previous)
             except (NotFoundError, BadCheckpointError) as error:
                 problem = adapters.problem_of_live(error)
+            with database.begin() as conn:
+                version, digest = adapters.rollback(conn, campaign.id, campaign.live_version)
     else:
         with server:
             seen = {"expected_version": campaign.live_version}  # a call sent twice goes back once

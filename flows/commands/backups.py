@@ -25,10 +25,11 @@ def backup(args: argparse.Namespace) -> int:
     """Write a backup."""
     from pipeline.storage import backup as backups
     from pipeline.storage.files import storage_error
+    from pipeline.storage.lock import is_there
 
     settings = settings_of(args)
     path = settings.sqlite_path
-    if path is not None and not path.exists():
+    if path is not None and not is_there(path):
         raise NotFoundError(f"There is no database at {path}: nothing to back up. Is --workspace right?")
     target = absolute_url(args.to)
     try:
@@ -60,7 +61,7 @@ def restore(args: argparse.Namespace) -> int:
         except OSError as error:
             if "://" in source + storage:
                 raise storage_error(error, f"Restoring {source} into {storage}") from error
-            why = error.strerror or error
+            why = f"{error.strerror} ({error.filename})" if error.strerror and error.filename else error
             raise BadInputError(f"Cannot restore {source} into {storage}: {why}. The database is as it was.") from error
     manifest = done.manifest
     lines = [f"{manifest.rows - done.forgotten_embeddings} rows and {len(manifest.files)} files are back; the database "

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from pipeline.storage.numbers import next_number
 from pipeline.storage.sql import insert_into, new_id, one
+from schemas.campaigns import CampaignRecord
 from schemas.catalogue import AdapterRecord, ModelRecord
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ClickloopError, ConflictError, NotFoundError, StateError
@@ -161,13 +162,23 @@ def rollback(conn: Connection, campaign_id: str, expected_version: int | None = 
     campaign = _locked(conn, campaign_id)
     if expected_version is not None:
         _require_version(campaign, expected_version)
-    live = standing_promotions(conn, campaign_id)
+    previous = before_live(conn, campaign)
+    return _make_live(conn, campaign, previous, "rollback"), previous
+
+
+def before_live(conn: Connection, campaign: Row[Any] | CampaignRecord) -> str | None:
+    """What rolling back makes live (None: the bare model).
+
+    Raises:
+        StateError: Nothing was promoted, or the file of what was live before was removed.
+    """
+    live = standing_promotions(conn, campaign.id)
     if len(live) == 1:
         raise StateError("Nothing to roll back to: the bare model is live.", live_version=campaign.live_version)
     previous = live[-2]
     if previous is not None:
         require_file(get_adapter(conn, previous))
-    return _make_live(conn, campaign, previous, "rollback"), previous
+    return previous
 
 
 def problem_of_live(error: ClickloopError) -> str:

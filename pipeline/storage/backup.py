@@ -26,16 +26,16 @@ from pydantic import AfterValidator, BaseModel, ValidationError
 from sqlalchemy import JSON, Boolean, Connection, DateTime, Float, Integer, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.storage.database import Database, database_revision, knows_revision, migrate
+from pipeline.storage.database import Database, database_revision, is_in_use, knows_revision, migrate
 from pipeline.storage.files import (
     exists,
+    files_below,
     join,
     leaves_root,
     open_storage,
     read_bytes,
     sha256_stored,
     telling,
-    with_retry,
     write_atomic,
 )
 from pipeline.storage.sql import batches
@@ -265,9 +265,8 @@ def _telling_who_is_in_the_way() -> Iterator[None]:
     try:
         yield
     except DatabaseUnavailableError as error:
-        raise DatabaseUnavailableError(
-            f"Nothing was restored: {error.message} Stop what uses the database, such as gateways and runners."
-        ) from error
+        who = " Stop what uses the database, such as gateways and runners." if is_in_use(error) else ""
+        raise DatabaseUnavailableError(f"Nothing was restored: {error.message}{who}") from error
 
 
 @contextmanager
@@ -296,7 +295,10 @@ def _copy_sqlite(path: str, target: Path) -> None:
         with closing(sqlite3.connect(path, timeout=10.0)) as source, closing(sqlite3.connect(target)) as copy:
             source.backup(copy)
     except sqlite3.Error as error:
-        raise DatabaseUnavailableError(f"Cannot copy {path}: {error}.") from error
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        room = f" Make room in {target.parent.parent}, or name another folder in TMPDIR."
+        advice = room if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR} else ""
+        raise DatabaseUnavailableError(f"Cannot copy {path} to {target}: {error}.{advice}") from error
 
 
 def _tables(conn: Connection) -> MetaData:
@@ -368,19 +370,14 @@ def _weights(conn: Connection, storage: AbstractFileSystem, root: str) -> list[s
     """Paths below the storage of the models and adapters that the catalogue names."""
     models = conn.execute(text("SELECT digest FROM models UNION SELECT model_digest FROM campaigns")).scalars().all()
     names = [f"models/{digest}{ending}" for digest in sorted(models) for ending in (".safetensors", ".json")]
+    storage.invalidate_cache()
     adapters = _tables(conn).tables["adapters"]
     there = [adapters.c.removed_at.is_(None)] if "removed_at" in adapters.c else []
     for digest in sorted(conn.execute(select(adapters.c.digest).where(*there)).scalars()):
         folder = join(root, "adapters", digest)
-        beside = [path.removeprefix(f"{folder}/") for path in _files_below(storage, folder)]
+        beside = [path.removeprefix(f"{folder}/") for path in files_below(storage, folder)]
         names += sorted({f"adapters/{digest}/{name}" for name in {*beside, "weights.safetensors"}})
     return names
-
-
-def _files_below(fs: AbstractFileSystem, folder: str) -> list[str]:
-    """Paths of all files of a folder, which need not exist, listed anew."""
-    fs.invalidate_cache()
-    return list(with_retry(fs, lambda: fs.find(folder)))
 
 
 def _read_if_there(fs: AbstractFileSystem, path: str) -> bytes | None:
@@ -486,7 +483,8 @@ def _moved(row: dict[str, Any], before: str, now: str) -> dict[str, Any]:
 
 def _stored_embeddings(storage: AbstractFileSystem, root: str) -> set[tuple[str, str]]:
     """(model key, image digest) of what the storage has: one listing, in place of a look per row."""
-    names = _files_below(storage, join(root, "embeddings"))
+    storage.invalidate_cache()
+    names = files_below(storage, join(root, "embeddings"))
     paths = [name.removesuffix(".safetensors").split("/") for name in names if name.endswith(".safetensors")]
     return {(path[-3], path[-1]) for path in paths if len(path) > 2}
 

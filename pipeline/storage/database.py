@@ -32,6 +32,7 @@ __all__ = [
     "database_now",
     "database_revision",
     "head_revision",
+    "is_in_use",
     "knows_revision",
     "migrate",
     "open_database",
@@ -44,6 +45,8 @@ ROOM_BYTES = 1_000_000
 """With less left on SQLite's disk it counts as full: a few commits take so much."""
 _OF_A_WRONG_URL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "failed to resolve host")
 """Of libpq and psycopg: a connection that failed has no code."""
+_OF_LOCKS = frozenset({"55P03", "40P01"})
+"""PostgreSQL's codes: a lock did not come in time, or each waited for the other."""
 
 
 class Database:
@@ -326,6 +329,13 @@ def unstorable(error: Exception) -> BadInputError | None:
     if isinstance(error, DataError):
         return BadInputError(f"The database cannot hold a value: {str(error.orig).strip().splitlines()[0]}.")
     return None
+
+
+def is_in_use(error: DatabaseUnavailableError) -> bool:
+    """Whether it was somebody else's lock that was waited for in vain."""
+    origin = getattr(error.__cause__, "orig", None)
+    code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
+    return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED} or getattr(origin, "sqlstate", None) in _OF_LOCKS
 
 
 def _advice(error: DBAPIError) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -183,6 +183,22 @@ def remove_folder(fs: AbstractFileSystem, path: str) -> None:
         with_retry(fs, lambda: fs.rm(path, recursive=True))
 
 
+def files_below(fs: AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
+    """Facts of all files of a folder, which need not exist, by path.
+
+    Raises:
+        OSError: It, or a folder in it, cannot be listed: `fs.find` takes those of this machine for empty.
+    """
+    if not is_local(fs):
+        return dict(with_retry(fs, lambda: fs.find(folder, detail=True)))
+    found = {}
+    for at, _, names in os.walk(folder, onerror=_raise_unless_gone, followlinks=True):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it just now
+                found[join(at, name)] = fs.info(join(at, name))
+    return dict(sorted(found.items()))
+
+
 def exists(fs: AbstractFileSystem, path: str) -> bool:
     """Whether a file is there, asked anew."""
     fs.invalidate_cache()
@@ -266,7 +282,7 @@ def storage_error(error: OSError, what: str) -> ClickloopError:
         what: That failed, as in "Reading s3://bucket/a.jpg".
     """
     reason = str(error).rstrip(".") or type(error).__name__
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return ForbiddenError(
             f"{what} is refused: {reason}. Renew the credentials or ask for the permission, then run it "
             "again: it goes on where it ended."
@@ -320,6 +336,11 @@ def with_retry(fs: AbstractFileSystem, call: Callable[[], T]) -> T:
 
 def _may_pass(error: OSError) -> bool:
     return not isinstance(error, _FINAL) and error.errno not in _FINAL_ERRNOS
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _write_aside(path: str, content: bytes | Path) -> Path:

@@ -7,14 +7,13 @@ made again, so one that comes into use in the very moment of its removal costs a
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import Connection, delete, select
 
 from pipeline.storage.database import Database
-from pipeline.storage.files import join, open_storage, remove, with_retry
+from pipeline.storage.files import files_below, join, open_storage, remove
 from pipeline.storage.sql import batches
 from pipeline.storage.stores import changed_at
 from schemas.errors import StateError
@@ -97,8 +96,7 @@ def _files_before(fs: Any, root: str, before: datetime) -> Iterator[tuple[str, i
     """Path and bytes of every older file in the folders that are looked at."""
     fs.invalidate_cache()
     for folder in ("embeddings", "models", "adapters"):
-        where = join(root, folder)
-        for path, facts in with_retry(fs, partial(fs.find, where, detail=True)).items():
+        for path, facts in files_below(fs, join(root, folder)).items():
             changed = changed_at(facts)
             if changed is not None and changed < before:
                 yield path, int(facts["size"])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from schemas.errors import BadInputError, WorkspaceLockedError
+from schemas.errors import BadInputError, ClickloopError, WorkspaceLockedError
 
 
 class WorkspaceLock:
@@ -115,11 +115,31 @@ def make_workspace_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        from pipeline.storage.files import as_space_error  # takes as long to import as everything else here
+        raise _refusal(error, folder, f"Cannot make {folder}") from error
 
-        if (full := as_space_error(error, folder)) is not error:
-            raise full from error
-        raise BadInputError(f"Cannot make {folder}: {error.strerror}. Name another workspace (--workspace).") from error
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file of the workspace, such as its database.
+
+    Raises:
+        BadInputError: One may not look.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _refusal(error, path, f"Cannot look for {path}") from error
+
+
+def _refusal(error: OSError, path: Path, what: str) -> ClickloopError:
+    """The error to tell the user when the workspace does not let us: a full disk, or what is wrong with which file."""
+    from pipeline.storage.files import as_space_error  # takes as long to import as everything else here
+
+    full = as_space_error(error, path)
+    if isinstance(full, ClickloopError):
+        return full
+    where = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
+    ask = ", or ask for the permission" if isinstance(error, PermissionError) else ""
+    return BadInputError(f"{what}: {error.strerror or error}{where}. Name another workspace (--workspace){ask}.")
 
 
 def _take(path: Path, facts: str) -> tuple[int, str]:
@@ -137,10 +157,7 @@ def _take(path: Path, facts: str) -> tuple[int, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        why = error.strerror or error
-        raise BadInputError(
-            f"Cannot write to the workspace {path.parent}: {why}. Name another (--workspace)."
-        ) from error
+        raise _refusal(error, path, f"Cannot write to the workspace {path.parent}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

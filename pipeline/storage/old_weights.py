@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, delete, or_, select, text, update
 
 from pipeline.storage.adapters import standing_promotions
 from pipeline.storage.database import Database
-from pipeline.storage.files import join, open_storage, remove, with_retry
+from pipeline.storage.files import files_below, join, open_storage, remove
 from pipeline.storage.requests import ACTIVE
 from pipeline.storage.sql import one
 from schemas.columns import db_now
@@ -196,7 +196,7 @@ class _Collector:
 
     def _files(self, folder: str, prefix: str = "") -> list[tuple[str, int]]:
         """Path and bytes of files in a folder of the storage whose names begin like this."""
-        found = with_retry(self.fs, lambda: self.fs.find(folder, detail=True))
+        found = files_below(self.fs, folder)
         return [(path, int(facts["size"])) for path, facts in found.items() if path.split("/")[-1].startswith(prefix)]
 
     def _remove(self, files: list[tuple[str, int]]) -> None:

@@ -372,9 +372,11 @@ def _require_idle(conn: Connection, scope: Scope) -> None:
     conn.execute(update(Request).where(*mine, dead).values(state="cancelled", updated_at=db_now()))
     active = conn.execute(select(Request.id, Request.kind, Request.state).where(*mine).limit(1)).one_or_none()
     if active is not None:
+        article = "An" if active.kind[0] in "aeiou" else "A"
         raise StateError(
-            f"A {active.kind} job of this campaign is {active.state}: request {active.id}. Wait for it, or cancel it "
-            "on the campaigns page, then purge again.",
+            f"{article} {active.kind} job of this campaign is {active.state}: request {active.id}. Wait for it (one "
+            "that was cut off goes on when its command is run again), or cancel it on the campaigns page, then purge "
+            "again.",
             request_id=active.id,
         )
 

@@ -25,6 +25,7 @@ from pipeline.campaigns import CampaignSpec, create_campaign
 from pipeline.ingest.scan import ingest
 from pipeline.models import create_model, save_checkpoint
 from pipeline.storage import adapters, requests
+from pipeline.storage.campaigns import get_campaign
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.lock import WorkspaceLock
 from schemas.campaigns import CampaignRecord
@@ -252,6 +253,22 @@ def test_a_workspace_that_cannot_be_made_is_named(
     assert str(taken) in err
 
 
+def test_a_workspace_that_cannot_be_looked_at_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["campaign", "list"], ["gc"], ["backup", str(tmp_path / "backup")]):
+        code, out, err = run(capsys, *words, "--workspace", str(tmp_path / ("n" * 300)))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "Cannot look for" in err and "File name too long. Name another workspace" in err
+
+
+def test_the_file_that_keeps_a_command_from_the_workspace_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lock").mkdir()
+    code, out, err = run(capsys, "db", "upgrade", "--workspace", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert f"Cannot write to the workspace {tmp_path}: Is a directory ({tmp_path}/lock)." in err
+
+
 def test_a_campaign_of_a_file_that_is_no_image_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +407,34 @@ def test_weights_that_do_not_load_are_not_promoted_and_going_back_to_them_is_sai
     code, out, _ = run(capsys, "adapter", "rollback", "discs", *where)
     assert code == 0 and out.startswith("Live: 00000000000000 (version 3).") and "does not load: There is no" in out
     assert run(capsys, "adapter", "rollback", "discs", *where)[1] == "Live: the bare model (version 4).\n"
+
+
+def test_a_rollback_that_is_interrupted_while_weights_load_changes_nothing(
+    campaign: CampaignRecord,
+    database: Database,
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digest = "1" * 64
+    with database.begin() as conn:
+        adapters.register_adapter(
+            conn, digest=digest, campaign_id=campaign.id, kind="head", uri="", seed=1, parent_digest=None,
+            model_digest=campaign.model_digest, model_key=campaign.model_key, snapshot_id=None,
+        )  # fmt: skip
+        adapters.set_gate(conn, digest, "candidate", {"promote": True})
+        adapters.promote(conn, campaign.id, digest, 0)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    words = ["adapter", "rollback", "discs", "--workspace", str(settings.workspace)]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.storage.weights.load_model_by_digest", interrupted)
+        assert run(capsys, *words)[0] == 130
+    with database.connect() as conn:
+        assert get_campaign(conn, campaign.id).live_adapter == digest
+    assert run(capsys, *words)[:2] == (0, "Live: the bare model (version 2).\n")
 
 
 def test_looking_works_while_another_process_owns_the_workspace(

@@ -31,6 +31,7 @@ from schemas.errors import (
 from schemas.tables import Campaign, Category, Embedding, MaskRow
 from schemas.tallies import TABLES
 from tests.databases import MakeUrl
+from tests.disks import full_disk
 from tests.pipeline.storage.catalogues import Catalogue, event, new_uuid, sha
 from tests.s3 import object_names, s3_bucket, s3_server  # noqa: F401
 from tests.s3_faults import FaultyS3, faulty_s3  # noqa: F401
@@ -297,6 +298,27 @@ def test_a_database_that_somebody_uses_is_left_as_it_is(
             restore(str(tmp_path / "backup"), database.url, str(tmp_path / "storage"), replace=True)
         conn.rollback()
     assert rows(database.url) == before
+
+
+def test_a_full_disk_is_not_blamed_on_who_uses_the_database(sqlite_database: Database, tmp_path: Path) -> None:
+    fill(sqlite_database, str(tmp_path / "storage"))
+    backup(sqlite_database.url, str(tmp_path / "storage"), str(tmp_path / "backup"))
+    before = rows(sqlite_database.url)
+    with full_disk(100_000), pytest.raises(DatabaseUnavailableError, match=r"Nothing was restored.*disk") as told:
+        restore(str(tmp_path / "backup"), sqlite_database.url, str(tmp_path / "storage"), replace=True)
+    assert "Stop what uses" not in told.value.message
+    assert rows(sqlite_database.url) == before
+
+
+def test_a_full_temporary_folder_is_named(
+    sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(sqlite_database, str(tmp_path / "storage"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with full_disk(50_000), pytest.raises(DatabaseUnavailableError, match=r"Make room in .*temporary, .*TMPDIR"):
+        backup(sqlite_database.url, str(tmp_path / "storage"), str(tmp_path / "backup"))
+    assert not list((tmp_path / "temporary").iterdir()) and not (tmp_path / "backup").exists()
 
 
 def test_a_database_with_rows_is_replaced_only_when_told(database: Database, tmp_path: Path) -> None:

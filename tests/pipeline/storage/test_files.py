@@ -1,5 +1,6 @@
 """Whole files on local folders and S3."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.campaigns import require_source
 from pipeline.storage import files
-from pipeline.storage.files import open_storage, put_if_absent, read_bytes, write_atomic
+from pipeline.storage.files import files_below, open_storage, put_if_absent, read_bytes, storage_error, write_atomic
 from schemas.errors import BadInputError, ForbiddenError
 from tests.s3 import object_names, s3_bucket, s3_server  # noqa: F401
 from tests.s3_faults import FaultyS3, faulty_s3  # noqa: F401
@@ -205,3 +206,34 @@ def test_what_no_other_try_mends_is_not_tried_again(error: Exception) -> None:
     with pytest.raises(type(error)):
         files.with_retry(fsspec.filesystem("memory"), call)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("place", ["folder", "s3_bucket"])
+def test_files_of_a_folder_that_need_not_exist(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    fs, root = open_storage(str(tmp_path) if place == "folder" else request.getfixturevalue("s3_bucket"))
+    for name in ("b/c/2", "a", "b/1"):
+        write_atomic(fs, f"{root}/there/{name}", b"12")
+    fs.invalidate_cache()
+    found = files_below(fs, f"{root}/there")
+    assert list(found) == [f"{root}/there/{name}" for name in ("a", "b/1", "b/c/2")]
+    assert {facts["size"] for facts in found.values()} == {2}
+    assert files_below(fs, f"{root}/gone") == {}
+
+
+@pytest.mark.parametrize("name", ["there", "there/below"])
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(name: str, tmp_path: Path) -> None:
+    fs, root = open_storage(str(tmp_path))
+    (tmp_path / name).mkdir(parents=True)
+    inner = tmp_path / name / "folder"
+    inner.mkdir(0)
+    if os.geteuid() == 0:  # whom no mode keeps out: a name that leads to itself
+        inner.rmdir()
+        (tmp_path / name).rmdir()
+        (tmp_path / name).symlink_to(tmp_path / name)
+    with pytest.raises(OSError, match=name):
+        files_below(fs, f"{root}/there")
+
+
+def test_a_disk_that_may_only_be_read_is_not_to_be_tried_again() -> None:
+    told = storage_error(OSError(errno.EROFS, "Read-only file system", "/x/a"), "Removing files from /x")
+    assert isinstance(told, ForbiddenError) and "/x/a" in told.message and "answer" not in told.message

@@ -301,8 +301,9 @@ def test_jobs_block_it_unless_they_are_dead(world: World) -> None:
     campaign = world.main.campaign_id
     with world.database.begin() as conn:
         request = requests.insert_request(conn, new_uuid(), "export", campaign, {})
-    with pytest.raises(StateError, match=f"export job of this campaign is queued: request {request.id}"):
+    with pytest.raises(StateError, match=f"export job of this campaign is queued: request {request.id}") as told:
         world.purge(world.main.images[0].id)
+    assert told.value.message.startswith("An export job") and "its command is run again" in told.value.message
     with world.database.begin() as conn:
         requests.claim_request(conn, "me", request_id=request.id)
     for image in (None, world.main.images[0].id):
