@@ -8,6 +8,9 @@ two before; numbers are little-endian groups of 5 bits, bit 5 = "more follows", 
 each written as chr(48 + group).
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -168,6 +171,20 @@ def mask_to_rle(mask: NDArray[np.bool_]) -> Rle:
     """Encode a bool (H, W) mask as COCO compressed RLE."""
     height, width = mask.shape
     return Rle(size=(height, width), counts=encode_runs(mask_to_runs(mask)))
+
+
+def labels_to_rles(labels: NDArray[Any]) -> Iterator[tuple[int, Rle]]:
+    """Each value of a whole-number (H, W) map with the mask of its pixels, ascending; however many they are, the map is
+    gone through once."""
+    height, width = labels.shape
+    flat = labels.T.reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    edges = np.stack([starts, np.append(starts[1:], flat.size)], 1)
+    order = np.argsort(flat[starts], kind="stable")
+    values, firsts = np.unique(flat[starts][order], return_index=True)
+    for value, runs in zip(values.tolist(), np.split(edges[order], firsts[1:]), strict=True):
+        usual = np.diff(np.concatenate([[0], runs.reshape(-1), [flat.size]]))
+        yield value, Rle(size=(height, width), counts=encode_runs(usual[:-1] if usual[-1] == 0 else usual))
 
 
 def rle_to_mask(rle: Rle) -> NDArray[np.bool_]:
