@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.export.file_list import FileList
 from pipeline.export.splits import Splits
-from pipeline.storage.files import join, open_storage, read_bytes
+from pipeline.storage.files import is_local, join, kind, open_storage, read_bytes
 from schemas.arrow import FORMAT_VERSION
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord, TombstoneRecord
@@ -22,6 +22,11 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "clickloop-snapshot"
 DELTA_FORMAT = "clickloop-snapshot-delta"
 """Of a delta, which who knows snapshots only must not take for one."""
+
+
+class _ReadCategory(BaseModel):
+    id: int
+    name: str
 
 
 class _ReadFile(BaseModel):
@@ -49,7 +54,7 @@ class _Read(BaseModel):
     snapshot: _ReadSnapshot
     counts: dict[str, int]
     formats: list[str]
-    categories: list[dict[str, Any]]
+    categories: list[_ReadCategory]
     files: list[_ReadFile]
     delta: _ReadDelta | None = None
 
@@ -143,8 +148,11 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
         BadInputError: It was written by a newer version.
     """
     fs, root = open_storage(url.removesuffix(f"/{MANIFEST}"))
+    path = join(root, MANIFEST)
     try:
-        manifest = orjson.loads(read_bytes(fs, join(root, MANIFEST)))
+        if is_local(fs) and kind(fs, path) != "file":  # reading a pipe would wait for ever
+            raise FileNotFoundError(path)
+        manifest = orjson.loads(read_bytes(fs, path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no {MANIFEST} at {url!r}: no snapshot, or one that was not finished.") from error
     except orjson.JSONDecodeError as error:
@@ -160,6 +168,10 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise CorruptDataError(f"The {MANIFEST} at {url!r} is broken: {place}: {first['msg']}.") from error
+    if manifest["format"] == DELTA_FORMAT and "delta" not in manifest:
+        raise CorruptDataError(
+            f"The {MANIFEST} at {url!r} is broken: delta: it does not say since which snapshot it is."
+        )
     return fs, root, manifest
 
 
