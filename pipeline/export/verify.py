@@ -1,6 +1,7 @@
 """Checking a snapshot or delta: every file against the manifest, its labels against themselves; needs no catalogue."""
 
 import io
+import os
 from collections.abc import Iterator
 from itertools import dropwhile, takewhile
 from typing import Any
@@ -131,11 +132,18 @@ class _Check:
 
     def unlisted(self) -> list[str]:
         listed = {file.get("path") for file in self.manifest.get("files", [])} | {MANIFEST}
-        self.fs.invalidate_cache()
         start = len(self.root.rstrip("/")) + 1
-        return sorted(
-            name[start:] for name in with_retry(self.fs, lambda: self.fs.find(self.root)) if name[start:] not in listed
-        )
+        return sorted(path[start:] for path in self._paths() if path[start:] not in listed)
+
+    def _paths(self) -> Iterator[str]:
+        """Of all files and links; locally not by `find`, which remembers the facts of each until the last."""
+        if is_local(self.fs):
+            for folder, inner, names in os.walk(self.root):
+                yield from (join(folder, name) for name in names)
+                yield from (path for name in inner if os.path.islink(path := join(folder, name)))
+        else:
+            self.fs.invalidate_cache()
+            yield from with_retry(self.fs, lambda: self.fs.find(self.root))
 
     def _check_file(self, file: dict[str, Any]) -> None:
         name = file["path"]

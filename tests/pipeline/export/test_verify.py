@@ -1,5 +1,7 @@
 """Verification finds what is wrong with a snapshot."""
 
+import gc
+import hashlib
 import json
 import os
 import shutil
@@ -201,6 +203,25 @@ def test_files_beside_are_named_but_no_problem(snapshot: Path) -> None:
     (snapshot / "notes.txt").touch()
     report = verify_snapshot(str(snapshot))
     assert report.ok and report.unlisted == ["notes.txt"]
+    (snapshot / "elsewhere").symlink_to(snapshot.parent)
+    (snapshot / "masks" / "more").mkdir()
+    (snapshot / "masks" / "more" / "1.png").touch()
+    assert verify_snapshot(str(snapshot)).unlisted == ["elsewhere", "masks/more/1.png", "notes.txt"]
+
+
+def test_files_of_a_snapshot_take_little_memory(snapshot: Path) -> None:
+    """What the listing of their folders says of each, and the manifest twice, took half as much again."""
+    path, empty = snapshot / "manifest.json", {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (snapshot / "more").mkdir()
+    names = [f"more/{number:08d}" for number in range(20_000)]
+    for name in names:
+        (snapshot / name).touch()
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"formats": [], "files": [{"path": name} | empty for name in names]}))
+    del manifest, names
+    gc.collect()
+    with at_most(15):
+        assert verify_snapshot(str(snapshot)).ok
 
 
 def test_a_path_that_leaves_the_snapshot_is_not_read(snapshot: Path) -> None:
