@@ -232,7 +232,7 @@ def _read_images(document: dict[str, Any], folder: Path | None, path: Path) -> d
         image_id, width, height = (_whole(entry, key, where) for key in ("id", "width", "height"))
         name = entry.get("file_name", _name_in_url(entry.get("coco_url")))  # LVIS has only the latter
         if not isinstance(name, str) or not name:
-            raise BadAnnotationsError(f"{where}: file_name {name!r} must be a path.")
+            raise BadAnnotationsError(f"{where}: file_name {name!r:.100} must be a path.")
         if folder is not None and (".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute()):
             raise BadAnnotationsError(f"{where}: file_name {name!r} must be a relative path inside the image folder.")
         if image_id in images:
@@ -287,7 +287,7 @@ def _to_rle(segmentation: Any, image: CocoImage, where: str) -> Rle:
             return polygons_to_rle(segmentation, size)
         own, counts = segmentation.get("size"), segmentation.get("counts")
         if not isinstance(own, Sequence) or list(own) != list(size):
-            raise BadInputError(f"its size is {own}, the image's {list(size)} (height, width).")
+            raise BadInputError(f"its size is {own!s:.100}, the image's {list(size)} (height, width).")
         if isinstance(counts, list):
             return uncompressed_to_rle(counts, size)
         if not isinstance(counts, str):
@@ -305,5 +305,5 @@ def is_whole(value: object) -> TypeGuard[int]:
 def _whole(entry: dict[str, Any], key: str, where: str) -> int:
     value = entry.get(key)
     if not is_whole(value):
-        raise BadAnnotationsError(f"{where}: {key} is {value!r}; expected a whole number.")
+        raise BadAnnotationsError(f"{where}: {key} is {value!r:.100}; expected a whole number.")
     return value

@@ -2,9 +2,10 @@
 
 Locally everything is written into a hidden folder beside the target, which is renamed at the end; or in the target, if
 that is an empty folder (it may be a mount point, a link, or the only place where one may write), and moved up at the
-end, the manifest last. On an object store each file is staged locally and put whole, the manifest last. What was put is
-removed again when the export fails, unless the store itself failed or the process died: then a note of what was being
-written is left with it, and the same export to the same place goes on, putting only what is not there.
+end, the manifest last; what an export that was killed just then had moved up is taken back by the next one.
+On an object store each file is staged locally and put whole, the manifest last. What was put is removed again when the
+export fails, unless the store itself failed or the process died: then a note of what was being written is left with it,
+and the same export to the same place goes on, putting only what is not there.
 """
 
 import contextlib
@@ -72,6 +73,8 @@ class SnapshotDirectory:
         self._is_inside = self._local and Path(self.root).is_dir()
         self._cleans_up = False
         with self._translating():
+            if self._is_inside:
+                _take_back(Path(self.root))
             self._require_empty()
         require_free_space(self.fs, self.root, min_free_bytes)
         try:
@@ -327,6 +330,44 @@ class SnapshotDirectory:
 def _holds_nothing(folder: Path) -> bool:
     """But stages, of this export or of one that was killed."""
     return len(_stages(folder)) == len(os.listdir(folder))
+
+
+def _take_back(folder: Path) -> None:
+    """Undo what an export that was killed had moved up out of its stage, where the manifest stays until the end.
+
+    Only if all that is in the folder is that: each file as the manifest says, and no other.
+    """
+    there = list(_paths(folder)) if not _holds_nothing(folder) else []
+    for stage in (folder / name for name in _stages(folder) if there):
+        listed = _listed_in(stage / MANIFEST)
+        if all(listed.get(path.relative_to(folder).as_posix()) == _digest(path) for path in there):
+            (stage / MANIFEST).unlink()  # first: should that export be alive after all, it publishes nothing
+            for name in set(os.listdir(folder)) - set(_stages(folder)):
+                os.rename(folder / name, stage / name)
+            logger.info("took back what a killed export left at=%s", folder)
+            return
+
+
+def _paths(folder: Path) -> Iterator[Path]:
+    """All that is in it but stages: files, links, and folders with nothing in them."""
+    for root, folders, names in os.walk(folder):
+        if root == str(folder):
+            folders[:] = set(folders) - set(_stages(folder))
+        if not folders and not names:
+            yield Path(root)
+        yield from (Path(root, name) for name in [*names, *folders] if name in names or Path(root, name).is_symlink())
+
+
+def _listed_in(manifest: Path) -> dict[str, str]:
+    """sha256 of its files by path; of what is no whole manifest none."""
+    try:
+        return {file["path"]: file["sha256"] for file in orjson.loads(manifest.read_bytes())["files"]}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _digest(path: Path) -> str:
+    return sha256_file(path) if path.is_file() and not path.is_symlink() else "no file"
 
 
 def _stages(folder: Path) -> list[str]:

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 import pyarrow as pa
 from fsspec import AbstractFileSystem
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipeline.export.file_list import FileList
 from pipeline.export.splits import Splits
-from pipeline.storage.files import join, open_storage, read_bytes
+from pipeline.storage.files import is_local, join, kind, open_storage, read_bytes
 from schemas.arrow import FORMAT_VERSION
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord, TombstoneRecord
@@ -22,6 +22,11 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "clickloop-snapshot"
 DELTA_FORMAT = "clickloop-snapshot-delta"
 """Of a delta, which who knows snapshots only must not take for one."""
+
+
+class _ReadCategory(BaseModel):
+    id: int
+    name: str
 
 
 class _ReadFile(BaseModel):
@@ -49,8 +54,8 @@ class _Read(BaseModel):
     snapshot: _ReadSnapshot
     counts: dict[str, int]
     formats: list[str]
-    categories: list[dict[str, Any]]
-    files: list[_ReadFile]
+    categories: list[_ReadCategory]
+    files: list[Annotated[_ReadFile, AfterValidator(lambda file: None)]]  # millions: looked at, not kept
     delta: _ReadDelta | None = None
 
 
@@ -143,8 +148,11 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
         BadInputError: It was written by a newer version.
     """
     fs, root = open_storage(url.removesuffix(f"/{MANIFEST}"))
+    path = join(root, MANIFEST)
     try:
-        manifest = orjson.loads(read_bytes(fs, join(root, MANIFEST)))
+        if is_local(fs) and kind(fs, path) != "file":  # reading a pipe would wait for ever
+            raise FileNotFoundError(path)
+        manifest = orjson.loads(read_bytes(fs, path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no {MANIFEST} at {url!r}: no snapshot, or one that was not finished.") from error
     except orjson.JSONDecodeError as error:
@@ -160,6 +168,10 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise CorruptDataError(f"The {MANIFEST} at {url!r} is broken: {place}: {first['msg']}.") from error
+    if manifest["format"] == DELTA_FORMAT and "delta" not in manifest:
+        raise CorruptDataError(
+            f"The {MANIFEST} at {url!r} is broken: delta: it does not say since which snapshot it is."
+        )
     return fs, root, manifest
 
 

@@ -1,6 +1,7 @@
 """Checking a snapshot or delta: every file against the manifest, its labels against themselves; needs no catalogue."""
 
 import io
+import os
 from collections.abc import Iterator
 from itertools import dropwhile, takewhile
 from typing import Any
@@ -13,14 +14,21 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel
 
 from pipeline.export.manifest import DELTA_FORMAT, MANIFEST, read_manifest
-from pipeline.masks.rle import decode_runs
-from pipeline.storage.files import join, leaves_root, read_bytes, sha256_stored, with_retry
+from pipeline.masks.rle import decode_runs, runs_box
+from pipeline.storage.files import is_local, join, kind, leaves_root, read_bytes, sha256_stored, with_retry
 from schemas.arrow import TABLES
 from schemas.errors import ClickloopError
 
-MAX_PROBLEMS = 50
+MAX_PROBLEMS, MAX_CHARACTERS = 50, 1000
 _IMAGES, _ANNOTATION = b'"images":[\n', b'{"id":'
 """Lines of `pipeline.export.coco`: the one behind the annotations, and what each of these begins with."""
+_ALWAYS = {
+    "coco": "coco/instances.json",
+    "hf": "hf/README.md",
+    "lvis": "lvis/instances.json",
+    "yolo-seg": "yolo-seg/data.yaml",
+}
+"""A file that each format has, whatever is in the snapshot; of the others the masks are counted."""
 _UNDECODABLE = (OSError, UnidentifiedImageError)
 """What Arrow and Pillow raise on damaged content, without an errno."""
 
@@ -30,7 +38,7 @@ class VerifyReport(BaseModel):
 
     Attributes:
         ok: There is no problem.
-        problems: What is wrong, at most `MAX_PROBLEMS` lines.
+        problems: What is wrong, at most `MAX_PROBLEMS` lines, each of `MAX_CHARACTERS` and what it takes to print them.
         since_snapshot: Number of the snapshot that it is a delta of; None: it is whole.
         counts: As the manifest says.
         files: Files that were read and compared.
@@ -64,11 +72,11 @@ def verify_snapshot(url: str) -> VerifyReport:
     try:
         check.run()
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowInvalid) as error:
-        check.problem(f"malformed: {type(error).__name__}: {error}")
+        check.problem(f"{check.part}: malformed: {type(error).__name__}: {error}")
     except OSError as error:
         if type(error) not in _UNDECODABLE or error.errno is not None:  # a storage that does not answer
             raise
-        check.problem(f"malformed: {error}")
+        check.problem(f"{check.part}: malformed: {error}")
     return VerifyReport(
         ok=not check.problems,
         url=url,
@@ -93,20 +101,26 @@ class _Check:
         self.image_ids: set[int] = set()
         self.annotation_ids: set[int] = set()
         self.since: int | None = None
+        self.part = MANIFEST
+        """What is looked into."""
 
     def problem(self, text: str) -> None:
-        self.problems.append(text)
+        text = text[:MAX_CHARACTERS]
+        self.problems.append(text if text.isprintable() else repr(text)[1:-1])  # a name may hold codes of terminals
 
     def run(self) -> None:
         for file in self.manifest["files"]:
             self._check_file(file)
         counts, formats = self.manifest["counts"], self.manifest["formats"]
+        for form in formats:
+            if form in _ALWAYS:
+                self._require_listed(_ALWAYS[form])
         areas: dict[int, int] = {}
         if "parquet" in formats:
             sizes = {row["image_id"]: (row["height"], row["width"]) for row in self._table("images")}
-            self._expect("images", len(sizes), counts["images"])
+            self._expect("images", len(sizes), counts.get("images"))
             areas = self._check_masks("parquet", self._table("annotations"), sizes)
-            self._expect("clicks", sum(1 for _ in self._table("clicks")), counts["clicks"])
+            self._expect("clicks", sum(1 for _ in self._table("clicks")), counts.get("clicks"))
         if "coco" in formats:
             areas = self._check_coco("coco")
         if "lvis" in formats:
@@ -118,19 +132,29 @@ class _Check:
 
     def unlisted(self) -> list[str]:
         listed = {file.get("path") for file in self.manifest.get("files", [])} | {MANIFEST}
-        self.fs.invalidate_cache()
         start = len(self.root.rstrip("/")) + 1
-        return sorted(
-            name[start:] for name in with_retry(self.fs, lambda: self.fs.find(self.root)) if name[start:] not in listed
-        )
+        return sorted(path[start:] for path in self._paths() if path[start:] not in listed)
+
+    def _paths(self) -> Iterator[str]:
+        """Of all files and links; locally not by `find`, which remembers the facts of each until the last."""
+        if is_local(self.fs):
+            for folder, inner, names in os.walk(self.root):
+                yield from (join(folder, name) for name in names)
+                yield from (path for name in inner if os.path.islink(path := join(folder, name)))
+        else:
+            self.fs.invalidate_cache()
+            yield from with_retry(self.fs, lambda: self.fs.find(self.root))
 
     def _check_file(self, file: dict[str, Any]) -> None:
         name = file["path"]
         if leaves_root(name):
             self.problem(f"{name}: a path that leaves the snapshot")
             return
+        path = join(self.root, name)
         try:
-            digest, size = sha256_stored(self.fs, join(self.root, name))
+            if is_local(self.fs) and kind(self.fs, path) != "file":  # reading a pipe would wait for ever
+                raise FileNotFoundError(path)
+            digest, size = sha256_stored(self.fs, path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             self.problem(f"{name}: missing")
             return
@@ -141,7 +165,12 @@ class _Check:
         else:
             self.sound[name] = file
 
-    def _expect(self, what: str, found: int, said: int) -> None:
+    def _require_listed(self, name: str) -> None:
+        """Of a file that is damaged or missing it is said already."""
+        if name not in self.sound and all(file["path"] != name for file in self.manifest["files"]):
+            self.problem(f"{name}: not among the files of the manifest")
+
+    def _expect(self, what: str, found: int, said: int | None) -> None:
         if found != said:
             self.problem(f"{what}: {found} found, the manifest says {said}")
 
@@ -151,9 +180,10 @@ class _Check:
         for name, facts in self.sound.items():
             if not name.startswith(f"parquet/{table}-"):
                 continue
+            self.part = name
             with self.fs.open(join(self.root, name), "rb") as file:
                 parquet = pq.ParquetFile(file)
-                self._expect(f"{name}: rows", parquet.metadata.num_rows, facts["rows"])
+                self._expect(f"{name}: rows", parquet.metadata.num_rows, facts.get("rows"))
                 for batch in parquet.iter_batches(5000, columns=columns):
                     yield from batch.to_pylist()
 
@@ -183,7 +213,11 @@ class _Check:
                 continue
             if runs.min() < 0 or runs.sum() != size[0] * size[1] or runs[1::2].sum() != row["area"]:
                 self.problem(f"{what}: its runs do not fit its size {size} and area {row['area']}")
-        self._expect(f"{where}: annotations", len(areas), self.manifest["counts"]["annotations"])
+                continue
+            x0, y0, x1, y1 = runs_box(runs, size)
+            if list(row["bbox"]) != [x0, y0, x1 - x0, y1 - y0]:
+                self.problem(f"{what}: its bbox is {row['bbox']}, that of its mask {[x0, y0, x1 - x0, y1 - y0]}")
+        self._expect(f"{where}: annotations", len(areas), self.manifest["counts"].get("annotations"))
         self.masks = max(self.masks, len(areas))
         self.image_ids |= sizes.keys()
         self.annotation_ids |= areas.keys()
@@ -195,7 +229,7 @@ class _Check:
             return {}
         coco, annotations = self._read_coco(name)
         sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
-        self._expect(f"{form}: images", len(sizes), self.manifest["counts"]["images"])
+        self._expect(f"{form}: images", len(sizes), self.manifest["counts"].get("images"))
         known = {category["id"] for category in coco["categories"]}
         return self._check_masks(form, self._of_known(form, annotations, known), sizes)
 
@@ -211,6 +245,7 @@ class _Check:
         As exports write it, each has a line, before the images: a million of them take no memory. Any other file is
         read whole.
         """
+        self.part = name
         behind = b"".join(dropwhile(_IMAGES.__ne__, self._lines(name)))
         coco = orjson.loads(b"{" + behind if behind else read_bytes(self.fs, join(self.root, name)))
         if "annotations" in coco:
@@ -228,14 +263,13 @@ class _Check:
         self.since = delta["since"]["number"]
         name = delta["tombstones"]
         if name not in self.sound:
-            listed = {file["path"] for file in self.manifest["files"]}
-            if name not in listed:  # else it is a problem already
-                self.problem(f"{name}: the tombstones are not among the files of the manifest")
+            self._require_listed(name)
             return
+        self.part = name
         tombstones = orjson.loads(read_bytes(self.fs, join(self.root, name)))
         for what, held in (("images", self.image_ids), ("annotations", self.annotation_ids)):
             gone = [entry["id"] for entry in tombstones[what]]
-            self._expect(f"tombstones: {what}", len(gone), counts[f"removed_{what}"])
+            self._expect(f"tombstones: {what}", len(gone), counts.get(f"removed_{what}"))
             if len(set(gone)) < len(gone) or min(gone, default=1) < 1:
                 self.problem(f"tombstones: {what}: ids must be unique and at least 1")
             if both := sorted(held & set(gone)):
@@ -243,13 +277,17 @@ class _Check:
 
     def _check_pngs(self, areas: dict[int, int]) -> None:
         names = [name for name in self.sound if name.startswith("masks/") and name.endswith(".png")]
-        self._expect("png: masks", len(names), self.manifest["counts"]["annotations"])
+        self._expect("png: masks", len(names), self.manifest["counts"].get("annotations"))
         for name in names:
+            self.part = name
             try:
                 with Image.open(io.BytesIO(read_bytes(self.fs, join(self.root, name))), formats=["PNG"]) as image:
                     area = image.convert("1").histogram()[255]
             except Image.DecompressionBombError:
                 self.problem(f"{name}: too large to be checked")
+                continue
+            except UnidentifiedImageError:
+                self.problem(f"{name}: malformed: no PNG file")
                 continue
             number = int(name.rpartition("/")[2].removesuffix(".png"))
             if areas and areas.get(number) != area:

@@ -11,7 +11,7 @@ from pipeline.imports.found import Dropped, Found, Items
 from pipeline.imports.names import Names
 from pipeline.imports.source import Source
 from pipeline.ingest.decode import BROKEN
-from pipeline.masks.rle import mask_to_rle
+from pipeline.masks.rle import labels_to_rles
 from schemas.campaigns import ImageRecord
 from schemas.errors import BadAnnotationsError
 
@@ -28,11 +28,11 @@ def read_classes(source: Source, names: Names) -> Items:
         if isinstance(labels, Dropped):
             yield labels
             continue
-        for value in np.unique(labels):
+        for value, rle in labels_to_rles(labels):
             if value in (0, VOID):
                 continue
             text = listed[value].strip() if value < len(listed) else ""
-            yield Found(image, text or f"class {value}", f"map/{name}/{value}", mask_to_rle(labels == value))
+            yield Found(image, text or f"class {value}", f"map/{name}/{value}", rle)
 
 
 def read_instances(source: Source, names: Names, category: str) -> Items:
@@ -41,9 +41,9 @@ def read_instances(source: Source, names: Names, category: str) -> Items:
         if isinstance(labels, Dropped):
             yield labels
             continue
-        for value in np.unique(labels):
+        for value, rle in labels_to_rles(labels):
             if value:
-                yield Found(image, category, f"map/{name}/{value}", mask_to_rle(labels == value))
+                yield Found(image, category, f"map/{name}/{value}", rle)
 
 
 def _maps(source: Source, names: Names) -> Any:

@@ -91,6 +91,8 @@ class Names:
         """By sha256 and URI."""
         self._places: dict[str, list[_Place]] = defaultdict(list)
         """By file name without ending, each list in the order of the folders' names."""
+        self._depth = 0
+        """How many folders' names an image has at most."""
         newest: dict[str, ImageRecord] = {}
         for image in images:
             self._numbered[image.number] = image
@@ -101,6 +103,7 @@ class Names:
             path = _path(image.file_name)
             place = _Place(image, path, _folders(path.parent), _folders(PurePosixPath(_folder_of(image))))
             self._places[path.stem].append(place)
+            self._depth = max(self._depth, len(place.folders.names))
         for places in self._places.values():
             places.sort(key=_names)
 
@@ -165,7 +168,7 @@ class Names:
         """Images of this name whose folders are these as far as both are stated."""
         for stem in {path.name, path.stem}:  # without an ending a name may still hold a dot
             places = self._places.get(stem, [])
-            for depth in range(len(names) + 1):
+            for depth in range(min(len(names), self._depth) + 1):
                 for at in range(bisect_left(places, names[:depth], key=_names), len(places)):
                     # Just these folders, or all that are stated and further ones.
                     if places[at].folders.names[: len(names)] != names[:depth]:

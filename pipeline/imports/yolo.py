@@ -43,7 +43,7 @@ def read(source: Source, names: Names) -> Items:
         if isinstance(image, str):
             yield Dropped(image, file)
             continue
-        lines = source.read(file).decode("utf-8", "replace").splitlines()
+        lines = source.read(file).decode("utf-8-sig", "replace").splitlines()
         objects = [(number, words) for number, line in enumerate(lines, 1) if (words := line.split())]
         if not objects:
             yield Dropped(NO_OBJECT, file)

@@ -9,6 +9,9 @@ from pipeline.masks.rle import check_runs, check_size, encode_runs
 from schemas.errors import BadInputError
 from schemas.masks import Rle
 
+_MAX_OUTLINE = 10_000_000
+"""Pixels along the edges of a polygon; the rasteriser takes 45 bytes for each."""
+
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Rle:
     """Rasterise the polygons of one instance, united, as COCO does.
@@ -18,7 +21,8 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
         size: (height, width) of the image.
 
     Raises:
-        BadInputError: A polygon is short, odd, not finite or far outside the image; or there is none.
+        BadInputError: A polygon is short, odd, not finite, far outside the image or far longer than the outline of any
+            mask; or there is none.
     """
     height, width = check_size(size)
     if not polygons:
@@ -33,6 +37,13 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], size: tuple[int, int]) 
             raise BadInputError("A polygon has a number that is not finite (NaN or infinite).")
         if (np.abs(points.reshape(-1, 2)) > 2 * limits + 2).any():
             raise BadInputError(f"A polygon leaves its image of size {height}x{width} (height x width) by far.")
+        corners = points.reshape(-1, 2)
+        length = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
+        if length > min(4 * (height + 4) * (width + 4), _MAX_OUTLINE):  # more than around every pixel
+            raise BadInputError(
+                f"A polygon's {len(corners)} edges are {length:.0f} pixels long together: no mask of size "
+                f"{height}x{width} (height x width) has such an outline."
+            )
     parts = coco_mask.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
     merged = coco_mask.merge(parts)
     return Rle(size=size, counts=merged["counts"].decode("ascii"))

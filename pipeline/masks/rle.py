@@ -8,6 +8,9 @@ two before; numbers are little-endian groups of 5 bits, bit 5 = "more follows", 
 each written as chr(48 + group).
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -92,24 +95,39 @@ def runs_to_box(
     """
     check_runs(runs, size)
     height, width = size
-    bounds = np.concatenate([[0], np.cumsum(runs), [height * width]])
-    starts, ends = bounds[1:-1:2], bounds[2::2]
-    is_run = ends > starts
-    starts, ends = starts[is_run], ends[is_run]
+    starts, ends = _places(runs, size)
+    x0, y0, x1, y1 = box = _box(starts, ends, height)
     if starts.size == 0:
-        return np.zeros((0, 0), np.bool_), (0, 0, 0, 0), np.array([height * width])
+        return np.zeros((0, 0), np.bool_), box, np.array([height * width])
     apart = starts[1:] != ends[:-1]
     starts, ends = starts[np.append(True, apart)], ends[np.append(apart, True)]
-    x0, x1 = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
-    if np.any(starts // height != (ends - 1) // height):  # a run goes on in the next column
-        y0, y1 = 0, height
-    else:
-        y0, y1 = int((starts % height).min()), int(((ends - 1) % height).max()) + 1
     edges = np.stack([starts, ends], 1).reshape(-1)
     columns = np.diff(np.concatenate([[x0 * height], edges, [x1 * height]]))
     inside = _filled(columns, (height, x1 - x0))[y0:y1]
     usual = np.diff(np.concatenate([[0], edges, [height * width]]))
-    return inside, (x0, y0, x1, y1), usual[:-1] if usual[-1] == 0 else usual
+    return inside, box, usual[:-1] if usual[-1] == 0 else usual
+
+
+def runs_box(runs: NDArray[np.int64], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The bounding box of run lengths that were checked, as `runs_to_box` gives it."""
+    return _box(*_places(runs, size), size[0])
+
+
+def _places(runs: NDArray[np.int64], size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the mask's runs of some pixels begin and end."""
+    bounds = np.concatenate([[0], np.cumsum(runs), [size[0] * size[1]]])
+    starts, ends = bounds[1:-1:2], bounds[2::2]
+    is_run = ends > starts
+    return starts[is_run], ends[is_run]
+
+
+def _box(starts: NDArray[np.int64], ends: NDArray[np.int64], height: int) -> tuple[int, int, int, int]:
+    if starts.size == 0:
+        return 0, 0, 0, 0
+    x0, x1 = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
+    if np.any(starts // height != (ends - 1) // height):  # a run goes on in the next column
+        return x0, 0, x1, height
+    return x0, int((starts % height).min()), x1, int(((ends - 1) % height).max()) + 1
 
 
 def _filled(runs: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -168,6 +186,20 @@ def mask_to_rle(mask: NDArray[np.bool_]) -> Rle:
     """Encode a bool (H, W) mask as COCO compressed RLE."""
     height, width = mask.shape
     return Rle(size=(height, width), counts=encode_runs(mask_to_runs(mask)))
+
+
+def labels_to_rles(labels: NDArray[Any]) -> Iterator[tuple[int, Rle]]:
+    """Each value of a whole-number (H, W) map with the mask of its pixels, ascending; however many they are, the map is
+    gone through once."""
+    height, width = labels.shape
+    flat = labels.T.reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    edges = np.stack([starts, np.append(starts[1:], flat.size)], 1)
+    order = np.argsort(flat[starts], kind="stable")
+    values, firsts = np.unique(flat[starts][order], return_index=True)
+    for value, runs in zip(values.tolist(), np.split(edges[order], firsts[1:]), strict=True):
+        usual = np.diff(np.concatenate([[0], runs.reshape(-1), [flat.size]]))
+        yield value, Rle(size=(height, width), counts=encode_runs(usual[:-1] if usual[-1] == 0 else usual))
 
 
 def rle_to_mask(rle: Rle) -> NDArray[np.bool_]:

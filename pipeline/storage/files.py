@@ -74,7 +74,8 @@ def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
         url: A path, or a URL of any fsspec protocol, such as s3://bucket/prefix.
 
     Raises:
-        BadInputError: The URL is empty, chained ("::"), or of an unknown protocol or one whose package is missing.
+        BadInputError: The URL is empty, chained ("::"), without a bucket, or of an unknown protocol or one whose
+            package is missing.
         BusyError: Its server cannot be reached.
     """
     if not url or "::" in url or "\0" in url:
@@ -87,6 +88,8 @@ def open_storage(url: str) -> tuple[AbstractFileSystem, str]:
         raise BadInputError(f"Storage URL {url!r}: {error}.") from error
     except OSError as error:  # some clients connect at once
         raise storage_error(error, f"Opening {url!r}") from error
+    if not root:
+        raise BadInputError(f"{url!r} names no bucket. Give a folder or a URL such as s3://bucket/prefix.")
     limit_retries(fs)
     return fs, root.rstrip("/") or root
 

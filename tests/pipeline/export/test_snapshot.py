@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,47 @@ def test_what_came_into_an_empty_folder_meanwhile_stays(world: Labelled, tmp_pat
     with pytest.raises(BadInputError, match="not empty"):
         export_snapshot(world.database, world.campaign, str(target), FORMATS, progress=come)
     assert tree(target) == {"README.md": b"mine"}
+
+
+def killed_while_moving_up(world: Labelled, target: Path, moved: int) -> None:
+    """What is left of an export into an empty folder whose process died once it had moved so much out of its stage."""
+    export_snapshot(world.database, world.campaign, str(target), FORMATS)
+    names = sorted(os.listdir(target), key=lambda name: (name == "manifest.json", name))
+    stage = target / ".out.killed_1.part"
+    stage.mkdir()
+    for name in names[moved:]:
+        (target / name).rename(stage / name)
+
+
+@pytest.mark.parametrize("moved", [1, 4, len(FORMATS) + 1])  # all but the manifest
+def test_what_an_export_that_was_killed_had_moved_up_is_taken_back(world: Labelled, tmp_path: Path, moved: int) -> None:
+    target = tmp_path / "out"
+    killed_while_moving_up(world, target, moved)
+    assert len([path for path in target.iterdir() if path.name[0] != "."]) == moved
+    export_snapshot(world.database, world.campaign, str(target), ["coco"])
+    check = verify_snapshot(str(target))
+    assert check.ok and check.unlisted == []
+    assert sorted(path.name for path in target.iterdir()) == ["coco", "manifest.json"]
+
+
+@pytest.mark.parametrize("change", ["added", "changed", "linked", "folder"])
+def test_nothing_is_taken_back_where_something_else_came(world: Labelled, tmp_path: Path, change: str) -> None:
+    target = tmp_path / "out"
+    killed_while_moving_up(world, target, 4)
+    readme = target / "README.md"
+    if change == "added":
+        (target / "coco" / "mine.txt").write_text("mine")
+    elif change == "changed":
+        readme.write_text(readme.read_text().swapcase())
+    elif change == "linked":
+        readme.rename(tmp_path / "mine.md")
+        readme.symlink_to(tmp_path / "mine.md")
+    else:
+        (target / "mine").mkdir()
+    before = tree(target)
+    with pytest.raises(BadInputError, match="not empty"):
+        export_snapshot(world.database, world.campaign, str(target), FORMATS)
+    assert tree(target) == before and (change != "folder" or (target / "mine").is_dir())
 
 
 def test_what_others_put_there_stays(world: Labelled, storage_url: str) -> None:

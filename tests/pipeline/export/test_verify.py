@@ -1,6 +1,9 @@
 """Verification finds what is wrong with a snapshot."""
 
+import gc
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.export.manifest import DELTA_FORMAT
 from pipeline.export.snapshot import FORMATS, export_snapshot
 from pipeline.export.verify import verify_snapshot
 from pipeline.storage.campaigns import get_campaign
@@ -107,11 +111,12 @@ def change_annotation(snapshot: Path, change: Callable[[dict[str, Any]], None]) 
         ({"area": 3}, "do not fit"),
         ({"category_id": 77}, "category 77"),
         ({"iscrowd": 1}, "iscrowd"),
+        ({"bbox": [0, 0, 1, 1]}, "that of its mask"),
         ({"image_id": 99}, "image of size None"),
         ({"segmentation": {"size": [80, 60], "counts": "01?0"}}, "mask of size"),
         ({"segmentation": {"size": [60, 80], "counts": "01?0"}}, "do not fit"),
         ({"segmentation": {"size": [60, 80], "counts": "~~~"}}, "RLE"),
-        ({"segmentation": None}, "malformed"),
+        ({"segmentation": None}, "coco/instances.json: malformed"),
     ],
 )
 def test_wrong_annotations_are_found(snapshot: Path, change: dict[str, Any], said: str) -> None:
@@ -170,6 +175,7 @@ def test_a_folder_in_the_place_of_a_file_is_found(snapshot: Path) -> None:
         {"snapshot": None},
         {"format_version": "x"},
         {"categories": None},
+        {"categories": [{"id": "x", "name": "cat"}]},
         {"delta": {"since": {"id": "x", "number": "x"}, "tombstones": "tombstones.json"}},
         {"delta": {"since": {"id": "x", "number": 1}, "tombstones": ["tombstones.json"]}},
     ],
@@ -197,6 +203,25 @@ def test_files_beside_are_named_but_no_problem(snapshot: Path) -> None:
     (snapshot / "notes.txt").touch()
     report = verify_snapshot(str(snapshot))
     assert report.ok and report.unlisted == ["notes.txt"]
+    (snapshot / "elsewhere").symlink_to(snapshot.parent)
+    (snapshot / "masks" / "more").mkdir()
+    (snapshot / "masks" / "more" / "1.png").touch()
+    assert verify_snapshot(str(snapshot)).unlisted == ["elsewhere", "masks/more/1.png", "notes.txt"]
+
+
+def test_files_of_a_snapshot_take_little_memory(snapshot: Path) -> None:
+    """What the listing of their folders says of each, and the manifest twice, took half as much again."""
+    path, empty = snapshot / "manifest.json", {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (snapshot / "more").mkdir()
+    names = [f"more/{number:08d}" for number in range(20_000)]
+    for name in names:
+        (snapshot / name).touch()
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"formats": [], "files": [{"path": name} | empty for name in names]}))
+    del manifest, names
+    gc.collect()
+    with at_most(15):
+        assert verify_snapshot(str(snapshot)).ok
 
 
 def test_a_path_that_leaves_the_snapshot_is_not_read(snapshot: Path) -> None:
@@ -204,6 +229,47 @@ def test_a_path_that_leaves_the_snapshot_is_not_read(snapshot: Path) -> None:
     manifest["files"][0]["path"] = "../../secret"
     (snapshot / "manifest.json").write_text(json.dumps(manifest))
     assert "leaves the snapshot" in problems(snapshot)
+
+
+@pytest.mark.parametrize("name", ["coco/instances.json", "lvis/instances.json", "yolo-seg/data.yaml", "hf/README.md"])
+def test_a_format_whose_file_the_manifest_does_not_list_is_found(snapshot: Path, name: str) -> None:
+    path = snapshot / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"] = [file for file in manifest["files"] if file["path"] != name]
+    path.write_text(json.dumps(manifest))
+    assert problems(snapshot) == f"{name}: not among the files of the manifest"
+
+
+def test_counts_that_the_manifest_lacks_are_missed(snapshot: Path) -> None:
+    path = snapshot / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"counts": {}}))
+    assert "annotations: 6 found, the manifest says None" in problems(snapshot)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["\x1b[2J" * 1000, "a\0b", "pipe", "zeros"])
+def test_what_is_no_file_is_not_waited_for(snapshot: Path, name: str) -> None:
+    """Nor does a file's name do anything to the terminal."""
+    os.mkfifo(snapshot / "pipe")
+    (snapshot / "zeros").symlink_to("/dev/zero")
+    path = snapshot / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"].append({"path": name, "bytes": 1, "sha256": ""})
+    path.write_text(json.dumps(manifest))
+    [problem] = verify_snapshot(str(snapshot)).problems
+    assert len(problem) < 5000
+    assert problem.isprintable()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(NotFoundError, match=r"no manifest\.json"):
+        verify_snapshot(str(snapshot))
+
+
+def test_a_delta_that_does_not_say_of_what_is_broken(snapshot: Path) -> None:
+    path = snapshot / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": DELTA_FORMAT}))
+    with pytest.raises(CorruptDataError, match="delta"):
+        verify_snapshot(str(snapshot))
 
 
 def test_no_or_a_broken_or_a_newer_manifest(snapshot: Path) -> None:

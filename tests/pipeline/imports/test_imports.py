@@ -206,7 +206,7 @@ def test_yolo_lines_become_masks(tmp_path: Path) -> None:
         " ".join([str(n), *(f"{x / WIDTH:.6f} {y / HEIGHT:.6f}" for x, y in outline(mask))])
         for n, mask in enumerate(MASKS.values())
     ]
-    (labels / "one.txt").write_text("\n".join([*lines, "0 0.5 0.5 0.1 0.1", "0 nan 1 2 3 4 5", "x"]))
+    (labels / "one.txt").write_text("\ufeff" + "\n".join([*lines, "0 0.5 0.5 0.1 0.1", "0 nan 1 2 3 4 5", "x"]))
     (labels / "same.txt").write_text(lines[0])  # two images have this name
     masks, dropped = found(tmp_path)
     agree(masks, 0.85)  # polygons through the middles of the border's pixels
@@ -584,6 +584,13 @@ def test_what_is_no_annotation_file_is_refused_in_words(tmp_path: Path, name: st
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadAnnotationsError):
         found(tmp_path)
+
+
+def test_what_is_wrong_in_a_coco_file_is_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({"images": [{"id": "9" * 1_000_000}]}))
+    with pytest.raises(BadAnnotationsError, match=r"images\[0\]: id is '9+; expected") as caught:
+        found(tmp_path)
+    assert len(str(caught.value)) < 300
 
 
 def test_nothing_and_too_much_are_refused(tmp_path: Path) -> None:

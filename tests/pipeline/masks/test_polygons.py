@@ -4,6 +4,7 @@ import pytest
 from pipeline.masks.polygons import polygons_to_rle, uncompressed_to_rle
 from pipeline.masks.rle import mask_to_rle, rle_area, rle_to_mask
 from schemas.errors import BadInputError
+from tests.peaks import at_most
 
 
 def test_polygons_of_one_instance_are_united() -> None:
@@ -27,6 +28,22 @@ def test_three_hundred_instances_have_their_areas() -> None:
 def test_malformed_polygons_are_refused(polygons: list[list[float]]) -> None:
     with pytest.raises(BadInputError, match=r"polygon"):
         polygons_to_rle(polygons, (10, 10))
+
+
+def test_edges_that_cross_the_image_again_and_again_are_refused_before_they_are_drawn() -> None:
+    """The rasteriser walks along each: these took half a gigabyte."""
+    zigzag = [coordinate for n in range(5000) for coordinate in (1000 * (n % 2), n % 7)]
+    with at_most(50), pytest.raises(BadInputError, match="polygon's 5000 edges"):
+        polygons_to_rle([zigzag], (540, 540))
+
+
+def test_the_outline_of_a_labyrinth_is_drawn() -> None:
+    """As long as outlines get: there and back in every other row."""
+    side, gap = 40, 41
+    there = [(x, y) for n in range(0, side, 4) for x, y in ((0, n), (side, n), (side, n + 2), (0, n + 2))]
+    back = [(x, y + 1) for x, y in reversed(there)]
+    flat = [float(coordinate) for point in [*there, *back] for coordinate in point]
+    assert rle_area(polygons_to_rle([flat], (gap, gap))) > side * side / 3
 
 
 def test_uncompressed_counts_equal_the_mask() -> None:

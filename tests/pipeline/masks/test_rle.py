@@ -14,7 +14,8 @@ from pipeline.masks.rle import mask_to_rle, rle_area, rle_to_mask
 from schemas.errors import BadInputError, TooLargeError
 from schemas.masks import Rle
 
-masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
+SHAPES = array_shapes(min_dims=2, max_dims=2, max_side=40)
+masks = arrays(np.bool_, SHAPES)
 
 
 def big_mask(seed: int) -> np.ndarray:
@@ -57,6 +58,16 @@ def test_large_masks_with_long_runs_agree_with_pycocotools(seed: int) -> None:
     decoded = rle_to_mask(Rle(size=mask.shape, counts=theirs["counts"].decode()))
     assert np.array_equal(decoded, mask)
     assert decoded.flags.c_contiguous
+
+
+@given(
+    st.sampled_from([np.uint8, np.uint16, np.int32]).flatmap(
+        lambda kind: arrays(kind, SHAPES, elements=st.integers(0, 5))
+    )
+)
+def test_each_value_of_a_map_has_its_mask(labels: np.ndarray) -> None:
+    masks = [(int(value), mask_to_rle(labels == value)) for value in np.unique(labels)]
+    assert list(rle.labels_to_rles(labels)) == masks
 
 
 def test_hand_made_mask_reads_column_by_column() -> None:

@@ -18,7 +18,7 @@ from tests.s3 import object_names, s3_bucket, s3_server  # noqa: F401
 from tests.s3_faults import FaultyS3, faulty_s3  # noqa: F401
 
 
-@pytest.mark.parametrize("url", ["", "simplecache::s3://bucket/x", "nosuch://bucket/x", "a\0b"])
+@pytest.mark.parametrize("url", ["", "simplecache::s3://bucket/x", "nosuch://bucket/x", "a\0b", "s3://"])
 def test_unusable_urls_are_refused(url: str) -> None:
     with pytest.raises(BadInputError):
         open_storage(url)
