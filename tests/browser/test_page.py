@@ -403,6 +403,18 @@ def test_objects_can_be_deleted_and_an_image_skipped(desk: Desk) -> None:
         assert current_masks(conn, CAMPAIGN) == []
 
 
+def test_the_question_why_an_image_is_skipped_goes_with_its_image(desk: Desk) -> None:
+    desk.begin()
+    with desk.gateway.http("eve") as http:
+        other = Work(http)
+        desk.page.keyboard.press("Control+Space")
+        desk.page.locator("#skipping").wait_for()
+        desk.page.evaluate("(id) => { location.hash = `session=${id}`; }", other.session_id)
+        desk.wait_image(2)
+        assert not desk.page.locator("#skipping").is_visible()
+        assert other.state()["last_seq"] == 0
+
+
 def test_zoom_keeps_the_point_under_the_pointer_and_clicks_stay_in_image_pixels(desk: Desk) -> None:
     desk.begin()
     x, y = desk.at(CENTRE)

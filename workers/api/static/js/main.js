@@ -176,6 +176,7 @@ function leave() {
   forget();
   view.show(null);
   $("draft").hidden = true;
+  $("skipping").close();  // its answer would go to the next image
   $("find").value = "";
   showNote("info", "");
   showBadge("idle", 0);
@@ -204,6 +205,7 @@ const listener = {
   },
   ended(kind) {
     const campaignId = desk.session?.record.campaign_id;
+    draw();  // it is saved, however long what comes next takes
     attempt(() => (kind === "release" ? toStart() : claim(campaignId)));
   },
   async unauthorized(why) {
