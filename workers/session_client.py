@@ -22,6 +22,8 @@ T = TypeVar("T")
 PATIENCE_S = 30.0
 """Seconds for which a call is repeated while the gateway restarts or is busy."""
 _PAUSE_S = 0.2
+_AWAY = frozenset({502, 503, 504})
+"""What a proxy answers while the gateway behind it is away."""
 _RETRYABLE = frozenset({"busy", "database_unavailable", "embedding_missing"})
 
 
@@ -81,9 +83,17 @@ class Api:
 
     def _once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
         answer = self._http.request(method, path, json=body)
-        if answer.is_success:
-            return dict(answer.json())
-        raise _refused(answer.json()["error"])
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and answer.is_success:
+            return found
+        if isinstance(found, dict) and isinstance(found.get("error"), dict):
+            raise _refused(found["error"])
+        said = f"{self.base_url}{path} answered {answer.status_code} with something else than Clickloop's JSON"
+        refusal = "busy" if answer.status_code in _AWAY else "error"
+        raise RefusedError(f"{said}. Check the address, and what stands between here and the gateway.", refusal)
 
 
 def patiently(attempt: Callable[[], T]) -> T:

@@ -337,6 +337,25 @@ def test_a_claim_that_waits_gives_way_to_what_is_opened_meanwhile(desk: Desk) ->
     desk.errors.clear()
 
 
+def test_what_is_saved_is_not_said_to_be_saving_while_the_next_image_is_claimed(desk: Desk) -> None:
+    desk.begin()
+    desk.click(CENTRE)
+    desk.accept()
+    desk.wait_saved()
+    busy = {"error": {"code": "busy", "message": "Too many writes are waiting."}}
+    desk.page.route("**/claim", lambda route: route.fulfill(status=503, json=busy))
+    desk.page.keyboard.press("Control+Enter")
+    desk.wait(lambda: "submit" in desk.kinds())
+    desk.page.locator("#note", has_text="Too many writes").wait_for()
+    assert desk.page.locator("#badge").text_content() == ""
+    desk.click(BESIDE)
+    desk.page.locator("#note", has_text="what comes next is on its way").wait_for()
+    desk.page.unroute("**/claim")
+    desk.wait_image(2)
+    assert all("503" in error for error in desk.errors)  # the browser's own lines
+    desk.errors.clear()
+
+
 @pytest.mark.parametrize("page", ["", f"campaigns#campaign={CAMPAIGN}"])
 def test_a_double_click_claims_one_image(desk: Desk, page: str) -> None:
     desk.page.goto(f"{desk.gateway.url}/{page}")

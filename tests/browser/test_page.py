@@ -403,6 +403,18 @@ def test_objects_can_be_deleted_and_an_image_skipped(desk: Desk) -> None:
         assert current_masks(conn, CAMPAIGN) == []
 
 
+def test_the_question_why_an_image_is_skipped_goes_with_its_image(desk: Desk) -> None:
+    desk.begin()
+    with desk.gateway.http("eve") as http:
+        other = Work(http)
+        desk.page.keyboard.press("Control+Space")
+        desk.page.locator("#skipping").wait_for()
+        desk.page.evaluate("(id) => { location.hash = `session=${id}`; }", other.session_id)
+        desk.wait_image(2)
+        assert not desk.page.locator("#skipping").is_visible()
+        assert other.state()["last_seq"] == 0
+
+
 def test_zoom_keeps_the_point_under_the_pointer_and_clicks_stay_in_image_pixels(desk: Desk) -> None:
     desk.begin()
     x, y = desk.at(CENTRE)
@@ -419,6 +431,44 @@ def test_zoom_keeps_the_point_under_the_pointer_and_clicks_stay_in_image_pixels(
     assert (fixed["x"], fixed["y"]) == pytest.approx(CENTRE, abs=0.5)
     assert nearer["y"] == pytest.approx(60 - 15 / math.exp(400 / 500), abs=0.5)
     assert (fitted["x"], fitted["y"]) == pytest.approx(INSIDE, abs=0.5)
+
+
+@pytest.mark.parametrize("how", ["wheel", "window"])
+def test_a_box_keeps_its_first_corner_while_the_image_is_shown_in_another_size(desk: Desk, how: str) -> None:
+    desk.begin()
+    box = desk.page.locator("#canvas").bounding_box()
+    (x0, y0), (x1, y1) = ((x + box["x"], y + box["y"]) for x, y in (desk.at((60, 40)), desk.at((100, 80))))
+    desk.page.keyboard.down("Shift")
+    desk.page.mouse.move(x0, y0)
+    desk.page.mouse.down()
+    desk.page.mouse.move(x1, y1, steps=3)
+    if how == "wheel":
+        desk.page.mouse.wheel(0, -200)
+        desk.wait(lambda: desk.pixel((80.0, 22.0))[0] > 200)  # the disc is now larger than that
+    else:
+        desk.page.set_viewport_size({"width": 800, "height": 500})
+        desk.wait(lambda: desk.page.locator("#canvas").bounding_box() != box)
+        x1, y1 = desk.at((100, 80))
+        desk.page.mouse.move(x1, y1 + box["y"])
+    desk.page.mouse.up()
+    desk.page.keyboard.up("Shift")
+    desk.wait_saved()
+    drawn = desk.events()[1].payload
+    assert [drawn[side] for side in ("x0", "y0", "x1", "y1")] == pytest.approx([60, 40, 100, 80], abs=1)
+
+
+def test_a_double_click_does_not_answer_the_question_before_an_image_is_left(desk: Desk) -> None:
+    desk.begin()
+    for button in ("Submit image", "Leave"):
+        if button == "Leave":
+            desk.click(CENTRE)
+            desk.wait_mask()
+        desk.page.get_by_role("button", name=button).dblclick()
+        desk.page.locator("#note", has_text="again if that is right").wait_for()
+        desk.page.wait_for_timeout(300)
+        assert not {"submit", "release"} & set(desk.kinds())
+    desk.page.get_by_role("button", name="Leave").click()
+    desk.page.locator("#unfinished, #campaigns").get_by_role("button", name="discs").wait_for()
 
 
 def test_a_pinch_on_a_trackpad_zooms_as_far_as_the_fingers(desk: Desk) -> None:

@@ -528,6 +528,25 @@ def test_the_image_can_be_finished_without_scrolling_on_small_screens(
         assert swatches.nth(0).evaluate(colours)[0] != swatches.nth(1).evaluate(colours)[0]
 
 
+@pytest.mark.parametrize("width", [320, 375, 414])
+def test_the_image_stays_where_it_is_under_a_finger(browser: Any, gateway: Gateway, width: int) -> None:
+    with desk_at(browser, gateway, viewport={"width": width, "height": 720}) as desk:
+        desk.begin()
+        desk.page.locator("#progress", has_text="labeled").wait_for()
+        place = desk.page.locator("#canvas").bounding_box()
+        desk.click(CENTRE)
+        desk.wait_saved()
+        desk.wait(lambda: desk.page.locator("#latency").text_content())
+        assert desk.page.locator("#canvas").bounding_box() == place
+        desk.page.context.set_offline(True)
+        desk.click(BESIDE, button="right")
+        desk.page.locator("#badge", has_text="Offline, 1 waiting").wait_for()
+        assert desk.page.locator("#canvas").bounding_box() == place
+        desk.errors.clear()  # the browser's own lines
+        desk.page.context.set_offline(False)
+        desk.wait_saved()
+
+
 def test_looks_open_in_view_on_a_small_screen(browser: Any, gateway: Gateway) -> None:
     with desk_at(browser, gateway, viewport={"width": 800, "height": 600}) as desk:
         desk.begin()

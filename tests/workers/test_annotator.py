@@ -2,6 +2,7 @@
 
 import json
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -142,3 +143,34 @@ def test_refusals_are_not_repeated_and_silence_ends(monkeypatch: pytest.MonkeyPa
     assert len(calls) == 1
     with pytest.raises(BusyError):
         Api("http://127.0.0.1:9", "ann").call("GET", "/healthz")
+
+
+@pytest.mark.parametrize(("status", "calls"), [(200, 1), (404, 1), (502, 2)])
+def test_answers_that_are_no_json_of_ours_are_told_and_a_proxys_are_waited_out(status: int, calls: int) -> None:
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = b"<html>Bad Gateway</html>" if len(asked) == 1 else b"{}"
+            self.send_response(status if len(asked) == 1 else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            """Not on the tests' output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = Api(f"http://127.0.0.1:{server.server_port}", "ann")
+        try:
+            if calls == 1:
+                with pytest.raises(RefusedError, match=rf"/healthz answered {status} with something else"):
+                    api.call("GET", "/healthz")
+            else:
+                assert api.call("GET", "/healthz") == {}
+        finally:
+            api.close()
+            server.shutdown()
+    assert len(asked) == calls

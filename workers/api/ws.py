@@ -110,7 +110,7 @@ async def _welcome(socket: WebSocket, services: Services, session_id: str) -> "C
     socket.scope["clickloop.annotator"] = caller.id
     live = await services.hub.fresh(session_id)
     live.own(caller.id)
-    connection = Connection(socket, services, live, caller, token, hello.epoch or live.record.epoch)
+    connection = Connection(socket, services, live, caller, (token, name), hello.epoch or live.record.epoch)
     await connection.send({"type": "welcome", "session": live.to_json(), "durable_seq": live.state.last_seq})
     return connection
 
@@ -137,7 +137,11 @@ def _parse(adapter: TypeAdapter[Any], text: str) -> Any:
 
 
 class Connection:
-    """One client on one session."""
+    """One client on one session.
+
+    Args:
+        credentials: Token and annotator's name, as the hello gave them.
+    """
 
     def __init__(
         self,
@@ -145,14 +149,14 @@ class Connection:
         services: Services,
         live: LiveSession,
         caller: Caller,
-        token: str | None,
+        credentials: tuple[str | None, str | None],
         epoch: int,
     ) -> None:
         self._socket = socket
         self._services = services
         self._live = live
         self._caller = caller
-        self._token = token
+        self._token, self._name = credentials
         self._epoch = epoch
         self._previews = Previews(services.refining, self._show, self._fail)
         self._started: dict[str, float] = {}
@@ -233,7 +237,7 @@ class Connection:
     async def _check_token(self) -> None:
         """Refuse a token that was revoked or has expired since the hello; closes the connection."""
         if self._token:
-            (await self._services.auth.caller(self._token, None, address(self._socket))).need("label")
+            (await self._services.auth.caller(self._token, self._name, address(self._socket))).need("label")
 
     async def _show_again(self, ack: Appended, instance_id: str, mask_format: str) -> None:
         """The mask of an event that was in the log already, or that left the mask as it was."""

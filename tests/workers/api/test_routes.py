@@ -289,6 +289,12 @@ def test_schema_lists_every_route_and_docs_are_there(http: httpx.Client) -> None
     assert http.get("/docs").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_monitors_that_want_no_body_see_the_same(http: httpx.Client, path: str) -> None:
+    said = http.head(path)
+    assert (said.status_code, said.content) == (http.get(path).status_code, b"")
+
+
 def test_metrics_parse_and_count(work: Work) -> None:
     def samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
         answer = work.http.get("/metrics")

@@ -15,7 +15,7 @@ from sqlalchemy import update
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from pipeline.storage.annotators import create_token, purge_annotator, require_tokens, revoke_token
+from pipeline.storage.annotators import create_token, pseudonyms, purge_annotator, require_tokens, revoke_token
 from pipeline.storage.database import open_database
 from schemas.errors import BadInputError
 from schemas.tables import Token
@@ -273,6 +273,23 @@ def test_revoking_a_token_ends_its_open_socket(abroad: Gateway, monkeypatch: pyt
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
     with client(abroad, ADMIN_TOKEN) as admin:
         assert admin.get(work.path).json()["last_seq"] == 0
+
+
+def test_the_supervisors_token_makes_no_annotator_that_nobody_named(
+    abroad: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_CACHE_S", -1.0)
+    with client(abroad, ADMIN_TOKEN, **{"X-Annotator": "robot"}) as http:
+        work = Work(http)
+        with ws(abroad, work.session_id) as socket:
+            socket.send(json.dumps({"type": "hello", "token": ADMIN_TOKEN, "annotator": "robot"}))
+            assert json.loads(socket.recv(timeout=10))["type"] == "welcome"
+            with abroad.services.database.begin() as conn:
+                known = set(pseudonyms(conn))
+            socket.send(json.dumps({"type": "event", "event": work.event("open", str(uuid4())), "mask": "none"}))
+            assert json.loads(socket.recv(timeout=10))["type"] == "ack"
+    with abroad.services.database.begin() as conn:
+        assert set(pseudonyms(conn)) == known
 
 
 def new_request(kind: str, **payload: Any) -> dict[str, Any]:

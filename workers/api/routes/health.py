@@ -28,12 +28,14 @@ class Readiness(BaseModel):
     parts: dict[str, str]
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not all."}})
 async def readyz(services: ServicesDep) -> JSONResponse:
     """Each part: "ok" or what is wrong. 503 unless all are ok, but for the weights of single campaigns: other campaigns

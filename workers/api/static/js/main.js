@@ -18,6 +18,8 @@ import { view } from "./view.js";
 
 const LOST = "Somebody else has this image now, since it was idle for long. What you did is kept as a draft: " +
   "you can put it back if you get the image again.";
+/** Buttons that take a double click as one: its second half would answer their question, or leave the next image unseen. */
+const LEAVING = new Set(["submit", "release"]);
 /** @type {string | null} Id of the campaign of the image that was opened last: a category is chosen for one campaign. */
 let campaignOfLast = null;
 /** Counts what was asked for: what still waits for the server then gives way. */
@@ -174,6 +176,7 @@ function leave() {
   forget();
   view.show(null);
   $("draft").hidden = true;
+  $("skipping").close();  // its answer would go to the next image
   $("find").value = "";
   showNote("info", "");
   showBadge("idle", 0);
@@ -202,6 +205,7 @@ const listener = {
   },
   ended(kind) {
     const campaignId = desk.session?.record.campaign_id;
+    draw();  // it is saved, however long what comes next takes
     attempt(() => (kind === "release" ? toStart() : claim(campaignId)));
   },
   async unauthorized(why) {
@@ -241,7 +245,12 @@ view.pointing = {
   onClick: click, onBox: (box) => { prompt("box", box); }, onStroke: stroke, onOutline: draw, onClosed: polygonClosed, onZoom: zoomed,
   isShiftNegative,
 };
-for (const [name, action] of Object.entries(actions)) if ($(name) instanceof HTMLButtonElement) $(name).onclick = () => action(0);
+for (const [name, action] of Object.entries(actions)) {
+  if (!($(name) instanceof HTMLButtonElement)) continue;
+  $(name).onclick = (/** @type {MouseEvent} */ { detail }) => {
+    if (detail < 2 || !LEAVING.has(name)) action(0);
+  };
+}
 $("apply").onclick = applyPolygon;
 $("simplify").oninput = () => {
   desk.tolerance = Number($("simplify").value);

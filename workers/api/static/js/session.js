@@ -113,6 +113,7 @@ export class Session {
   /** In words why it takes no events for the moment; empty where it does, or where it will not again. */
   get obstacle() {
     if (this.mode === "loading") return "The server's state is on its way: do that again in a moment.";
+    if (this.mode === "ended") return "You are done with this image: what comes next is on its way.";
     return this.mode === "live" && this.#isEnding ? "You are done with this image: nothing is added to it while the server has yet to answer." : "";
   }
   get online() { return this.#ready; }

@@ -56,7 +56,11 @@ export class View {
   #left = 0;
   #top = 0;
   #space = false;
-  /** @type {{pointer: number, button: number, x: number, y: number, does: "click" | "pan" | "box" | "paint" | "outline"} | null} */
+  /**
+   * Where in the canvas a button went down, and on which point of the image: that stays when the image is zoomed meanwhile.
+   * @type {{pointer: number, button: number, x: number, y: number, point: [number, number],
+   *   does: "click" | "pan" | "box" | "paint" | "outline"} | null}
+   */
   #press = null;
   /** @type {Box | null} What a drag spans now. */
   #rubber = null;
@@ -210,7 +214,7 @@ export class View {
    */
   clickAtPointer(is_positive) {
     if (!this.#pointer) this.nudge(0, 0);
-    if (this.#pointer) this.#clickAt(this.#pointer.x, this.#pointer.y, is_positive, false);
+    if (this.#pointer) this.#clickAt(this.#inImage(this.#pointer.x, this.#pointer.y), is_positive, false);
   }
 
   /**
@@ -367,14 +371,15 @@ export class View {
     if (this.#press || ![LEFT, MIDDLE, RIGHT].includes(event.button)) return;
     if (event.button === MIDDLE) event.preventDefault();
     this.canvas.setPointerCapture(event.pointerId);
-    this.#press = { pointer: event.pointerId, button: event.button, ...at, does: this.#meant(event) };
+    const point = this.#inImage(at.x, at.y);
+    this.#press = { pointer: event.pointerId, button: event.button, ...at, point, does: this.#meant(event) };
     if (this.#press.does === "paint") {
       const is_positive = event.button === LEFT && !event.altKey && this.tool !== "eraser";
-      this.#stroke = { points: [this.#inImage(at.x, at.y)], radius: this.radius, is_positive };
+      this.#stroke = { points: [point], radius: this.radius, is_positive };
     } else if (this.#press.does === "outline" && this.polygon) {
       const wasOpen = this.polygon.isOpen;
       const reach = (event.pointerType === "touch" ? REACH_PX.touch : REACH_PX.mouse) / this.#scale;
-      this.polygon.press(this.#inImage(at.x, at.y), reach, event.button === RIGHT || event.altKey);
+      this.polygon.press(point, reach, event.button === RIGHT || event.altKey);
       if (wasOpen && !this.polygon.isOpen && this.polygon.rings.length > 0) this.pointing?.onClosed();
     }
     this.draw();
@@ -404,7 +409,7 @@ export class View {
       this.#press.x = event.offsetX;
       this.#press.y = event.offsetY;
     } else if (this.#press?.does === "box" && this.#image) {
-      this.#rubber = this.#span(this.#press.x, this.#press.y, event.offsetX, event.offsetY, this.#image);
+      this.#rubber = between(this.#press.point, this.#inImage(event.offsetX, event.offsetY), this.#image);
       this.draw();
     }
   }
@@ -454,19 +459,17 @@ export class View {
     }
     if (press.does === "pan" || press.does === "paint" || press.does === "outline" || !this.#image) return;
     if (Math.hypot(event.offsetX - press.x, event.offsetY - press.y) > DRAG_PX) {
-      const box = press.does === "box" ? this.#span(press.x, press.y, event.offsetX, event.offsetY, this.#image) : null;
+      const box = press.does === "box" ? between(press.point, this.#inImage(event.offsetX, event.offsetY), this.#image) : null;
       if (box && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1) this.pointing?.onBox(box);
       return;
     }
     const isNegative = event.altKey || (event.shiftKey && this.pointing?.isShiftNegative() === true);
-    this.#clickAt(press.x, press.y, press.button === LEFT && !isNegative, event.ctrlKey || event.metaKey);
+    this.#clickAt(press.point, press.button === LEFT && !isNegative, event.ctrlKey || event.metaKey);
   }
 
-  /** @param {number} canvasX @param {number} canvasY @param {boolean} is_positive @param {boolean} isNew */
-  #clickAt(canvasX, canvasY, is_positive, isNew) {
-    if (!this.#image) return;
-    const [x, y] = this.#inImage(canvasX, canvasY);
-    if (x < 0 || y < 0 || x >= this.#image.width || y >= this.#image.height) return;
+  /** @param {[number, number]} point In pixels of the image. @param {boolean} is_positive @param {boolean} isNew */
+  #clickAt([x, y], is_positive, isNew) {
+    if (!this.#image || x < 0 || y < 0 || x >= this.#image.width || y >= this.#image.height) return;
     this.pointing?.onClick({ x, y, is_positive }, isNew);
   }
 
@@ -495,20 +498,7 @@ export class View {
 
   /** @param {Size} image @returns {Box} The part of it that the canvas shows. */
   #seen(image) {
-    return this.#span(0, 0, this.canvas.clientWidth, this.canvas.clientHeight, image);
-  }
-
-  /**
-   * @param {number} startX Of the canvas. @param {number} startY @param {number} endX @param {number} endY
-   * @param {Size} image
-   * @returns {Box} Between two places, cut to the image.
-   */
-  #span(startX, startY, endX, endY, { width, height }) {
-    const [fromX, fromY] = this.#inImage(startX, startY);
-    const [toX, toY] = this.#inImage(endX, endY);
-    const [x0, x1] = span(fromX, toX, width);
-    const [y0, y1] = span(fromY, toY, height);
-    return { x0, y0, x1, y1 };
+    return between(this.#inImage(0, 0), this.#inImage(this.canvas.clientWidth, this.canvas.clientHeight), image);
   }
 }
 
@@ -518,6 +508,17 @@ const draw = (context, { canvas, x, y, width, height }) => context.drawImage(can
 /** @param {Layer} layer @param {Box} box */
 const meets = (layer, box) =>
   layer.x < box.x1 && layer.y < box.y1 && layer.x + layer.width > box.x0 && layer.y + layer.height > box.y0;
+
+/**
+ * @param {[number, number]} from In pixels of the image. @param {[number, number]} to
+ * @param {Size} image
+ * @returns {Box} Between two points, cut to the image.
+ */
+function between([fromX, fromY], [toX, toY], { width, height }) {
+  const [x0, x1] = span(fromX, toX, width);
+  const [y0, y1] = span(fromY, toY, height);
+  return { x0, y0, x1, y1 };
+}
 
 /**
  * Two places on an axis, in order and inside the image.
