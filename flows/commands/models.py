@@ -280,7 +280,9 @@ def _train_published(args: argparse.Namespace, data: Path | None, out: Path, res
         raise BadInputError(f"{args.config} needs its data set: --data DIR (its own layout, or a COCO-format folder).")
     run = PUBLISHED[args.config]()
     if resume is None and run.train.model_id.startswith("clickadapter-"):
-        raise BadInputError(f"{args.config} trains beside a frozen host, which must have learned: --resume its weights.")
+        raise BadInputError(
+            f"{args.config} trains beside a frozen host, which must have learned: give its weights by --resume."
+        )
     changed: dict[str, Any] = {
         name: value
         for name, value in (

@@ -144,9 +144,9 @@ class IterativeTrainer:
         self.config, self.samples, self.out, self.validate = config, samples, out, validate
         self.device = training_device(config.device)
         torch.manual_seed(config.seed)
-        begins = resume is not None and resume.suffix in (".safetensors", ".pth")
+        weights = resume if resume is not None and resume.suffix in (".safetensors", ".pth") else None
         if model is None:
-            model = begin_model(config.model_id, resume) if begins else create_model(config.model_id)
+            model = create_model(config.model_id) if weights is None else begin_model(config.model_id, weights)
         self.model = model.to(self.device)
         self.optimizer = _make_optimizer(self.model, config)
         self.step, self.seconds = 0, 0.0
@@ -155,7 +155,7 @@ class IterativeTrainer:
         self.ranks = torch.distributed.get_world_size() if together else 1
         if config.batch_size % self.ranks:
             raise BadInputError(f"A batch of {config.batch_size} cannot be shared out over {self.ranks} devices.")
-        if resume is not None and not begins:
+        if resume is not None and weights is None:
             state = load_state(resume, config.model_id)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -749,3 +749,12 @@ cli.run()
 """
     done = subprocess.run([sys.executable, "-c", code], env=HERE, capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
+
+
+def test_a_clickadapter_is_not_trained_beside_a_host_that_learned_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "clickadapter-simpleclick-base-448-sbd", "--data", str(tmp_path), "--out", str(tmp_path / "run"))
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "give its weights by --resume" in err
+    assert not (tmp_path / "run").exists()
