@@ -108,8 +108,9 @@ class Client:
                 if record["state"] in FINISHED:
                     return record
                 time.sleep(POLL_S)
-        except KeyboardInterrupt:
-            self.call("POST", f"/api/requests/{request_id}/cancel")
+        except BaseException as raised:
+            if not isinstance(raised, Exception):  # Ctrl-C or SIGTERM
+                self.call("POST", f"/api/requests/{request_id}/cancel")
             raise
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ class CampaignSpec(BaseModel):
 
     Attributes:
         id: Client-made UUID; creating again with it gives the same campaign.
-        images: URL of the source, absolute.
+        images: URL of the source; a relative path counts from where the campaign is made.
         annotations: URL of masks that are imported and count as they are; a COCO file's categories come first.
         model: Model id, pinned with the digest of its weights.
         checkpoint: Path of a .safetensors file on this machine; None: the weights that ship today.
@@ -68,7 +68,7 @@ def create_campaign(database: Database, storage_url: str, spec: CampaignSpec) ->
             conn,
             campaign_id=spec.id,
             name=spec.name,
-            source_url=spec.images,
+            source_url=_from_anywhere(spec.images),
             model_id=model.model_id,
             model_digest=digest,
             model_key=key_of_model(model, spec.settings.window),
@@ -87,6 +87,11 @@ def _existing(database: Database, campaign_id: str) -> CampaignRecord | None:
             return campaigns.get_campaign(conn, campaign_id)
     except NotFoundError:
         return None
+
+
+def _from_anywhere(url: str) -> str:
+    """A source as the same place for whoever looks there later, from another folder: paths as absolute."""
+    return url if "://" in url else open_storage(url)[1]
 
 
 def require_source(url: str) -> None:

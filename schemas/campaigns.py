@@ -1,9 +1,9 @@
 """Campaign records that cross HTTP and processes."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 from schemas.predictions import ImageRef, Window
 
@@ -11,6 +11,22 @@ TaskState = Literal["new", "leased", "submitted", "skipped", "done"]
 """Of an image in the queue. new to leased: an annotator claims; leased to new: released, to leased: claimed by another
 after expiry, to submitted or skipped: by the holder; submitted to done: by the server once its masks are complete;
 skipped, done and submitted to leased: opened again for correction; skipped to new: handed out again."""
+
+
+def checked_campaign_name(name: str) -> str:
+    """A campaign's name as it is. It stands in URLs, from which clients take the segments "." and ".." away.
+
+    Raises:
+        ValueError: It cannot be a name.
+    """
+    if not name.strip() or len(name) > 200 or not name.isprintable():
+        raise ValueError("A campaign name has 1 to 200 printable characters")
+    if "/" in name or name in (".", ".."):
+        raise ValueError("A campaign's name is part of URLs and holds no '/', nor is it '.' or '..'")
+    return name
+
+
+CampaignName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(checked_campaign_name)]
 
 
 class CampaignSettings(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from schemas.campaigns import CampaignSettings, TaskState
+from schemas.campaigns import CampaignName, CampaignSettings, TaskState
 from schemas.errors import BadInputError, first_problem
 from schemas.logs import without_password
 from schemas.models import checked_model_id
@@ -117,7 +117,7 @@ class Create(_Payload):
     """A new campaign; see `pipeline.campaigns.CampaignSpec`."""
 
     id: str
-    name: str = Field(min_length=1, max_length=200)
+    name: CampaignName
     images: Place
     labels: list[str] = []
     annotations: Place | None = None

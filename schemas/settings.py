@@ -74,12 +74,12 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """Level of the structured logs: DEBUG, INFO, WARNING, ERROR or CRITICAL."""
 
-    @field_validator("workspace", mode="before")
+    @field_validator("workspace", "host", mode="before")
     @classmethod
-    def _named(cls, workspace: object) -> object:
-        if workspace == "":
+    def _named(cls, name: object) -> object:
+        if name == "":
             raise ValueError("it is empty, as from a variable that is not set")
-        return workspace
+        return name
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -14,7 +14,14 @@ from pipeline.storage.requests import list_requests
 from pipeline.storage.sql import database_now, one, require_id
 from pipeline.storage.tallies import tallies
 from pipeline.storage.tombstones import purged_campaign, require_no_purge
-from schemas.campaigns import CampaignRecord, CampaignSettings, CampaignStatus, CategoryRecord, TaskState
+from schemas.campaigns import (
+    CampaignRecord,
+    CampaignSettings,
+    CampaignStatus,
+    CategoryRecord,
+    TaskState,
+    checked_campaign_name,
+)
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
 from schemas.tables import Campaign, CampaignState, Category, Image, Session, Source
@@ -40,13 +47,14 @@ def create_campaign(
     """Create a campaign with its pinned model; doing it again with the same values gives the same campaign.
 
     Raises:
-        BadInputError: The name is empty, too long or holds "/", or the id is no UUID.
+        BadInputError: The name cannot be one (`checked_campaign_name`), or the id is no UUID.
         ConflictError: The name is taken, or the id is another campaign's.
     """
     require_id(campaign_id, "campaign")
-    check_name(name, "campaign")
-    if "/" in name:
-        raise BadInputError(f"A campaign's name is part of URLs and holds no '/'; got {name[:40]!r}.")
+    try:
+        checked_campaign_name(name)
+    except ValueError as error:
+        raise BadInputError(f"{error}; got {name[:40]!r}.") from None
     values: dict[str, Any] = {
         "name": name,
         "source_url": source_url,

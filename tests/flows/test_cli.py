@@ -116,6 +116,8 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         "campaign create c --images . --window nan 1",
         "campaign create c --images . --model toy-color --holdout 2",
         "campaign create c --images . --model toy-color --retrain-every -1",
+        "campaign create a/b --images . --model toy-color",
+        "campaign create .. --images . --model toy-color",
         "retrain c --minutes nan",
         "token create ann --days soon",
         "token create ann --days 99999999999",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli import main
+from flows.cli import TerminatedError, main
 from flows.client import Client, error_from, read_serve_file
 from pipeline.storage.lock import WorkspaceLock
 from schemas.errors import BusyError, ClickloopError, GapError, NotFoundError
@@ -100,13 +100,14 @@ def test_a_request_that_waits_for_long_is_said_to(server: _Server, monkeypatch: 
     assert told == [{"step": "waits for the flow runner"}, {"done": 2}]
 
 
-def test_interrupting_cancels_the_request(server: _Server) -> None:
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, TerminatedError])
+def test_interrupting_cancels_the_request(server: _Server, signal: type[BaseException]) -> None:
     server.answers = [(200, {"state": "running", "progress": {}}), (200, {})]
 
     def interrupt(progress: dict[str, Any]) -> None:
-        raise KeyboardInterrupt
+        raise signal
 
-    with client(server) as speaking, pytest.raises(KeyboardInterrupt):
+    with client(server) as speaking, pytest.raises(signal):
         speaking.follow("r", interrupt)
     assert server.seen[-1][:2] == ("POST", "/api/requests/r/cancel")
 

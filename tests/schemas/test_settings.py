@@ -2,6 +2,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.storage.database import open_database
 from schemas.settings import Settings
@@ -22,3 +23,9 @@ def test_the_file_of_a_database_url_is_found(tmp_path: Path) -> None:
     assert settings.sqlite_path == tmp_path / "x.db"
     assert Settings(database_url="postgresql://localhost/x").sqlite_path is None
     assert Settings(database_url="sqlite:").sqlite_path is None
+
+
+@pytest.mark.parametrize("name", ["workspace", "host"])
+def test_an_empty_variable_is_not_the_current_folder_or_every_address(name: str) -> None:
+    with pytest.raises(ValidationError, match="it is empty, as from a variable that is not set"):
+        Settings(**{name: ""})  # type: ignore[arg-type]

@@ -60,7 +60,16 @@ def test_creating_again_is_safe_and_anything_else_a_conflict(database: Database)
 
 
 @pytest.mark.parametrize(
-    "bad", [{"name": ""}, {"name": " "}, {"name": "x" * 201}, {"name": "a/b"}, {"labels": ["a\nb"]}]
+    "bad",
+    [
+        {"name": ""},
+        {"name": " "},
+        {"name": "x" * 201},
+        {"name": "a/b"},
+        {"name": "."},
+        {"name": ".."},
+        {"labels": ["a\nb"]},
+    ],
 )
 def test_bad_names_are_refused(database: Database, bad: dict[str, object]) -> None:
     with pytest.raises(BadInputError):

@@ -12,14 +12,13 @@ from pipeline.storage.campaigns import campaign_status, get_campaign, id_to_crea
 from pipeline.storage.images import count_images, images_of
 from pipeline.storage.requests import insert_request
 from pipeline.storage.snapshots import list_snapshots
-from schemas.campaigns import CampaignSettings, CampaignStatus
+from schemas.campaigns import CampaignName, CampaignSettings, CampaignStatus
 from schemas.requests import checked
 from workers.api.deps import MAX_NUMBER, CallerDep, ServicesDep, envelope
 
 router = APIRouter(prefix="/api/campaigns", tags=["campaigns"])
 
-NAME = r"^[^\x00-\x1f/]+$"
-Label = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]+$")]
+Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
 def _each_once(labels: list[str]) -> list[str]:
@@ -42,7 +41,7 @@ class NewCampaign(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: UUID
-    name: str = Field(min_length=1, max_length=200, pattern=NAME)
+    name: CampaignName
     images: str = Field(min_length=1, max_length=4000)
     labels: Annotated[list[Label], Field(max_length=1000), AfterValidator(_each_once)] = Field(default_factory=list)
     annotations: str | None = Field(default=None, min_length=1, max_length=4000)
