@@ -99,7 +99,10 @@ def list_files(url: str, roots: Sequence[str] | None = None) -> Listing:
     except OSError as error:
         raise storage_error(error, f"Listing {url!r}") from error
     if found is None:
-        raise BadInputError(f"There is nothing at {url!r}. Give an existing folder, glob or file.")
+        raise BadInputError(
+            f"There is nothing at {url!r}. Give an existing folder, glob or file by --images, also where the images of "
+            "a campaign were moved: it finds them there by their content."
+        )
     files, start = [], len(base)
     for path in sorted(found):
         name = path[start:].lstrip("/")
