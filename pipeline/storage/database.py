@@ -56,6 +56,7 @@ _OF_A_WRONG_URL = (
     "permission denied for database",
 )
 """Of libpq and psycopg: a connection that failed has no code."""
+_READ_ONLY = "Let it be written (a standby cannot: name its primary in CLICKLOOP_DATABASE_URL), and try again."
 _OF_RIGHTS = "42501"
 """PostgreSQL's code: the user may not do this."""
 _NOTICE_A_LOST_HOST = {
@@ -118,9 +119,12 @@ class Database:
         """Look, without writing, whether a click could be stored; the disk of a PostgreSQL is not ours to see.
 
         Raises:
-            DatabaseUnavailableError: The file may not be written, or its disk is full.
+            DatabaseUnavailableError: The file may not be written, or its disk is full; or a PostgreSQL is read-only.
         """
-        if self.dialect != "sqlite":
+        if self.dialect == "postgresql":
+            with self.begin() as conn:
+                if conn.execute(text("SHOW transaction_read_only")).scalar_one() == "on":
+                    raise DatabaseUnavailableError(f"The database is read-only: clicks cannot be stored. {_READ_ONLY}")
             return
         path = Path(self.engine.url.database or "")
         if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
@@ -383,7 +387,7 @@ def _advice(error: DBAPIError) -> str:
     if code == sqlite3.SQLITE_IOERR:
         return "Look at its disk: it may be full, or broken."
     if _is_read_only(error):
-        return "Let it be written (a standby cannot: name its primary in CLICKLOOP_DATABASE_URL), and try again."
+        return _READ_ONLY
     if getattr(error.orig, "sqlstate", None) == _OF_RIGHTS:
         return "Give the user of CLICKLOOP_DATABASE_URL the rights of the tables' owner, or name another user."
     if any(words in str(error.orig) for words in _OF_A_WRONG_URL):

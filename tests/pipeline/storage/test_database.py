@@ -201,9 +201,11 @@ def test_a_standby_is_said_to_be_one() -> None:
         server.stop(signal.SIGINT)
         (server.folder / "data" / "standby.signal").touch()
         server.start()
-        standby = closing(open_database(server.url(name)))
-        with standby as database, pytest.raises(DatabaseUnavailableError, match=r"during recovery.*primary"):
+        opened = closing(open_database(server.url(name)))
+        with opened as database, pytest.raises(DatabaseUnavailableError, match=r"during recovery.*primary"):
             _name_after(database, "SELECT 1")
+        with closing(Database(server.url(name))) as standby, pytest.raises(DatabaseUnavailableError, match="clicks"):
+            standby.check_writable()
 
 
 @pytest.mark.postgres
