@@ -21,7 +21,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from pipeline.storage.sql import database_now
@@ -43,8 +43,29 @@ logger = logging.getLogger(__name__)
 MIGRATIONS = "schemas:migrations"
 ROOM_BYTES = 1_000_000
 """With less left on SQLite's disk it counts as full: a few commits take so much."""
-_OF_A_WRONG_URL = ("does not exist", "authentication failed", "no pg_hba.conf entry", "failed to resolve host")
+_OF_A_WRONG_URL = (
+    "does not exist",
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "failed to resolve host",
+    "does not support SSL",
+    "invalid connection option",
+    "invalid port number",
+    "unrecognized configuration parameter",
+    "permission denied for database",
+)
 """Of libpq and psycopg: a connection that failed has no code."""
+_READ_ONLY = "Let it be written (a standby cannot: name its primary in CLICKLOOP_DATABASE_URL), and try again."
+_OF_RIGHTS = "42501"
+"""PostgreSQL's code: the user may not do this."""
+_NOTICE_A_LOST_HOST = {
+    "tcp_user_timeout": 20_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
+"""Of libpq: else a connection whose host vanished without a word is waited for from a quarter of an hour to hours."""
 _OF_LOCKS = frozenset({"55P03", "40P01"})
 """PostgreSQL's codes: a lock did not come in time, or each waited for the other."""
 
@@ -98,9 +119,12 @@ class Database:
         """Look, without writing, whether a click could be stored; the disk of a PostgreSQL is not ours to see.
 
         Raises:
-            DatabaseUnavailableError: The file may not be written, or its disk is full.
+            DatabaseUnavailableError: The file may not be written, or its disk is full; or a PostgreSQL is read-only.
         """
-        if self.dialect != "sqlite":
+        if self.dialect == "postgresql":
+            with self.begin() as conn:
+                if conn.execute(text("SHOW transaction_read_only")).scalar_one() == "on":
+                    raise DatabaseUnavailableError(f"The database is read-only: clicks cannot be stored. {_READ_ONLY}")
             return
         path = Path(self.engine.url.database or "")
         if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
@@ -180,7 +204,18 @@ def knows_revision(revision: str) -> bool:
 
 
 def migrate(conn: Connection, revision: str) -> None:
-    """Run the migrations up to a revision, "head" for the newest, in the caller's write transaction."""
+    """Run the migrations up to a revision, "head" for the newest, in the caller's write transaction.
+
+    Raises:
+        BadInputError: It is an empty PostgreSQL database that does not hold every name.
+    """
+    if conn.dialect.name == "postgresql" and MigrationContext.configure(conn).get_current_revision() is None:
+        encoding = conn.execute(text("SHOW server_encoding")).scalar_one()
+        if encoding != "UTF8":
+            raise BadInputError(
+                f"The database's encoding is {encoding}, which does not hold every name. Make another one: "
+                "CREATE DATABASE clickloop ENCODING 'UTF8' TEMPLATE template0."
+            )
     config = _config(MIGRATIONS)
     config.attributes["connection"] = conn
     command.upgrade(config, revision)
@@ -269,7 +304,11 @@ def _engine(url: URL, busy_timeout_s: float) -> Engine:
         event.listen(engine, "invalidate", _let_go)
         return engine
     engine = create_engine(
-        url, connect_args={"connect_timeout": 5}, pool_pre_ping=True, pool_timeout=busy_timeout_s, max_overflow=20
+        url,
+        connect_args={"connect_timeout": 5, "client_encoding": "utf8", **_NOTICE_A_LOST_HOST},
+        pool_pre_ping=True,
+        pool_timeout=busy_timeout_s,
+        max_overflow=20,
     )
 
     def prepare(connection: Any, record: Any) -> None:
@@ -347,6 +386,10 @@ def _advice(error: DBAPIError) -> str:
         return "Check that its file and folder are there and may be written."
     if code == sqlite3.SQLITE_IOERR:
         return "Look at its disk: it may be full, or broken."
+    if _is_read_only(error):
+        return _READ_ONLY
+    if getattr(error.orig, "sqlstate", None) == _OF_RIGHTS:
+        return "Give the user of CLICKLOOP_DATABASE_URL the rights of the tables' owner, or name another user."
     if any(words in str(error.orig) for words in _OF_A_WRONG_URL):
         return "Check CLICKLOOP_DATABASE_URL, or make what it names."
     return "Make room on its disk." if code == sqlite3.SQLITE_FULL else "Try again."
@@ -364,4 +407,14 @@ def _is_outage(error: DBAPIError) -> bool:
             sqlite3.SQLITE_MISUSE,
             sqlite3.SQLITE_RANGE,
         }
+    if getattr(error.orig, "sqlstate", None) == _OF_RIGHTS or _is_read_only(error):
+        return True
+    if isinstance(error, ProgrammingError) and error.statement is None:  # the URL's options
+        return True
     return isinstance(error, OperationalError | InterfaceError)
+
+
+def _is_read_only(error: DBAPIError) -> bool:
+    """Whether a PostgreSQL takes no writes: default_transaction_read_only is on, or it is a standby."""
+    code = getattr(error.orig, "sqlstate", None)
+    return code == "25006" or (code == "0A000" and "during recovery" in str(error.orig))

@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -172,6 +173,73 @@ def test_a_url_that_no_trying_mends_is_to_be_checked(postgres_server: PostgresSe
             open_database(url)
     with pytest.raises(DatabaseUnavailableError, match=r"refused.*Try again"):
         open_database("postgresql://ann@127.0.0.1:1/clickloop")
+
+
+@pytest.mark.postgres
+def test_a_url_with_an_option_that_there_is_not_is_to_be_checked(postgres_server: PostgresServer) -> None:
+    with pytest.raises(DatabaseUnavailableError, match=r"option \"nonsense\"\. Check CLICKLOOP_DATABASE_URL"):
+        open_database(postgres_server.url("postgres") + "&nonsense=1")
+
+
+@pytest.mark.postgres
+def test_a_user_without_rights_and_a_database_that_takes_no_writes_are_said_to_be_so(
+    postgres_database: Database,
+) -> None:
+    for statement, message in (
+        ("SET LOCAL ROLE pg_monitor", r"permission denied.*rights"),
+        ("SET TRANSACTION READ ONLY", r"read-only.*primary"),
+    ):
+        with pytest.raises(DatabaseUnavailableError, match=message):
+            _name_after(postgres_database, statement)
+
+
+@pytest.mark.postgres
+def test_a_standby_is_said_to_be_one() -> None:
+    with running_postgres() as server:
+        name = server.create()
+        upgrade_database(server.url(name))
+        server.stop(signal.SIGINT)
+        (server.folder / "data" / "standby.signal").touch()
+        server.start()
+        opened = closing(open_database(server.url(name)))
+        with opened as database, pytest.raises(DatabaseUnavailableError, match=r"during recovery.*primary"):
+            _name_after(database, "SELECT 1")
+        with closing(Database(server.url(name))) as standby, pytest.raises(DatabaseUnavailableError, match="clicks"):
+            standby.check_writable()
+
+
+@pytest.mark.postgres
+def test_a_server_whose_host_vanished_is_not_waited_for_for_hours(postgres_database: Database) -> None:
+    with postgres_database.connect() as conn:
+        connection = conn.connection.driver_connection
+        assert connection is not None
+        asked = connection.info.get_parameters()
+    assert int(asked["tcp_user_timeout"]) <= 30_000  # of what was sent and is not confirmed
+    idle, interval, count = (int(asked[f"keepalives_{name}"]) for name in ("idle", "interval", "count"))
+    assert idle + interval * count <= 30  # of an answer that never comes
+
+
+@pytest.mark.postgres
+def test_names_are_unicode_whatever_the_client_and_an_empty_database_say(
+    postgres_server: PostgresServer, postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with closing(Database(postgres_database.url)) as database, database.begin() as conn:
+        get_or_create_annotator(conn, "日本")
+    for encoding in ("SQL_ASCII", "LATIN1"):
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        with closing(postgres_server.connect("postgres")) as plain:
+            plain.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+        with pytest.raises(BadInputError, match=f"{encoding}.*ENCODING 'UTF8'"):
+            upgrade_database(postgres_server.url(name))
+        assert database_revision(postgres_server.url(name)) is None
+        postgres_server.drop(name)
+
+
+def _name_after(database: Database, statement: str) -> None:
+    with database.begin() as conn:
+        conn.execute(text(statement))
+        get_or_create_annotator(conn, "ann")
 
 
 def _write_while(database: Database, disturb: Callable[[], object]) -> None:
