@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Run the fast tests in two processes side by side: those that start clusters, flows and whole loops, and all others.
+# Run the fast tests in two processes side by side, each about half of the time: flows, workers and whole loops; all others.
 # Usage: infra/test.sh PYTEST [OPTION ...]
 set -uo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'kill $(jobs -p) 2> /dev/null; rm -f "$log"' EXIT
-"$@" -m "not slow" tests/flows tests/integration tests/workers --ignore=tests/workers/api > "$log" 2>&1 &
+"$@" -m "not slow" tests/flows tests/integration tests/workers > "$log" 2>&1 &
 loops=$!
-"$@" -m "not slow" tests --ignore=tests/flows --ignore=tests/integration --ignore-glob='tests/workers/test_*.py'
+"$@" -m "not slow" tests --ignore=tests/flows --ignore=tests/integration --ignore=tests/workers
 others=$?
 wait "$loops"
 loops=$?

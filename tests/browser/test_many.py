@@ -73,6 +73,7 @@ def fill_session(gateway: Gateway, annotator: str) -> str:
         return work.session_id
 
 
+@pytest.mark.slow
 def test_a_thousand_objects_on_twelve_megapixels(browser: Any, tmp_path: Path) -> None:
     with gateway_in(tmp_path, images=0) as gateway:
         rng = np.random.default_rng(0)
