@@ -13,13 +13,18 @@ after expiry, to submitted or skipped: by the holder; submitted to done: by the 
 skipped, done and submitted to leased: opened again for correction; skipped to new: handed out again."""
 
 
+def is_name(text: str) -> bool:
+    """Whether people can call something by it: 1 to 200 printable characters, not all of them blanks."""
+    return bool(text.strip()) and len(text) <= 200 and text.isprintable()
+
+
 def checked_campaign_name(name: str) -> str:
     """A campaign's name as it is. It stands in URLs, from which clients take the segments "." and ".." away.
 
     Raises:
         ValueError: It cannot be a name.
     """
-    if not name.strip() or len(name) > 200 or not name.isprintable():
+    if not is_name(name):
         raise ValueError("A campaign name has 1 to 200 printable characters")
     if "/" in name or name in (".", ".."):
         raise ValueError("A campaign's name is part of URLs and holds no '/', nor is it '.' or '..'")

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pipeline.export.file_list import FileList
 from pipeline.export.splits import Splits
-from pipeline.storage.files import is_local, join, kind, open_storage, read_bytes
+from pipeline.storage.files import join, open_storage, read_bytes, require_no_pipe
 from schemas.arrow import FORMAT_VERSION
 from schemas.campaigns import CampaignRecord
 from schemas.catalogue import SnapshotRecord, TombstoneRecord
@@ -150,8 +150,7 @@ def read_manifest(url: str) -> tuple[AbstractFileSystem, str, dict[str, Any]]:
     fs, root = open_storage(url.removesuffix(f"/{MANIFEST}"))
     path = join(root, MANIFEST)
     try:
-        if is_local(fs) and kind(fs, path) != "file":  # reading a pipe would wait for ever
-            raise FileNotFoundError(path)
+        require_no_pipe(fs, path)
         manifest = orjson.loads(read_bytes(fs, path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFoundError(f"There is no {MANIFEST} at {url!r}: no snapshot, or one that was not finished.") from error

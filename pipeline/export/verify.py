@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from pipeline.export.manifest import DELTA_FORMAT, MANIFEST, read_manifest
 from pipeline.masks.rle import decode_runs, runs_box
-from pipeline.storage.files import is_local, join, kind, leaves_root, read_bytes, sha256_stored, with_retry
+from pipeline.storage.files import is_local, join, leaves_root, read_bytes, require_no_pipe, sha256_stored, with_retry
 from schemas.arrow import TABLES
 from schemas.errors import ClickloopError
 
@@ -152,8 +152,7 @@ class _Check:
             return
         path = join(self.root, name)
         try:
-            if is_local(self.fs) and kind(self.fs, path) != "file":  # reading a pipe would wait for ever
-                raise FileNotFoundError(path)
+            require_no_pipe(self.fs, path)
             digest, size = sha256_stored(self.fs, path)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             self.problem(f"{name}: missing")

@@ -153,12 +153,16 @@ def begin_model(model_id: str, weights: Path) -> InteractiveModel:
     from pipeline.models.simpleclick import PlainVit
 
     stated = None if _looks_pickled(weights) else read_metadata(weights).get(_MODEL)
-    model = create_model(model_id)
-    if isinstance(model, ClickAdapter) and stated != model_id:
-        model.host.load_state_dict(load_model(model.host.model_id, weights).state_dict())
+    outline = outline_of(model_id)
+    if isinstance(outline, ClickAdapter) and stated != model_id:
+        model = create_model(model_id)
+        model.get_submodule("host").load_state_dict(load_model(outline.host.model_id, weights).state_dict())
         return model.train()
-    vit = getattr(model, "backbone", None)
-    if stated is None and isinstance(vit, PlainVit) and is_encoder(checkpoint := read_official(weights)):
+    has_vit = isinstance(getattr(outline, "backbone", None), PlainVit)
+    if stated is None and has_vit and is_encoder(checkpoint := read_official(weights)):
+        model = create_model(model_id)
+        vit = model.get_submodule("backbone")
+        assert isinstance(vit, PlainVit)
         vit.load_mae(checkpoint.state, weights)
         return model.train()
     return load_model(model_id, weights).train()

@@ -21,6 +21,7 @@ from schemas.campaigns import (
     CategoryRecord,
     TaskState,
     checked_campaign_name,
+    is_name,
 )
 from schemas.columns import db_now
 from schemas.errors import BadInputError, ConflictError, NotFoundError
@@ -273,5 +274,5 @@ def check_name(name: str, what: str) -> None:
     Raises:
         BadInputError: It is empty, too long or not printable.
     """
-    if not name.strip() or len(name) > 200 or not name.isprintable():
+    if not is_name(name):
         raise BadInputError(f"A {what} name has 1 to 200 printable characters; got {name[:40]!r}.")

@@ -208,6 +208,16 @@ def exists(fs: AbstractFileSystem, path: str) -> bool:
     return with_retry(fs, lambda: kind(fs, path)) is not None
 
 
+def require_no_pipe(fs: AbstractFileSystem, path: str) -> None:
+    """Before reading what somebody else may have put there: reading a pipe of this machine would wait for ever.
+
+    Raises:
+        FileNotFoundError: It is no file, also through links.
+    """
+    if is_local(fs) and kind(fs, path) != "file":
+        raise FileNotFoundError(path)
+
+
 def kind(fs: AbstractFileSystem, path: str) -> str | None:
     """What is at a path: "file" or "directory", through links; None: nothing. One try.
 
