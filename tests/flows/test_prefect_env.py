@@ -69,6 +69,7 @@ def test_a_parent_that_is_killed_while_the_server_starts_leaves_none(tmp_path: P
     wait_gone(servers)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_server_that_cannot_start_is_given_up_in_words_and_comes_once_it_can(tmp_path: Path) -> None:
     (tmp_path / "prefect").mkdir()

@@ -86,7 +86,7 @@ def test_a_campaign_goes_round_the_loop(tmp_path: Path, capsys: pytest.CaptureFi
         assert simulated["mean_iou"] > 0.9
         assert simulated["latency_ms"]["count"] == simulated["clicks"] >= 12
 
-        retrained = tool("retrain", "discs")
+        retrained = tool("retrain", "discs", "--steps", "60")
         assert retrained["outcome"] == "rejected"  # fewer than 30 held-out masks
         assert "not enough data" in retrained["reasons"][0]
         adapter = tool("adapter", "list", "discs")[0]

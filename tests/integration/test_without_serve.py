@@ -46,14 +46,6 @@ def assert_nothing_is_left(workspace: Path) -> None:
     assert not (workspace / "ray.json").exists() and not (workspace / "serve.json").exists()
 
 
-def test_a_command_starts_what_it_needs_and_ends_it(tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
-    campaign_of(workspace, write_pictures(tmp_path, 3))
-    assert run(workspace, "precompute", "discs")["encoded"] == 3
-    assert_nothing_is_left(workspace)
-    assert run(workspace, "campaign", "status", "discs")["requests"][0]["state"] == "done"
-
-
 @pytest.mark.parametrize(
     ("number", "code", "word", "state"),
     [
@@ -78,3 +70,5 @@ def test_told_to_end_it_stops_its_job_in_order_and_goes_on_when_asked_again(
     assert run(workspace, "campaign", "status", "discs")["requests"][0]["state"] == state
     again = run(workspace, "precompute", "discs")
     assert 0 < again["already"] < 600 and again["already"] + again["encoded"] == 600
+    assert_nothing_is_left(workspace)
+    assert run(workspace, "campaign", "status", "discs")["requests"][0]["state"] == "done"

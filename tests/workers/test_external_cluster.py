@@ -65,6 +65,7 @@ def test_actors_land_where_resources_are_and_gateways_find_those_of_the_next_own
         assert gateway.stdout.readline() == "second\n"
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_gateway_finds_the_actors_of_the_cluster_that_comes_after_a_lost_head() -> None:

@@ -62,6 +62,7 @@ class Services:
     renditions: Lru[tuple[str, Window | None], tuple[bytes, str]] = field(default_factory=lambda: Lru(_RENDITION_BYTES))
     tiles: Lru[tuple[str, Window | None, int], Tiles] = field(default_factory=lambda: Lru(_TILE_BYTES))
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    _droppable: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """Run a query in a thread, in a read transaction of its own."""
@@ -85,19 +86,29 @@ class Services:
         """
         require_allowed(url, [*self.settings.source_roots, str(self.settings.workspace.resolve())])
 
-    def background(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run something that nobody waits for; a failure is logged."""
+    def background(self, work: Coroutine[Any, Any, Any], droppable: bool = False) -> None:
+        """Run something that nobody waits for; a failure is logged.
+
+        Args:
+            work: To be run.
+            droppable: Whether it is worth nothing once the gateway ends.
+        """
         task = asyncio.create_task(work)
         self._tasks.add(task)
+        if droppable:
+            self._droppable.add(task)
         task.add_done_callback(self._finished)
 
     async def finish_background(self, timeout_s: float) -> None:
-        """Wait for what runs in the background."""
+        """Drop what may be dropped of what runs in the background, and wait for the rest."""
+        for task in self._droppable:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        self._droppable.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("background work failed: %s", error)
 

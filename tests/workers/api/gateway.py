@@ -128,10 +128,13 @@ def gateway_in(folder: Path, images: int = 3, lease_s: float | None = None, **va
     database = open_database(f"sqlite:///{folder / 'clickloop.db'}", busy_timeout_s=2)
     fill(database, stored, lease_s)
     settings = settings_in(folder, **values)
+    encoder = Encoder(storage_url=stored.storage_url)
+    refiner = Refiner(storage_url=stored.storage_url, engine=settings.engine)
     try:
-        with serving(settings, database, local_router(stored.storage_url, settings.engine)) as gateway:
+        with serving(settings, database, LocalRouter(refiner, encoder)) as gateway:
             yield gateway
     finally:
+        encoder.close()
         database.close()
 
 

@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from pipeline.storage.database import open_database
 from pipeline.storage.sessions import session_events
 from schemas.errors import BusyError
+from schemas.predictions import ImageRef, Pins
 from tests.workers.api.gateway import (
     CAMPAIGN,
     Gateway,
@@ -49,6 +51,39 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     with database.connect() as conn:
         assert [found.kind for found in session_events(conn, work.session_id)] == ["open", "click"]
     database.close()
+
+
+class Warms(LocalRouter):
+    """The real router; warming takes until it is dropped."""
+
+    dropped: threading.Event
+
+    async def warm(self, images: Sequence[ImageRef], pins: Pins) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            self.dropped.set()
+
+
+def test_the_end_of_a_gateway_does_not_wait_for_images_that_are_warmed(tmp_path: Path) -> None:
+    stored = make_campaign(tmp_path, 1)
+    database = open_database(f"sqlite:///{tmp_path / 'clickloop.db'}")
+    fill(database, stored)
+    router = local_router(str(tmp_path / "storage"))
+    router.__class__ = Warms
+    assert isinstance(router, Warms)
+    router.dropped = threading.Event()
+    dropped_first = []
+    with closing(database), serving(settings_in(tmp_path), database, router) as gateway, gateway.http() as http:
+        Work(http)
+        finish = gateway.services.finish_background
+
+        async def finish_and_look(timeout_s: float) -> None:
+            await finish(timeout_s)
+            dropped_first.append(router.dropped.is_set())
+
+        gateway.services.finish_background = finish_and_look  # type: ignore[method-assign]
+    assert dropped_first == [True]
 
 
 class LoadsWhenTold(LocalRouter):

@@ -57,5 +57,5 @@ async def claim(campaign: str, wanted: NewClaim, services: ServicesDep, caller: 
         return {"task": None}
     pins = Pins(model_digest=record.model_digest, model_key=record.model_key, adapter_digest=record.live_adapter)
     upcoming = [given.image.ref, *(image.ref for image in given.look_ahead)]
-    services.background(services.refining.warm(upcoming, pins))
+    services.background(services.refining.warm(upcoming, pins), droppable=True)
     return {"task": given.task_id, **given.model_dump(mode="json")}
