@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def paired_bootstrap(
     means = (drawn @ sums) / (drawn @ counts)
     tail, count = (1 - config.confidence) / 2, len(sums)
     if count > 1:
-        tail = float(norm.cdf(t.ppf(tail, count - 1) * (count / (count - 1)) ** 0.5))
+        tail = float(ndtr(stdtrit(count - 1, tail) * (count / (count - 1)) ** 0.5))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Improvement(len(saved), float(saved.mean()), float(low), float(high))
 

@@ -12,7 +12,6 @@ public; what is inferred and chosen is in docs/models/fdrn.md.
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,7 +116,7 @@ class TimmEncoder(ImageEncoder):
             self.detail = nn.Sequential(
                 nn.Conv2d(3, width, 3, 2, 1), nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, 2, 1)
             )
-        config = timm.get_pretrained_cfg(name)
+        config = _pretrained_config(name)
         self.mean: Tensor
         self.std: Tensor
         for statistic in ("mean", "std"):
@@ -353,6 +352,8 @@ def num_heads_of(dim: int) -> int:
 
 def _timm_backbone(name: str) -> tuple[nn.Module, tuple[int, int] | None]:
     """A backbone without weights, and the one image size that it takes (None: any)."""
+    import timm  # here: it takes a second, and few models need it
+
     try:
         for options in ({"dynamic_img_size": True, "dynamic_img_pad": True}, {"dynamic_img_size": True}, {}):
             try:
@@ -366,9 +367,16 @@ def _timm_backbone(name: str) -> tuple[nn.Module, tuple[int, int] | None]:
         with torch.no_grad():
             backbone.eval()(torch.zeros(1, 3, 96, 128))
     except (RuntimeError, AssertionError, ValueError):  # torch's and timm's ways to refuse a size
-        size = timm.get_pretrained_cfg(name).input_size
+        size = _pretrained_config(name).input_size
         return backbone, (size[1], size[2])
     return backbone, None
+
+
+def _pretrained_config(name: str) -> Any:
+    """What timm knows of a backbone's published weights."""
+    import timm
+
+    return timm.get_pretrained_cfg(name)
 
 
 def _hrnet(encoder_small: bool, mask_small: bool, side: int = 288, has_refiner: bool = False) -> Fdrn:

@@ -9,7 +9,6 @@ are used (the parameter counts are SegFormer's).
 from dataclasses import dataclass
 from functools import partial
 
-from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from torch import Tensor, nn
 
 
@@ -35,6 +34,8 @@ class MixTransformer(nn.Module):
     """
 
     def __init__(self, config: MixConfig, num_stages: int = 4) -> None:
+        from timm.models.pvt_v2 import PyramidVisionTransformerV2  # here: it takes a second, and few models need it
+
         super().__init__()
         whole = PyramidVisionTransformerV2(
             depths=config.depths, embed_dims=config.widths, num_heads=(1, 2, 5, 8), sr_ratios=(8, 4, 2, 1),

@@ -8,7 +8,6 @@ merging); names of parameters as in the official backbone.
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pipeline.models.layers.transformer import Attention, Mlp
@@ -53,6 +52,8 @@ class SwinBlock(nn.Module):
     """Windowed attention (shifted by `shift` cells) and MLP, pre-norm; grids are padded to whole windows."""
 
     def __init__(self, dim: int, num_heads: int, window: int, shift: int, drop_path: float) -> None:
+        from timm.layers import DropPath  # here: it takes a second, and few models need it
+
         super().__init__()
         self.window, self.shift = window, shift
         self.norm1 = nn.LayerNorm(dim)
