@@ -24,9 +24,9 @@ lint: setup ## formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup lint ## everything that CI runs
-	@bash infra/system-packages.sh
-	timeout --kill-after=30 1320 bash infra/test.sh $(PYTEST)
+test: setup ## everything that CI runs
+	@bash infra/system-packages.sh & packages=$$!; $(MAKE) --no-print-directory lint; lint=$$?; wait $$packages && exit $$lint
+	timeout --kill-after=30 1500 bash infra/test.sh $(PYTEST)
 
 test-slow: setup ## the tests that take minutes
 	@bash infra/system-packages.sh

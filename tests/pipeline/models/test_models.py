@@ -144,7 +144,14 @@ def test_crop_models_refuse_regions(name: str) -> None:
         model.refine(model.encode(images), CLICKS, previous, crops, torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2))
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "toy"])
+SLOW_TO_LEARN = {"fdrn-hrnet", "fdrn-timm", "ritm"}
+"""Of the same parts as those that are faster; each learns a little in the fast tests (`test_iterative`)."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW_TO_LEARN else []) for n in SMALL if n != "toy"],
+)
 def test_one_image_can_be_learned_by_heart(name: str) -> None:
     model = make(name)
     images, crops, previous, rois = inputs(model)
