@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -43,6 +44,11 @@ _LISTENS_S = 5.0
 _ATTEMPTS = "RAY_gcs_server_port_wait_time_s"
 """What Ray calls the number of its attempts to reach a head."""
 _CORE_PROCESSES = ("gcs_server", "raylet")
+_CONNECTING = ThreadPoolExecutor(1, "connecting")
+"""Calls of actors have ids by their thread and its count of calls; the threads that connected all count as one, from the
+start at each new cluster. Were there two, two calls would get one id, on which Ray aborts this process. So one thread
+connects, and calls nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,10 @@ def connect(info: ClusterInfo) -> None:
     Raises:
         BusyError: It does not answer.
     """
+    _CONNECTING.submit(_connect, info).result()
+
+
+def _connect(info: ClusterInfo) -> None:
     _use_token(info.token_file)
     if info.token_file and os.environ.get("RAY_AUTH_MODE") != "token":
         raise RuntimeError("Import `workers` before `ray`: Ray reads RAY_AUTH_MODE when it is imported.")
@@ -132,13 +142,7 @@ def connect(info: ClusterInfo) -> None:
 
 @contextmanager
 def _keeping_sigterm() -> Iterator[None]:
-    """In a thread, put back who takes SIGTERM: Ray's core does, and aborts the process 3 s later.
-
-    In the main thread Ray sets a handler of Python's afterwards.
-    """
-    if threading.current_thread() is threading.main_thread():
-        yield
-        return
+    """Put back who takes SIGTERM: Ray's core does when it connects in a thread, and aborts the process 3 s later."""
     libc, action = ctypes.CDLL(None), ctypes.create_string_buffer(1024)  # a `struct sigaction`, on Linux 152 bytes
     libc.sigaction(signal.SIGTERM, None, action)
     try:

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -128,6 +129,15 @@ def test_a_command_uses_the_running_actors(ray_workers: Settings) -> None:
     assert info is not None, "the owner lives on"
     connect(info)
     ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_the_thread_that_connects_calls_nothing(ray_workers: Settings) -> None:
+    """Ray's ids begin with their thread: that which connected has `ff...`, in every cluster that a process was in."""
+    with cluster(ray_workers), ThreadPoolExecutor(1) as other:
+        ids = [ray.put(0).hex(), other.submit(lambda: ray.put(0).hex()).result()]
+    assert not [one for one in ids if one.startswith("00ffffffff")]
 
 
 @pytest.mark.ray
