@@ -8,13 +8,14 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from pipeline.storage.database import open_database
+from pipeline.storage.database import Database, open_database
 from pipeline.storage.sessions import session_events
 from schemas.errors import BusyError
 from schemas.predictions import ImageRef, Pins
@@ -29,7 +30,7 @@ from tests.workers.api.gateway import (
     serving,
     settings_in,
 )
-from tests.workers.campaign import make_campaign
+from tests.workers.campaign import StoredCampaign, make_campaign
 from workers.router import LocalRouter
 
 
@@ -53,6 +54,20 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     database.close()
 
 
+R = TypeVar("R", bound=LocalRouter)
+
+
+def campaign_behind(kind: type[R], folder: Path) -> tuple[StoredCampaign, Database, R]:
+    """A campaign of one image, its database, and the real router as one of a kind."""
+    stored = make_campaign(folder, 1)
+    database = open_database(f"sqlite:///{folder / 'clickloop.db'}")
+    fill(database, stored)
+    router = local_router(str(folder / "storage"))
+    router.__class__ = kind
+    assert isinstance(router, kind)
+    return stored, database, router
+
+
 class Warms(LocalRouter):
     """The real router; warming takes until it is dropped."""
 
@@ -66,12 +81,7 @@ class Warms(LocalRouter):
 
 
 def test_the_end_of_a_gateway_does_not_wait_for_images_that_are_warmed(tmp_path: Path) -> None:
-    stored = make_campaign(tmp_path, 1)
-    database = open_database(f"sqlite:///{tmp_path / 'clickloop.db'}")
-    fill(database, stored)
-    router = local_router(str(tmp_path / "storage"))
-    router.__class__ = Warms
-    assert isinstance(router, Warms)
+    _, database, router = campaign_behind(Warms, tmp_path)
     router.dropped = threading.Event()
     dropped_first = []
     with closing(database), serving(settings_in(tmp_path), database, router) as gateway, gateway.http() as http:
@@ -101,12 +111,7 @@ class LoadsWhenTold(LocalRouter):
 
 
 def test_a_starting_gateway_is_ready_once_the_weights_are_loaded(tmp_path: Path) -> None:
-    stored = make_campaign(tmp_path, 1)
-    database = open_database(f"sqlite:///{tmp_path / 'clickloop.db'}")
-    fill(database, stored)
-    router = local_router(str(tmp_path / "storage"))
-    router.__class__ = LoadsWhenTold
-    assert isinstance(router, LoadsWhenTold)
+    stored, database, router = campaign_behind(LoadsWhenTold, tmp_path)
     router.loaded, router.go = [], threading.Event()
     with (
         closing(database),
