@@ -45,9 +45,8 @@ _ATTEMPTS = "RAY_gcs_server_port_wait_time_s"
 """What Ray calls the number of its attempts to reach a head."""
 _CORE_PROCESSES = ("gcs_server", "raylet")
 _CONNECTING = ThreadPoolExecutor(1, "connecting")
-"""Calls of actors have ids by their thread and its count of calls; the threads that connected all count as one, from the
-start at each new cluster. Were there two, two calls would get one id, on which Ray aborts this process. So one thread
-connects, and calls nothing.
+"""The one thread that connects; it calls no actor. Ray numbers the calls of a thread, all threads that ever connected
+are the same one to it, and it begins anew with each cluster: two of them would give two calls one id, on which it aborts.
 """
 
 
