@@ -45,8 +45,8 @@ _ATTEMPTS = "RAY_gcs_server_port_wait_time_s"
 """What Ray calls the number of its attempts to reach a head."""
 _CORE_PROCESSES = ("gcs_server", "raylet")
 _CONNECTING = ThreadPoolExecutor(1, "connecting")
-"""The one thread that connects; it calls no actor. Ray numbers the calls of a thread, all threads that ever connected
-are the same one to it, and it begins anew with each cluster: two of them would give two calls one id, on which it aborts.
+"""The one thread that connects; it calls no actor. Ray numbers the calls of each thread, takes all threads that ever
+connected for the same one, and begins anew with each cluster: two would give two calls one id, on which it aborts.
 """
 
 
