@@ -3,13 +3,13 @@
 import signal
 import sqlite3
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import delete, text, update
 from sqlalchemy import event as event_of_sqlalchemy
@@ -156,10 +156,9 @@ def test_killed_server_is_unavailable_and_keeps_what_was_committed() -> None:
         with database.begin() as conn:
             get_or_create_annotator(conn, "committed")
         with pytest.raises(DatabaseUnavailableError):
-            _write_while(database, lambda: server.stop(signal.SIGKILL))
+            _write_while(database, lambda: _kill(server))
         with pytest.raises(DatabaseUnavailableError), database.begin():
             pass
-        _remove_stale_lock(server)
         server.start()
         with database.connect() as conn:  # the same Database connects again by itself
             assert conn.execute(text("SELECT name FROM annotators")).scalars().all() == ["committed"]
@@ -249,24 +248,14 @@ def _write_while(database: Database, disturb: Callable[[], object]) -> None:
         conn.execute(text("SELECT 1"))
 
 
-def _remove_stale_lock(server: PostgresServer) -> None:
-    """The killed postmaster's children need a moment to go before the data folder may be used again."""
-    deadline = time.monotonic() + 20
-    pid_file = server.folder / "data" / "postmaster.pid"
-    while time.monotonic() < deadline:
-        parents = [path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if _readable(path)]
-        if not any(str(server.folder) in line for line in parents):
-            break
-        time.sleep(0.05)
-    pid_file.unlink(missing_ok=True)
-
-
-def _readable(path: Path) -> bool:
-    try:
-        path.read_text()
-    except OSError:
-        return False
-    return True
+def _kill(server: PostgresServer) -> None:
+    """Kill the postmaster and wait for its children, which commit until they notice. Its lock is removed."""
+    assert server.process is not None
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    server.stop(signal.SIGKILL)
+    _, alive = psutil.wait_procs(children, 20)
+    assert not alive
+    (server.folder / "data" / "postmaster.pid").unlink()
 
 
 def test_our_own_mistakes_are_not_called_outages(database: Database) -> None:
