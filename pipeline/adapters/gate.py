@@ -112,7 +112,7 @@ def paired_bootstrap(
     drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=config.num_resamples)
     means = (drawn @ sums) / (drawn @ counts)
     tail, count = (1 - config.confidence) / 2, len(sums)
-    if count > 1:
+    if count > 1:  # Student's quantile, as a share of the normal distribution
         tail = float(ndtr(stdtrit(count - 1, tail) * (count / (count - 1)) ** 0.5))
     low, high = np.quantile(means, [tail, 1 - tail])
     return Improvement(len(saved), float(saved.mean()), float(low), float(high))

@@ -61,8 +61,8 @@ class Services:
     rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
     renditions: Lru[tuple[str, Window | None], tuple[bytes, str]] = field(default_factory=lambda: Lru(_RENDITION_BYTES))
     tiles: Lru[tuple[str, Window | None, int], Tiles] = field(default_factory=lambda: Lru(_TILE_BYTES))
-    _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-    _droppable: set[asyncio.Task[Any]] = field(default_factory=set)
+    _tasks: dict[asyncio.Task[Any], bool] = field(default_factory=dict)
+    """What runs in the background, and whether it may be dropped."""
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """Run a query in a thread, in a read transaction of its own."""
@@ -94,21 +94,19 @@ class Services:
             droppable: Whether it is worth nothing once the gateway ends.
         """
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        if droppable:
-            self._droppable.add(task)
+        self._tasks[task] = droppable
         task.add_done_callback(self._finished)
 
     async def finish_background(self, timeout_s: float) -> None:
         """Drop what may be dropped of what runs in the background, and wait for the rest."""
-        for task in self._droppable:
-            task.cancel()
+        for task, droppable in self._tasks.items():
+            if droppable:
+                task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        self._droppable.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("background work failed: %s", error)
 

@@ -19,7 +19,6 @@ from pipeline.storage.campaigns import create_campaign
 from pipeline.storage.database import Database, open_database
 from pipeline.storage.images import add_image
 from schemas.campaigns import CampaignSettings
-from schemas.engines import EngineSetting
 from schemas.predictions import ImageRef
 from schemas.settings import Settings
 from tests.workers.campaign import StoredCampaign, make_campaign
@@ -73,9 +72,9 @@ def register(conn: Connection, image: ImageRef) -> str:
     ).image_id
 
 
-def local_router(storage_url: str, engine: EngineSetting = "auto") -> LocalRouter:
+def local_router(storage_url: str) -> LocalRouter:
     """The real model without Ray."""
-    return LocalRouter(Refiner(storage_url=storage_url, engine=engine), Encoder(storage_url=storage_url))
+    return LocalRouter(Refiner(storage_url=storage_url, engine="auto"), Encoder(storage_url=storage_url))
 
 
 def settings_in(folder: Path, **values: Any) -> Settings:
